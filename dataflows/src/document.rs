@@ -1,0 +1,1 @@
+//! Log documents: the raw JSON with the computed fields spliced in.

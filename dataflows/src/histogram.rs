@@ -1,0 +1,202 @@
+//! Response times in integer buckets: mergeable by addition, at most 1 % relative error.
+//!
+//! Values are microseconds. Up to 127 each value has its own bucket; above, every power of two is cut into 64 equal
+//! parts, so a bucket is at most 1/64 of its lower bound wide and its midpoint is off by at most 1/128 (0.79 %).
+//! This is the layout of Gil Tene's HdrHistogram with six bits of precision. Values above 2^40 µs (12.7 days) are
+//! counted in the last bucket.
+
+use serde::{Deserialize, Serialize};
+
+const EXACT: u64 = 128;
+const MAX_VALUE: u64 = (1 << 40) - 1;
+
+/// The number of buckets.
+pub const BUCKETS: usize = bucket_of(MAX_VALUE) as usize + 1;
+
+/// The bucket that counts `value_us`.
+#[inline]
+pub const fn bucket_of(value_us: u64) -> u16 {
+    if value_us < EXACT {
+        return value_us as u16;
+    }
+    let value = if value_us > MAX_VALUE { MAX_VALUE } else { value_us };
+    let exponent = 63 - value.leading_zeros();
+    let part = (value >> (exponent - 6)) - 64;
+    (EXACT + (exponent as u64 - 7) * 64 + part) as u16
+}
+
+/// The midpoint of a bucket, in microseconds.
+pub const fn midpoint_of(bucket: u16) -> u64 {
+    let bucket = bucket as u64;
+    if bucket < EXACT {
+        return bucket;
+    }
+    let exponent = (bucket - EXACT) / 64 + 7;
+    let width = 1 << (exponent - 6);
+    let lower = (64 + (bucket - EXACT) % 64) * width;
+    lower + (width - 1) / 2
+}
+
+/// Sparse bucket counts: sorted by bucket, without zeros. Each entry packs a bucket (upper 16 bits) and a signed count
+/// (lower 48 bits) into eight bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Histogram {
+    entries: Vec<u64>,
+}
+
+const COUNT_BITS: u32 = 48;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+
+fn pack(bucket: u16, count: i64) -> u64 {
+    u64::from(bucket) << COUNT_BITS | (count as u64 & COUNT_MASK)
+}
+
+fn bucket(entry: u64) -> u16 {
+    (entry >> COUNT_BITS) as u16
+}
+
+fn count(entry: u64) -> i64 {
+    ((entry << (64 - COUNT_BITS)) as i64) >> (64 - COUNT_BITS)
+}
+
+impl Histogram {
+    /// Counts from bucket numbers in any order. Leaves `buckets` sorted.
+    pub fn from_unsorted(buckets: &mut [u16]) -> Self {
+        buckets.sort_unstable();
+        let mut entries = Vec::with_capacity(buckets.chunk_by(|a, b| a == b).count());
+        entries.extend(buckets.chunk_by(|a, b| a == b).map(|run| pack(run[0], run.len() as i64)));
+        Self { entries }
+    }
+
+    /// Whether nothing is counted.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Buckets with their counts, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, i64)> + '_ {
+        self.entries.iter().map(|&e| (bucket(e), count(e)))
+    }
+
+    /// The number of values counted.
+    pub fn total(&self) -> i64 {
+        self.entries.iter().map(|&e| count(e)).sum()
+    }
+
+    /// Heap bytes in use.
+    pub fn heap_bytes(&self) -> usize {
+        self.entries.capacity() * 8
+    }
+
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: &Self) {
+        if other.entries.is_empty() {
+            return;
+        }
+        if self.entries.is_empty() {
+            self.entries.clone_from(&other.entries);
+            return;
+        }
+        let mut merged = Vec::with_capacity(self.entries.len() + other.entries.len());
+        let (mut a, mut b) = (self.entries.iter().copied().peekable(), other.entries.iter().copied().peekable());
+        loop {
+            match (a.peek().copied(), b.peek().copied()) {
+                (Some(x), Some(y)) if bucket(x) == bucket(y) => {
+                    let sum = count(x) + count(y);
+                    if sum != 0 {
+                        merged.push(pack(bucket(x), sum));
+                    }
+                    a.next();
+                    b.next();
+                }
+                (Some(x), Some(y)) if bucket(x) < bucket(y) => {
+                    merged.push(x);
+                    a.next();
+                }
+                (_, Some(y)) => {
+                    merged.push(y);
+                    b.next();
+                }
+                (Some(x), None) => {
+                    merged.push(x);
+                    a.next();
+                }
+                (None, None) => break,
+            }
+        }
+        merged.shrink_to_fit();
+        self.entries = merged;
+    }
+
+    /// Changes the sign of every count.
+    pub fn negate(&mut self) {
+        for entry in &mut self.entries {
+            *entry = pack(bucket(*entry), -count(*entry));
+        }
+    }
+
+    /// The value of rank `ceil(permille / 1000 * total)` (nearest rank), as the midpoint of its bucket in
+    /// microseconds. `None` when empty.
+    pub fn quantile(&self, permille: u32) -> Option<u64> {
+        let total = self.total();
+        if total <= 0 {
+            return None;
+        }
+        let rank = (total * i64::from(permille) + 999) / 1000;
+        let mut seen = 0;
+        for (bucket, count) in self.iter() {
+            seen += count;
+            if seen >= rank {
+                return Some(midpoint_of(bucket));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn buckets_are_contiguous_and_ascending() {
+        let mut last = bucket_of(0);
+        for value in 1..200_000u64 {
+            let bucket = bucket_of(value);
+            assert!(bucket == last || bucket == last + 1, "{value} went from bucket {last} to {bucket}");
+            last = bucket;
+        }
+        assert_eq!(bucket_of(u64::MAX) as usize, BUCKETS - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn midpoints_are_within_one_percent(value in 0u64..MAX_VALUE) {
+            let midpoint = midpoint_of(bucket_of(value));
+            prop_assert!(midpoint.abs_diff(value) * 100 <= value, "{value} reads as {midpoint}");
+        }
+
+        #[test]
+        fn merging_equals_counting_together(a in prop::collection::vec(0u16..300, 0..50), b in prop::collection::vec(0u16..300, 0..50)) {
+            let mut sum = Histogram::from_unsorted(&mut a.clone());
+            sum.add(&Histogram::from_unsorted(&mut b.clone()));
+            let mut all = [a.clone(), b.clone()].concat();
+            prop_assert_eq!(&sum, &Histogram::from_unsorted(&mut all));
+            let mut minus = Histogram::from_unsorted(&mut b.clone());
+            minus.negate();
+            sum.add(&minus);
+            prop_assert_eq!(sum, Histogram::from_unsorted(&mut a.clone()));
+        }
+
+        #[test]
+        fn quantiles_are_nearest_rank(values in prop::collection::vec(0u64..10_000_000, 1..200), permille in 1u32..=1000) {
+            let mut sorted = values.clone();
+            sorted.sort_unstable();
+            let rank = (values.len() * permille as usize).div_ceil(1000);
+            let mut buckets: Vec<u16> = values.iter().map(|&v| bucket_of(v)).collect();
+            let got = Histogram::from_unsorted(&mut buckets).quantile(permille).unwrap();
+            prop_assert!(got.abs_diff(sorted[rank - 1]) * 100 <= sorted[rank - 1]);
+        }
+    }
+}

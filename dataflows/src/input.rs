@@ -1,0 +1,113 @@
+//! What the outside supplies: raw records by partition, and the marks through which the wall clock comes in.
+//!
+//! In: nothing. Out: traits that sources implement. Nothing here blocks: a feed answers at once with what it has,
+//! and calls its [`Waker`] when it has more.
+
+use std::sync::Arc;
+
+use crate::time::Millis;
+
+/// Called by a feed from any thread when a worker that found nothing should look again.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// One partition of a log, as a worker knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartitionInfo {
+    /// Kafka's topic, or for files the pattern's name; the `topic` field of documents.
+    pub topic: Arc<str>,
+    /// Stable identity of the topic in document ids: Kafka's topic name (with its id when it was recreated), or a
+    /// file's fingerprint in hexadecimal.
+    pub identity: Arc<str>,
+    /// The partition's number within its topic.
+    pub number: i32,
+}
+
+/// A raw record, borrowed from its batch.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRecord<'a> {
+    /// Position in the partition: Kafka's offset, or the byte position of the line in a file.
+    pub offset: u64,
+    /// The bytes of the record, without a line terminator.
+    pub bytes: &'a [u8],
+    /// When the broker appended it (`LogAppendTime` topics only): the same in every run.
+    pub appended_ms: Option<Millis>,
+}
+
+/// Some records of one partition in offset order, with a place in it.
+pub trait Batch {
+    /// The record at the current place, or `None` behind the last.
+    fn current(&self) -> Option<RawRecord<'_>>;
+    /// Moves on to the next record.
+    fn advance(&mut self);
+    /// The offset to read next once this batch is used up: one past the last record in Kafka, the byte behind the
+    /// last line in a file.
+    fn next_offset(&self) -> u64;
+}
+
+/// What a feed has for one partition.
+#[derive(Debug)]
+pub enum PartitionEvent<B> {
+    /// Records.
+    Records(B),
+    /// The source answered that there is nothing behind `next_offset` for now.
+    AtEnd {
+        /// The offset to read next.
+        next_offset: u64,
+    },
+    /// There will never be more: the end of a bounded run.
+    Ended,
+    /// The source cannot be read at present. Not the same as being at its end. Sent again while it lasts.
+    Unreachable,
+    /// The source no longer has these offsets (`from..to`); reading goes on at `to`.
+    Lost {
+        /// First offset that is gone.
+        from: u64,
+        /// First offset that is there.
+        to: u64,
+    },
+}
+
+/// The number of a partition within its worker, in the order the feed announced them.
+pub type PartitionIndex = usize;
+
+/// Where a partition stands when a mark is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkPosition {
+    /// The worker's number of the partition.
+    pub partition: PartitionIndex,
+    /// Offset to read next; every record before it is covered by the mark.
+    pub next_offset: u64,
+    /// The source said that this is the end.
+    pub at_end: bool,
+    /// The partition's hold, in ticks, from this mark on.
+    pub hold: u64,
+}
+
+/// What one worker reads from.
+///
+/// Partitions are read one by one, so that one far ahead of the others can be left alone: its own bounded channel
+/// then stops its reader.
+pub trait Feed {
+    /// The records of one partition.
+    type Batch: Batch + 'static;
+
+    /// Gives the feed the means to wake this worker.
+    fn attach(&mut self, waker: Waker);
+
+    /// Partitions that joined since the last call; they take the next numbers in this order. A feed that has not yet
+    /// announced all it starts with keeps [`Feed::is_discovering`] true.
+    fn joined(&mut self) -> Vec<PartitionInfo>;
+
+    /// Whether the initial partitions are not all announced yet. While true, the worker holds the frontier.
+    fn is_discovering(&self) -> bool;
+
+    /// Whether more partitions may join later (a live run).
+    fn is_live(&self) -> bool;
+
+    /// The next event of a partition, if there is one now. Never blocks.
+    fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>>;
+
+    /// Offers a mark. Returns its wall clock in milliseconds once a mark with these positions is recorded, which
+    /// happens about once a second while live; `None` otherwise. A bounded replay has no marks.
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<Millis>;
+}

@@ -1,0 +1,21 @@
+//! The computation of Floodmark, apart from the world: no network, files, threads or clock in here.
+//!
+//! # Data path
+//!
+//! 1. [`input`]: batches of raw records arrive through a [`Feed`](input::Feed), one position per partition.
+//! 2. [`decode`]: raw bytes become a [`Record`](record::Record) that borrows from them.
+//! 3. [`rules`]: each record gets a severity from 0 to 100 and the names of the rules that matched.
+//! 4. [`document`]: the log document is the raw JSON with the computed fields spliced in.
+//! 5. [`view`], [`aggregate`], [`histogram`]: what is kept per key and window.
+//! 6. [`output`]: what the outside implements to receive documents, dead letters and windows.
+
+pub mod aggregate;
+pub mod decode;
+pub mod document;
+pub mod histogram;
+pub mod input;
+pub mod output;
+pub mod record;
+pub mod rules;
+pub mod time;
+pub mod view;

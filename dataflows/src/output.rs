@@ -1,0 +1,300 @@
+//! What the outside implements to receive documents, dead letters and windows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::aggregate::Aggregate;
+use crate::input::{PartitionInfo, RawRecord};
+use crate::record::{Level, Record};
+use crate::rules::Verdict;
+use crate::time::{Millis, Tick};
+use crate::view::{Key, View, ViewId};
+
+/// Why a record could not be used. The name is the `reason` of the dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The bytes are not in the configured format.
+    Malformed,
+    /// A field has the wrong type or a value out of range.
+    WrongType,
+    /// The record has no event time.
+    MissingTimestamp,
+    /// Event time more than `max_future` ahead of arrival.
+    ClockAhead,
+    /// Longer than `max_record_bytes`.
+    TooLong,
+    /// The store refused the document for good.
+    Unindexable,
+}
+
+impl Reason {
+    /// The name in documents, metrics and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Malformed => "malformed",
+            Reason::WrongType => "wrong_type",
+            Reason::MissingTimestamp => "missing_timestamp",
+            Reason::ClockAhead => "clock_ahead",
+            Reason::TooLong => "too_long",
+            Reason::Unindexable => "unindexable",
+        }
+    }
+}
+
+/// Where the records of one worker go. The worker asks [`RecordSink::ready`] before it reads on, so a full sink stops
+/// the source; the calls themselves never block and never lose anything.
+pub trait RecordSink {
+    /// Whether there is room for another batch of records.
+    fn ready(&mut self) -> bool;
+
+    /// Takes a record that was read, decoded and scored.
+    fn log(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, record: &Record<'_>, verdict: Verdict);
+
+    /// Takes a record that could not be used. `detail` says what was expected and what came.
+    fn dead_letter(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, reason: Reason, detail: &str);
+
+    /// Where a partition stands now. Everything before `progress.next_offset` has been passed in. Called at the end of
+    /// an activation for each partition that moved.
+    fn progress(&mut self, partition: &Arc<PartitionInfo>, progress: PartitionProgress);
+
+    /// The frontier of the dataflow in ticks, as this worker knows it.
+    fn frontier(&mut self, frontier: Tick);
+}
+
+/// Where a partition stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PartitionProgress {
+    /// Offset to read next.
+    pub next_offset: u64,
+    /// Event clock in ticks; absent before the first record.
+    pub clock: Option<Tick>,
+    /// Hold in ticks; 0 before the partition was first idle or stalled.
+    pub hold: Tick,
+    /// The source said that this is the end, for now.
+    pub at_end: bool,
+    /// Released for being at its end for `idle_after`.
+    pub idle: bool,
+    /// Released for being unreadable for `stall_after`.
+    pub stalled: bool,
+    /// Left alone for being more than `max_ahead` before the frontier.
+    pub paused: bool,
+    /// Nothing more will come.
+    pub ended: bool,
+}
+
+/// A change of a view's state, before any exchange.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ViewUpdate {
+    /// The view.
+    pub view: ViewId,
+    /// The start of the pane, or `None` for records too late for every window of the view: they count in the totals
+    /// and as `too_late`.
+    pub pane: Option<Millis>,
+    /// The key.
+    pub key: Key,
+    /// The timestamp of the records.
+    pub time: Tick,
+    /// What they add.
+    pub aggregate: Aggregate,
+}
+
+/// Receives the state for live reads: every process gets every update.
+pub trait LiveSink {
+    /// Takes all updates with timestamps before `frontier` that were not passed in yet, in no particular order. With
+    /// them applied, the state is complete and exact as of `frontier`.
+    fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>);
+}
+
+/// Receives window documents.
+pub trait WindowSink {
+    /// Takes documents that changed, newest state last.
+    fn windows(&mut self, documents: Vec<WindowDocument>);
+}
+
+/// A window as it is published: what the store keeps and the API answers. All times are epoch milliseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WindowDocument {
+    /// The view's name.
+    pub view: Arc<str>,
+    /// The key fields with their values, in the view's order.
+    pub key: KeyFields,
+    /// Start of the window, inclusive.
+    pub start: Millis,
+    /// End of the window, exclusive.
+    pub end: Millis,
+    /// The number of records.
+    pub count: i64,
+    /// Records by level; levels without records are left out.
+    pub levels: BTreeMap<Level, i64>,
+    /// Records by status class (`2xx`); classes without records are left out.
+    pub status: BTreeMap<StatusClass, i64>,
+    /// Records of level `ERROR` or `FATAL`.
+    pub errors: i64,
+    /// Records whose severity reached the anomaly threshold.
+    pub anomalies: i64,
+    /// Response times in milliseconds; absent when no record has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_time_ms: Option<ResponseTime>,
+    /// Highest severity of a record.
+    pub max_severity: u8,
+    /// Smallest event time.
+    pub first: Millis,
+    /// Largest event time.
+    pub last: Millis,
+    /// The number of distinct ticks at which late records changed the window.
+    pub revision: u32,
+    /// The allowed lateness is over: only late records change the window from here on.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// The event-clock time of the last change shown.
+    pub as_of: Millis,
+}
+
+/// Names and values of key fields, kept in the view's order. A JSON object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyFields(pub Vec<(Arc<str>, String)>);
+
+impl Serialize for KeyFields {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyFields {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> serde::de::Visitor<'de> for Fields {
+            type Value = KeyFields;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of key fields")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<KeyFields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, String>()? {
+                    fields.push((name.into(), value));
+                }
+                Ok(KeyFields(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// A class of HTTP status codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum StatusClass {
+    /// 100 to 199.
+    #[serde(rename = "1xx")]
+    Informational,
+    /// 200 to 299.
+    #[serde(rename = "2xx")]
+    Success,
+    /// 300 to 399.
+    #[serde(rename = "3xx")]
+    Redirection,
+    /// 400 to 499.
+    #[serde(rename = "4xx")]
+    ClientError,
+    /// 500 to 599.
+    #[serde(rename = "5xx")]
+    ServerError,
+}
+
+impl StatusClass {
+    /// Every class, 1xx first.
+    pub const ALL: [StatusClass; 5] = [
+        StatusClass::Informational,
+        StatusClass::Success,
+        StatusClass::Redirection,
+        StatusClass::ClientError,
+        StatusClass::ServerError,
+    ];
+}
+
+/// Response times of a window in milliseconds. Minimum, maximum, sum and mean are exact to the microsecond; the
+/// percentiles are within 1 %.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResponseTime {
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+    /// Sum.
+    pub sum: f64,
+    /// Sum divided by the number of records that have a response time.
+    pub mean: f64,
+    /// Median (nearest rank).
+    pub p50: f64,
+    /// 90th percentile (nearest rank).
+    pub p90: f64,
+    /// 95th percentile (nearest rank).
+    pub p95: f64,
+    /// 99th percentile (nearest rank).
+    pub p99: f64,
+}
+
+impl ResponseTime {
+    /// The response times of an aggregate, or `None` when no record has one. Percentiles are clamped to the exact
+    /// minimum and maximum.
+    pub fn of(aggregate: &Aggregate) -> Option<Self> {
+        let total = aggregate.response.total();
+        if total <= 0 {
+            return None;
+        }
+        let ms = |us: u64| us as f64 / 1000.0;
+        let (min, max) = (aggregate.response_min_us, aggregate.response_max_us);
+        let quantile = |permille| ms(aggregate.response.quantile(permille).unwrap_or(max).clamp(min, max));
+        let sum_us = aggregate.response_sum_us;
+        Some(Self {
+            min: ms(min),
+            max: ms(max),
+            sum: sum_us as f64 / 1000.0,
+            mean: (sum_us as f64 / total as f64).round() / 1000.0,
+            p50: quantile(500),
+            p90: quantile(900),
+            p95: quantile(950),
+            p99: quantile(990),
+        })
+    }
+}
+
+impl WindowDocument {
+    /// The document of a window with these contents.
+    pub fn new(view: &View, key: &Key, start: Millis, aggregate: &Aggregate, state: WindowState) -> Self {
+        let nonzero = |n: &i64| *n != 0;
+        Self {
+            view: view.name.clone(),
+            key: KeyFields(view.key.iter().cloned().zip(key.values()).collect()),
+            start,
+            end: view.end_of(start),
+            count: aggregate.count(),
+            levels: Level::ALL.into_iter().zip(aggregate.levels).filter(|(_, n)| nonzero(n)).collect(),
+            status: StatusClass::ALL.into_iter().zip(aggregate.status).filter(|(_, n)| nonzero(n)).collect(),
+            errors: aggregate.errors(),
+            anomalies: aggregate.anomalies,
+            response_time_ms: ResponseTime::of(aggregate),
+            max_severity: aggregate.max_severity,
+            first: aggregate.first_ms,
+            last: aggregate.last_ms,
+            revision: state.revision,
+            is_final: state.is_final,
+            as_of: state.as_of_ms,
+        }
+    }
+}
+
+/// Where a window is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowState {
+    /// The number of distinct ticks at which late records changed the window.
+    pub revision: u32,
+    /// The allowed lateness is over.
+    pub is_final: bool,
+    /// The event-clock time of the last change, in milliseconds.
+    pub as_of_ms: Millis,
+}

@@ -1,0 +1,1 @@
+//! The configuration: defaults, then the file, the environment and flags.

@@ -1,0 +1,26 @@
+//! Floodmark: log analytics between Kafka and Elasticsearch, on timely and differential dataflow.
+//!
+//! # Layout
+//!
+//! A record goes `sources → floodmark_dataflows → stores`:
+//!
+//! - [`sources`]: partitioned, replayable logs (Kafka, files, the generator) behind one trait.
+//! - [`floodmark_dataflows`]: decoding, rules, windows. No I/O.
+//! - [`stores`]: where documents go and searches are answered (Elasticsearch, embedded, ndjson, none).
+//! - [`dead_letters`]: where records go that cannot be read, indexed or trusted.
+//! - [`live`]: the state that live reads are answered from.
+//! - [`api`]: the HTTP API.
+//! - [`engine`]: builds and runs the dataflow on this process's workers, and joins the above to it.
+//! - [`config`], [`units`]: configuration. Each part's options stand beside the part.
+//! - [`cli`]: the commands.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod dead_letters;
+pub mod engine;
+pub mod live;
+pub mod metrics;
+pub mod sources;
+pub mod stores;
+pub mod units;

@@ -1,0 +1,1 @@
+//! The state that live reads are answered from.

@@ -1,0 +1,3 @@
+//! The `floodmark` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The generator: the record at (seed, partition, offset) is a pure function.

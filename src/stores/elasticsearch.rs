@@ -1,0 +1,1 @@
+//! Elasticsearch 7.17, 8, 9 and OpenSearch.

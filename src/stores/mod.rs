@@ -1,0 +1,148 @@
+//! Where documents go, and where searches are answered, behind one trait.
+
+pub mod elasticsearch;
+pub mod embedded;
+pub mod ndjson;
+pub mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use floodmark_dataflows::input::PartitionInfo;
+use floodmark_dataflows::output::WindowDocument;
+use floodmark_dataflows::time::Millis;
+use serde_json::value::RawValue;
+
+/// Log documents of one partition in offset order, ready to be stored.
+#[derive(Debug)]
+pub struct LogBatch {
+    /// The partition.
+    pub partition: Arc<PartitionInfo>,
+    /// The documents' JSON, one after the other, each with a line feed behind it.
+    pub bytes: Vec<u8>,
+    /// One entry a document.
+    pub entries: Vec<LogEntry>,
+    /// Everything of the partition before this offset is in this batch, in an earlier one, or needs no storing.
+    pub next_offset: u64,
+}
+
+/// A document in a [`LogBatch`].
+#[derive(Clone, Copy, Debug)]
+pub struct LogEntry {
+    /// Where its JSON starts in [`LogBatch::bytes`].
+    pub start: usize,
+    /// Where its JSON ends, before the line feed.
+    pub end: usize,
+    /// Its offset in the partition.
+    pub offset: u64,
+    /// Event time.
+    pub timestamp_ms: Millis,
+}
+
+impl LogBatch {
+    /// The JSON of a document.
+    pub fn document(&self, entry: &LogEntry) -> &[u8] {
+        &self.bytes[entry.start..entry.end]
+    }
+
+    /// Appends the id of a log document, `topic-partition-offset`, with the topic's identity.
+    pub fn id(&self, entry: &LogEntry) -> String {
+        format!("{}-{}-{}", self.partition.identity, self.partition.number, entry.offset)
+    }
+}
+
+/// A window document with what its id and version are made of.
+#[derive(Clone, Debug)]
+pub struct WindowWrite {
+    /// `view@hash(definition)/escaped key/start`, hashed when over 400 bytes.
+    pub id: String,
+    /// `generation << 44 | as_of tick`: the greater one wins, equal ones are equal.
+    pub version: u64,
+    /// The document.
+    pub document: WindowDocument,
+}
+
+/// A document that the store refuses for good.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    /// Its place in [`LogBatch::entries`].
+    pub entry: usize,
+    /// What the store said.
+    pub detail: String,
+}
+
+/// A search for log documents, newest first (by event time, then partition, then offset).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogQuery {
+    /// Exact value of `service_name`.
+    pub service_name: Option<String>,
+    /// Exact value of `level`, in upper case.
+    pub level: Option<String>,
+    /// Exact value of `status_code`.
+    pub status_code: Option<u16>,
+    /// Value of `anomaly`.
+    pub anomaly: Option<bool>,
+    /// Event time at or after.
+    pub from_ms: Option<Millis>,
+    /// Event time before.
+    pub to_ms: Option<Millis>,
+    /// Words that must all occur in `message` (free text, no query syntax).
+    pub text: Option<String>,
+    /// How many documents to pass over; with `size` at most 10,000. Ignored with a cursor.
+    pub skip: usize,
+    /// How many documents to answer at the most.
+    pub size: usize,
+    /// Goes on behind the last document of an earlier page.
+    pub cursor: Option<String>,
+}
+
+/// A page of log documents.
+#[derive(Debug, Default)]
+pub struct LogPage {
+    /// How many documents match in all.
+    pub total: u64,
+    /// The documents.
+    pub documents: Vec<Box<RawValue>>,
+    /// Where the next page starts; absent behind the last.
+    pub next_cursor: Option<String>,
+}
+
+/// A place for documents. Writes are idempotent: the same document again changes nothing.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Its name in messages and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Stores log documents. Returns when they are safe, naming those refused for good. Retries by itself what may go
+    /// better later, for as long as it takes; an error is fatal.
+    async fn write_logs(&self, batch: Arc<LogBatch>) -> Result<Vec<Rejected>, StoreError>;
+
+    /// Stores window documents, likewise. An older version never replaces a newer one.
+    async fn write_windows(&self, windows: Vec<WindowWrite>) -> Result<(), StoreError>;
+
+    /// Searches log documents.
+    async fn search_logs(&self, query: &LogQuery) -> Result<LogPage, StoreError>;
+
+    /// Whether the store answers, and what it is, in one line.
+    async fn health(&self) -> Result<String, StoreError>;
+
+    /// Makes everything written durable and searchable.
+    async fn flush(&self) -> Result<(), StoreError>;
+}
+
+/// What can go wrong with a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The request is at fault: a bad cursor, a page too far.
+    #[error("{0}")]
+    BadQuery(String),
+    /// The store cannot search.
+    #[error("{0}")]
+    NotSearchable(String),
+    /// The store does not answer at present.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The store cannot be used as configured, or failed for good.
+    #[error("{0}")]
+    Fatal(String),
+}

@@ -1,0 +1,1 @@
+//! One JSON document a line, to a file or standard output.

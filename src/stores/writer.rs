@@ -1,0 +1,1 @@
+//! Joins the workers to a store: batches, bounded channels, acknowledgements.
