@@ -23,4 +23,4 @@ pub mod live;
 pub mod metrics;
 pub mod sources;
 pub mod stores;
-pub mod units;
+pub use floodmark_dataflows::units;

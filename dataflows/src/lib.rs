@@ -18,4 +18,5 @@ pub mod output;
 pub mod record;
 pub mod rules;
 pub mod time;
+pub mod units;
 pub mod view;
