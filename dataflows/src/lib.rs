@@ -6,7 +6,7 @@
 //! 2. [`decode`]: raw bytes become a [`Record`](record::Record) that borrows from them.
 //! 3. [`rules`]: each record gets a severity from 0 to 100 and the names of the rules that matched.
 //! 4. [`document`]: the log document is the raw JSON with the computed fields spliced in.
-//! 5. [`view`], [`aggregate`], [`histogram`]: what is kept per key and window.
+//! 5. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`]: what is kept per key and window.
 //! 6. [`output`]: what the outside implements to receive documents, dead letters and windows.
 
 pub mod aggregate;
@@ -20,3 +20,4 @@ pub mod rules;
 pub mod time;
 pub mod units;
 pub mod view;
+pub mod view_config;

@@ -1,0 +1,358 @@
+//! How the time model and the views are configured, and the checks that turn a [`ViewConfig`] into a
+//! [`View`](crate::view::View).
+//!
+//! In: what was written in the configuration. Out: values that hold every invariant the operators rely on, or *all*
+//! the mistakes, each with its key.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::record::FieldRef;
+use crate::units::Span;
+use crate::view::View;
+
+/// Windows that one record may belong to: `window / slide`. Each late record is a correction of all of them.
+const MAX_WINDOWS_PER_RECORD: u64 = 1_440;
+
+/// Panes kept for one key: `(window + retention) / pane`.
+const MAX_PANES_PER_KEY: u64 = 100_000;
+
+/// A mistake in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct Mistake {
+    /// The key within the part that was checked: dotted, list items as `[0]`.
+    pub key: String,
+    /// What was expected, what came and what to do.
+    pub message: String,
+}
+
+impl Mistake {
+    /// A mistake at a key.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+
+    /// The same mistake seen from the part that contains the checked one.
+    pub fn within(mut self, part: &str) -> Self {
+        let separator = if self.key.is_empty() || self.key.starts_with('[') { "" } else { "." };
+        self.key = format!("{part}{separator}{}", self.key);
+        self
+    }
+}
+
+/// The event clock: how time moves in the data, and what happens to a partition that does not move it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeConfig {
+    /// The step of the event clock, 10ms to 1m. Live results are this far behind the data. A smaller tick means fresher
+    /// results and more work per record; every window, slide, lateness and retention is a multiple of it.
+    pub tick: Span,
+    /// A record whose event time is ahead of its arrival by more than this goes to the dead letters (`clock_ahead`) and
+    /// does not move the event clock.
+    pub max_future: Span,
+    /// A partition that has been at its end for this long no longer holds back the others.
+    pub idle_after: Span,
+    /// A partition that could not be read for this long no longer holds back the others; its records come later, as
+    /// corrections.
+    pub stall_after: Span,
+    /// A partition that is this far ahead of the slowest one is not read on until that one has caught up. Bounds
+    /// memory when partitions are skewed.
+    pub max_ahead: Span,
+}
+
+impl Default for TimeConfig {
+    fn default() -> Self {
+        Self {
+            tick: Span::from_secs(1),
+            max_future: Span::from_secs(60),
+            idle_after: Span::from_secs(5),
+            stall_after: Span::from_secs(300),
+            max_ahead: Span::from_secs(60),
+        }
+    }
+}
+
+impl TimeConfig {
+    /// All mistakes in it.
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.tick < Span::from_millis(10) || self.tick > Span::from_secs(60) {
+            mistakes.push(Mistake::new("tick", format!("expected 10ms to 1m, got {}; 1s suits most logs", self.tick)));
+        }
+        if self.max_ahead < self.tick {
+            let message = format!("expected at least one tick ({}), got {}", self.tick, self.max_ahead);
+            mistakes.push(Mistake::new("max_ahead", message));
+        }
+        mistakes.extend(
+            [("idle_after", self.idle_after), ("stall_after", self.stall_after)]
+                .into_iter()
+                .filter(|(_, span)| span.as_millis() == 0)
+                .map(|(key, span)| Mistake::new(key, format!("expected more than zero, got {span}"))),
+        );
+        mistakes
+    }
+}
+
+/// A view: windows per key over the records that meet some conditions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ViewConfig {
+    /// Its name in documents and in the API: letters, digits, `_`, `-` and `.`, not beginning with `__`.
+    pub name: String,
+    /// The fields that make up the key: names of record fields, nested ones with dots. A record without one of them
+    /// has the empty string there.
+    pub key: Vec<String>,
+    /// The width of a window. A multiple of the tick.
+    pub window: Span,
+    /// The distance between the starts of windows, for sliding windows. A multiple of the tick, at most the width. Left
+    /// out, windows are tumbling: the distance is the width.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slide: Option<Span>,
+    /// How long after its end a window stays provisional. A record that comes later still corrects it, and raises its
+    /// revision. A multiple of the tick.
+    pub allowed_lateness: Span,
+    /// How long after its end a window is kept, and can be corrected. Decides the memory used: one entry per key and
+    /// window kept. A multiple of the tick, at least the width and at least the allowed lateness.
+    pub retention: Span,
+    /// Keys kept per partition. Records of further keys count under the key `__other__`, so that sums hold and a field
+    /// with endless values cannot fill the memory.
+    pub max_keys: usize,
+    /// A key without records for this long (of the event clock) makes room for another.
+    pub forget_after: Span,
+}
+
+impl Default for ViewConfig {
+    fn default() -> Self {
+        Self {
+            name: "per_service".to_owned(),
+            key: vec!["service_name".to_owned()],
+            window: Span::from_secs(10),
+            slide: None,
+            allowed_lateness: Span::from_secs(60),
+            retention: Span::from_secs(3_600),
+            max_keys: 100_000,
+            forget_after: Span::from_secs(7 * 86_400),
+        }
+    }
+}
+
+impl ViewConfig {
+    /// The distance between the starts of windows.
+    pub fn slide(&self) -> Span {
+        self.slide.unwrap_or(self.window)
+    }
+
+    /// All mistakes in it, given the tick of the event clock.
+    pub fn mistakes(&self, tick: Span) -> Vec<Mistake> {
+        let mut mistakes = Vec::from_iter(self.name_mistakes());
+        mistakes.extend(self.key_mistakes());
+        mistakes.extend(self.window_mistakes(tick.as_millis().max(1)));
+        if self.max_keys == 0 {
+            mistakes.push(Mistake::new("max_keys", "expected at least 1, got 0"));
+        }
+        if self.forget_after < self.retention {
+            let message = format!("expected at least the retention ({}), got {}", self.retention, self.forget_after);
+            mistakes.push(Mistake::new("forget_after", message));
+        }
+        mistakes
+    }
+
+    fn name_mistakes(&self) -> Option<Mistake> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        let message = if self.name.is_empty() || self.name.len() > 100 || !self.name.chars().all(allowed) {
+            format!("expected 1 to 100 letters, digits, '_', '-' or '.', got \"{}\"", self.name)
+        } else if self.name.starts_with("__") {
+            format!("names beginning with \"__\" are reserved, got \"{}\"; choose another", self.name)
+        } else {
+            return None;
+        };
+        Some(Mistake::new("name", message))
+    }
+
+    fn key_mistakes(&self) -> Vec<Mistake> {
+        if self.key.is_empty() {
+            return vec![Mistake::new("key", "expected at least one field, such as [\"service_name\"], got none")];
+        }
+        let mut seen = BTreeSet::new();
+        let mut mistakes = Vec::new();
+        for (i, field) in self.key.iter().enumerate() {
+            if field.is_empty() {
+                mistakes.push(Mistake::new(format!("key[{i}]"), "expected the name of a field, got an empty string"));
+            } else if !seen.insert(field) {
+                mistakes.push(Mistake::new(format!("key[{i}]"), format!("\"{field}\" is named twice; remove one")));
+            }
+        }
+        mistakes
+    }
+
+    fn window_mistakes(&self, tick_ms: u64) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let spans = [
+            ("window", self.window, true),
+            ("slide", self.slide(), true),
+            ("allowed_lateness", self.allowed_lateness, false),
+            ("retention", self.retention, true),
+            ("forget_after", self.forget_after, true),
+        ];
+        for (key, span, above_zero) in spans {
+            if key == "slide" && self.slide.is_none() {
+                continue;
+            }
+            if above_zero && span.as_millis() == 0 {
+                mistakes.push(Mistake::new(key, format!("expected more than zero, got {span}")));
+            } else if !span.as_millis().is_multiple_of(tick_ms) {
+                let tick = Span::from_millis(tick_ms);
+                mistakes.push(Mistake::new(key, format!("expected a multiple of time.tick ({tick}), got {span}")));
+            }
+        }
+        if !mistakes.is_empty() {
+            return mistakes;
+        }
+        let (width, slide) = (self.window.as_millis(), self.slide().as_millis());
+        if slide > width {
+            let message = format!("expected at most the window ({}), got {}", self.window, self.slide());
+            mistakes.push(Mistake::new("slide", format!("{message}: records between windows would be in none")));
+        } else if width / slide > MAX_WINDOWS_PER_RECORD {
+            let message = format!("a record would be in {} windows, {MAX_WINDOWS_PER_RECORD} at most", width / slide);
+            mistakes.push(Mistake::new("slide", format!("{message}; choose a larger slide or a smaller window")));
+        }
+        let least = self.window.max(self.allowed_lateness);
+        if self.retention < least {
+            let message = format!("expected at least {least} (the larger of window and allowed_lateness), got ");
+            mistakes.push(Mistake::new("retention", format!("{message}{}", self.retention)));
+        }
+        let pane = greatest_common_divisor(width, slide);
+        let panes = (width + self.retention.as_millis()) / pane;
+        if panes > MAX_PANES_PER_KEY {
+            let message = format!("{panes} panes of {} would be kept per key, ", Span::from_millis(pane));
+            let advice = format!("{MAX_PANES_PER_KEY} at most; shorten the retention or choose wider windows");
+            mistakes.push(Mistake::new("retention", message + &advice));
+        }
+        mistakes
+    }
+
+    /// The view, with its fields resolved by `resolve`, which says what is wrong with a name it does not accept; or all
+    /// mistakes.
+    pub fn compile(
+        &self,
+        tick: Span,
+        mut resolve: impl FnMut(&str) -> Result<FieldRef, String>,
+    ) -> Result<View, Vec<Mistake>> {
+        let mut mistakes = self.mistakes(tick);
+        let mut key_fields = Vec::with_capacity(self.key.len());
+        for (i, field) in self.key.iter().enumerate() {
+            match resolve(field) {
+                Ok(field) => key_fields.push(field),
+                Err(message) => mistakes.push(Mistake::new(format!("key[{i}]"), message)),
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        Ok(View {
+            name: self.name.as_str().into(),
+            key: self.key.iter().map(|field| field.as_str().into()).collect(),
+            key_fields,
+            conditions: Vec::new(),
+            width_ms: self.window.as_millis(),
+            slide_ms: self.slide().as_millis(),
+            lateness_ms: self.allowed_lateness.as_millis(),
+            retention_ms: self.retention.as_millis(),
+            max_keys: self.max_keys,
+            forget_after_ms: self.forget_after.as_millis(),
+        })
+    }
+}
+
+/// All mistakes in a list of views, each with the view's place in the list: `[1].window`.
+pub fn mistakes_in_views(views: &[ViewConfig], tick: Span) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    let mut names = BTreeSet::new();
+    for (i, view) in views.iter().enumerate() {
+        mistakes.extend(view.mistakes(tick).into_iter().map(|mistake| mistake.within(&format!("[{i}]"))));
+        if !names.insert(&view.name) {
+            let message = format!("two views are named \"{}\"; give one another name", view.name);
+            mistakes.push(Mistake::new(format!("[{i}].name"), message));
+        }
+    }
+    if views.len() > usize::from(u16::MAX) {
+        mistakes.push(Mistake::new("", format!("expected at most {} views, got {}", u16::MAX, views.len())));
+    }
+    mistakes
+}
+
+fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Span = Span::from_secs(1);
+
+    fn keys(view: &ViewConfig) -> Vec<String> {
+        view.mistakes(TICK).into_iter().map(|mistake| mistake.key).collect()
+    }
+
+    fn seconds(s: u64) -> Span {
+        Span::from_secs(s)
+    }
+
+    #[test]
+    fn defaults_compile() {
+        assert_eq!(TimeConfig::default().mistakes(), []);
+        let view = ViewConfig::default().compile(TICK, |_| Ok(FieldRef::ServiceName)).unwrap();
+        assert_eq!((view.width_ms, view.slide_ms, view.pane_ms()), (10_000, 10_000, 10_000));
+        assert_eq!(view.key_fields, [FieldRef::ServiceName]);
+    }
+
+    #[test]
+    fn every_mistake_is_reported() {
+        let view = ViewConfig {
+            name: "__mine".to_owned(),
+            key: vec!["a".to_owned(), "a".to_owned()],
+            window: Span::from_millis(1_500),
+            max_keys: 0,
+            ..ViewConfig::default()
+        };
+        assert_eq!(keys(&view), ["name", "key[1]", "window", "max_keys"]);
+    }
+
+    #[test]
+    fn spans_fit_each_other() {
+        let view = |window, slide, allowed_lateness, retention| ViewConfig {
+            window: seconds(window),
+            slide: Some(seconds(slide)),
+            allowed_lateness: seconds(allowed_lateness),
+            retention: seconds(retention),
+            ..ViewConfig::default()
+        };
+        assert_eq!(keys(&view(60, 10, 60, 60)), [""; 0]);
+        assert_eq!(keys(&view(60, 7, 60, 60)), [""; 0], "the slide need not divide the width");
+        assert_eq!(keys(&view(10, 20, 60, 60)), ["slide"]);
+        assert_eq!(keys(&view(10, 0, 60, 60)), ["slide"]);
+        assert_eq!(keys(&view(10, 10, 60, 59)), ["retention"]);
+        assert_eq!(keys(&view(120, 10, 60, 60)), ["retention"]);
+        assert_eq!(keys(&view(86_400, 1, 60, 86_400)), ["slide", "retention"]);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mistakes = mistakes_in_views(&[ViewConfig::default(), ViewConfig::default()], TICK);
+        assert_eq!(mistakes.len(), 1);
+        assert_eq!(mistakes[0].key, "[1].name");
+    }
+
+    #[test]
+    fn mistakes_carry_their_path() {
+        let mistake = Mistake::new("key[1]", "m").within("[0]").within("view");
+        assert_eq!(mistake.to_string(), "view[0].key[1]: m");
+    }
+}
