@@ -104,6 +104,11 @@ pub trait Feed {
     /// Whether more partitions may join later (a live run).
     fn is_live(&self) -> bool;
 
+    /// Whether the run has marks: a live run, and a bounded one that compares event times with the wall clock.
+    fn has_marks(&self) -> bool {
+        self.is_live()
+    }
+
     /// The next event of a partition, if there is one now. Never blocks.
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>>;
 

@@ -56,6 +56,9 @@ pub trait RecordSink {
     /// Takes a record that could not be used. `detail` says what was expected and what came.
     fn dead_letter(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, reason: Reason, detail: &str);
 
+    /// Takes note that the source no longer had the offsets `from..to` when they were to be read.
+    fn lost(&mut self, partition: &Arc<PartitionInfo>, from: u64, to: u64);
+
     /// Where a partition stands now. Everything before `progress.next_offset` has been passed in. Called at the end of
     /// an activation for each partition that moved.
     fn progress(&mut self, partition: &Arc<PartitionInfo>, progress: PartitionProgress);
