@@ -1,1 +1,0 @@
-//! The state that live reads are answered from.

@@ -1,0 +1,238 @@
+//! The state that live reads are answered from.
+//!
+//! In: every [`ViewUpdate`] of every worker of every process, through a [`LiveWriter`], with each advance of the
+//! frontier. Out: totals and windows, each read exact as of one frontier, which it names (`as_of`). Nothing here can
+//! fail: a read of a view that is not there is `None`.
+//!
+//! - [`state`]: the state of one view; what an update changes and when windows leave.
+//! - [`totals`]: what is kept per key for good.
+//! - [`progress`]: where each partition stands, for `/progress` and the metrics.
+//!
+//! Readers share a lock with the writer. They copy rows out under it and build documents behind it, so the writer
+//! waits for copying only.
+
+pub mod progress;
+mod state;
+pub mod totals;
+
+use std::sync::Arc;
+
+use floodmark_dataflows::aggregate::Aggregate;
+use floodmark_dataflows::output::{KeyFields, LiveSink, ViewUpdate, WindowDocument, WindowState};
+use floodmark_dataflows::time::{Millis, Tick};
+use floodmark_dataflows::view::{Key, View, ViewId};
+use parking_lot::RwLock;
+
+use state::ViewState;
+pub use state::{KeyFilter, MemoryUse};
+use totals::Totals;
+
+/// The live state of every view. Shared by the worker that writes it and the API that reads it.
+#[derive(Debug)]
+pub struct LiveView {
+    tick_ms: u64,
+    views: Vec<View>,
+    service_view: ViewId,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    frontier: Tick,
+    views: Vec<ViewState>,
+}
+
+/// A read of one view or of all, with the time it is exact for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AsOf<T> {
+    /// The event-clock time in milliseconds that everything before is in; `None` before the first record.
+    pub as_of: Option<Millis>,
+    /// What was read.
+    pub value: T,
+}
+
+/// Totals since the start by service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceTotals {
+    /// Over all services: the sum of `services`.
+    pub all: Totals,
+    /// By service name, ascending.
+    pub services: Vec<(String, Totals)>,
+}
+
+/// A view in brief.
+#[derive(Clone, Debug)]
+pub struct ViewSummary {
+    /// Its number.
+    pub id: ViewId,
+    /// Keys known at present.
+    pub keys: usize,
+    /// Windows in memory, counted once for all keys.
+    pub windows: usize,
+    /// Over all keys, since the start.
+    pub totals: Totals,
+    /// What the view's windows take.
+    pub memory: MemoryUse,
+}
+
+/// Which windows to read.
+#[derive(Clone, Debug, Default)]
+pub struct WindowQuery {
+    /// Which keys.
+    pub keys: KeyFilter,
+    /// Windows that end behind this time.
+    pub from_ms: Option<Millis>,
+    /// Windows that start before this time.
+    pub to_ms: Option<Millis>,
+    /// How many to pass over.
+    pub skip: usize,
+    /// How many to answer at the most.
+    pub size: usize,
+}
+
+/// A page of windows, newest first, then by key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WindowPage {
+    /// Totals since the start over the keys that were asked for.
+    pub totals: Totals,
+    /// The windows.
+    pub windows: Vec<WindowDocument>,
+    /// Whether there are more behind these.
+    pub more: bool,
+}
+
+/// A page of a view's keys with their totals since the start, ascending.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyPage {
+    /// How many keys match.
+    pub total: usize,
+    /// Over the keys that match, also those not on this page.
+    pub totals: Totals,
+    /// The keys.
+    pub keys: Vec<(Key, Totals)>,
+}
+
+/// A window's row as it is copied out under the lock.
+struct Row {
+    key: Key,
+    start: Millis,
+    aggregate: Aggregate,
+    state: WindowState,
+}
+
+impl LiveView {
+    /// An empty state. `service_view` is the view whose key is `service_name` alone, without conditions: it supplies
+    /// the totals by service.
+    pub fn new(views: Vec<View>, tick_ms: u64, service_view: ViewId) -> Self {
+        let states = views.iter().map(|view| ViewState::new(view.clone(), tick_ms)).collect();
+        Self { tick_ms, views, service_view, state: RwLock::new(State { frontier: 0, views: states }) }
+    }
+
+    /// The receiving end.
+    pub fn writer(self: &Arc<Self>) -> LiveWriter {
+        LiveWriter(self.clone())
+    }
+
+    /// The views that are listed, in the order of the configuration. Names that start with `__` are not.
+    pub fn listed(&self) -> impl Iterator<Item = (ViewId, &View)> {
+        (0..).zip(&self.views).filter(|(_, view)| !view.name.starts_with("__"))
+    }
+
+    /// The listed view of this name.
+    pub fn find(&self, name: &str) -> Option<(ViewId, &View)> {
+        self.listed().find(|(_, view)| &*view.name == name)
+    }
+
+    /// The event-clock time in milliseconds that everything before is in; `None` before the first record.
+    pub fn as_of(&self) -> Option<Millis> {
+        self.ms(self.state.read().frontier)
+    }
+
+    fn ms(&self, frontier: Tick) -> Option<Millis> {
+        (frontier > 0).then(|| frontier.saturating_mul(self.tick_ms))
+    }
+
+    /// Totals by service since the start.
+    pub fn services(&self) -> AsOf<ServiceTotals> {
+        let state = self.state.read();
+        let as_of = self.ms(state.frontier);
+        let view = &state.views[usize::from(self.service_view)];
+        let (all, mut keys) = (view.totals().clone(), view.keys(&KeyFilter::All));
+        drop(state);
+        keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let services = keys.into_iter().map(|(key, totals)| (key.values().swap_remove(0), totals)).collect();
+        AsOf { as_of, value: ServiceTotals { all, services } }
+    }
+
+    /// All listed views in brief.
+    pub fn summaries(&self) -> AsOf<Vec<ViewSummary>> {
+        let state = self.state.read();
+        let value = self.listed().map(|(id, _)| state.views[usize::from(id)].summary(id)).collect();
+        AsOf { as_of: self.ms(state.frontier), value }
+    }
+
+    /// A page of a view's keys with their totals; `None` when there is no such view.
+    pub fn keys(&self, view: ViewId, filter: &KeyFilter, skip: usize, size: usize) -> Option<AsOf<KeyPage>> {
+        let state = self.state.read();
+        let as_of = self.ms(state.frontier);
+        let mut keys = state.views.get(usize::from(view))?.keys(filter);
+        drop(state);
+        keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let totals = Totals::sum(keys.iter().map(|(_, totals)| totals));
+        let total = keys.len();
+        let keys = keys.into_iter().skip(skip).take(size).collect();
+        Some(AsOf { as_of, value: KeyPage { total, totals, keys } })
+    }
+
+    /// A page of a view's windows; `None` when there is no such view.
+    pub fn windows(&self, view: ViewId, query: &WindowQuery) -> Option<AsOf<WindowPage>> {
+        let definition = self.views.get(usize::from(view))?;
+        let state = self.state.read();
+        let as_of = self.ms(state.frontier);
+        let view_state = &state.views[usize::from(view)];
+        let totals = view_state.totals_of(&query.keys);
+        let (rows, more) = view_state.rows(state.frontier, query);
+        drop(state);
+        let windows = rows
+            .into_iter()
+            .map(|row| WindowDocument::new(definition, &row.key, row.start, &row.aggregate, row.state))
+            .collect();
+        Some(AsOf { as_of, value: WindowPage { totals, windows, more } })
+    }
+
+    /// What all windows in memory take, hidden views included.
+    pub fn memory(&self) -> MemoryUse {
+        self.state.read().views.iter().map(ViewState::memory).fold(MemoryUse::default(), MemoryUse::plus)
+    }
+}
+
+/// The names of a view's key fields with the values of a key.
+pub fn key_fields(view: &View, key: &Key) -> KeyFields {
+    KeyFields(view.key.iter().cloned().zip(key.values()).collect())
+}
+
+/// Writes the live state. There is one for each [`LiveView`], held by one worker of the process.
+#[derive(Debug)]
+pub struct LiveWriter(Arc<LiveView>);
+
+impl LiveSink for LiveWriter {
+    fn apply(&mut self, frontier: Tick, mut updates: Vec<ViewUpdate>) {
+        // In order of their timestamps, so that distinct ticks are counted and silent keys leave as they would have
+        // if the frontier had passed each tick by itself.
+        updates.sort_by_key(|update| update.time);
+        let mut state = self.0.state.write();
+        for update in updates {
+            debug_assert!(update.time >= state.frontier && update.time < frontier);
+            if let Some(view) = state.views.get_mut(usize::from(update.view)) {
+                view.update(frontier, update);
+            }
+        }
+        for view in &mut state.views {
+            view.advance(frontier);
+        }
+        state.frontier = frontier;
+    }
+}
+
+#[cfg(test)]
+mod tests;

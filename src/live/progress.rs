@@ -1,0 +1,147 @@
+//! Where each partition of this process stands: written by the workers, read by the API and the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use floodmark_dataflows::input::PartitionInfo;
+use floodmark_dataflows::output::PartitionProgress;
+use floodmark_dataflows::time::{Millis, Tick};
+use parking_lot::Mutex;
+
+/// The state of this process's partitions and of its workers' frontiers.
+#[derive(Debug, Default)]
+pub struct ProgressBoard {
+    partitions: Mutex<BTreeMap<Arc<PartitionInfo>, PartitionState>>,
+    frontiers: Mutex<BTreeMap<usize, Tick>>,
+    indexed_through_ms: AtomicU64,
+}
+
+/// A partition on the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The worker that reads it, among all workers of all processes.
+    pub worker: usize,
+    /// Where it stands.
+    pub progress: PartitionProgress,
+    /// The offset at its end as last seen; `None` while unknown.
+    pub end: Option<u64>,
+}
+
+impl PartitionState {
+    /// How far reading is behind the end: records for Kafka, bytes for files.
+    pub fn lag(&self) -> Option<u64> {
+        self.end.map(|end| end.saturating_sub(self.progress.next_offset))
+    }
+
+    /// The tick up to which it lets the frontier go.
+    pub fn allows(&self) -> Tick {
+        self.progress.clock.unwrap_or(0).max(self.progress.hold)
+    }
+}
+
+/// A copy of the board.
+#[derive(Clone, Debug, Default)]
+pub struct ProgressSnapshot {
+    /// In order of topic identity and number.
+    pub partitions: Vec<(Arc<PartitionInfo>, PartitionState)>,
+    /// The frontier as each worker knows it, in ticks.
+    pub frontiers: BTreeMap<usize, Tick>,
+    /// Every log document with an event-clock timestamp before this is searchable, in milliseconds.
+    pub indexed_through: Option<Millis>,
+}
+
+impl ProgressSnapshot {
+    /// The frontier that every worker of this process has reached.
+    pub fn frontier(&self) -> Option<Tick> {
+        self.frontiers.values().copied().min()
+    }
+
+    /// The partition that holds the frontier back: of those that may still bring something the one whose clock and
+    /// hold let it go the least far. `None` when all have ended.
+    pub fn holder(&self) -> Option<&Arc<PartitionInfo>> {
+        let active = self.partitions.iter().filter(|(_, state)| !state.progress.ended);
+        active.min_by_key(|(_, state)| state.allows()).map(|(partition, _)| partition)
+    }
+}
+
+impl ProgressBoard {
+    /// Notes where a partition stands.
+    pub fn update(&self, worker: usize, partition: &Arc<PartitionInfo>, progress: PartitionProgress) {
+        let mut partitions = self.partitions.lock();
+        match partitions.get_mut(partition) {
+            Some(state) => (state.worker, state.progress) = (worker, progress),
+            None => {
+                partitions.insert(partition.clone(), PartitionState { worker, progress, end: None });
+            }
+        }
+    }
+
+    /// Notes the ends of partitions. Partitions that no worker has reported on yet are passed over.
+    pub fn set_ends<'a>(&self, ends: impl IntoIterator<Item = (&'a PartitionInfo, &'a u64)>) {
+        let mut partitions = self.partitions.lock();
+        for (partition, &end) in ends {
+            if let Some(state) = partitions.get_mut(partition) {
+                state.end = Some(end);
+            }
+        }
+    }
+
+    /// Notes the frontier as a worker knows it.
+    pub fn set_frontier(&self, worker: usize, frontier: Tick) {
+        self.frontiers.lock().insert(worker, frontier);
+    }
+
+    /// Notes that every log document with an event-clock timestamp before `ms` is searchable.
+    pub fn set_indexed_through(&self, ms: Millis) {
+        self.indexed_through_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// Every log document with an event-clock timestamp before this is searchable, in milliseconds.
+    pub fn indexed_through(&self) -> Option<Millis> {
+        Some(self.indexed_through_ms.load(Ordering::Relaxed)).filter(|&ms| ms > 0)
+    }
+
+    /// A copy of all.
+    pub fn snapshot(&self) -> ProgressSnapshot {
+        let mut partitions: Vec<_> = self.partitions.lock().iter().map(|(p, state)| (p.clone(), *state)).collect();
+        partitions.sort_by(|(a, _), (b, _)| (&a.topic, a.number, &a.identity).cmp(&(&b.topic, b.number, &b.identity)));
+        ProgressSnapshot {
+            partitions,
+            frontiers: self.frontiers.lock().clone(),
+            indexed_through: self.indexed_through(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(number: i32) -> Arc<PartitionInfo> {
+        Arc::new(PartitionInfo { topic: "t".into(), identity: "t".into(), number })
+    }
+
+    #[test]
+    fn the_slowest_partition_that_may_bring_more_holds_the_frontier() {
+        let board = ProgressBoard::default();
+        let at = |clock, hold, ended| PartitionProgress { clock, hold, ended, ..Default::default() };
+        board.update(0, &partition(0), at(Some(50), 0, false));
+        board.update(1, &partition(1), at(Some(10), 60, false));
+        board.update(0, &partition(2), at(Some(5), 0, true));
+        assert_eq!(board.snapshot().holder().map(|p| p.number), Some(0));
+        board.update(0, &partition(3), at(None, 0, false));
+        assert_eq!(board.snapshot().holder().map(|p| p.number), Some(3));
+    }
+
+    #[test]
+    fn lag_is_known_once_the_end_is() {
+        let board = ProgressBoard::default();
+        board.update(0, &partition(0), PartitionProgress { next_offset: 7, ..Default::default() });
+        assert_eq!(board.snapshot().partitions[0].1.lag(), None);
+        board.set_ends([(&*partition(0), &10)]);
+        assert_eq!(board.snapshot().partitions[0].1.lag(), Some(3));
+        board.update(0, &partition(0), PartitionProgress { next_offset: 12, ..Default::default() });
+        assert_eq!(board.snapshot().partitions[0].1.lag(), Some(0), "an end seen before the last read is no debt");
+    }
+}

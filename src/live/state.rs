@@ -1,0 +1,375 @@
+//! The live state of one view: panes by key, totals by key, revisions by window.
+//!
+//! Only panes are kept; a window is the sum of its panes, made when it is read. Everything that is kept has a time at
+//! which it leaves, so memory is bounded by the keys times the windows retained.
+
+use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+
+use differential_dataflow::difference::Semigroup;
+use floodmark_dataflows::aggregate::Aggregate;
+use floodmark_dataflows::output::{ViewUpdate, WindowState};
+use floodmark_dataflows::time::{Millis, Tick};
+use floodmark_dataflows::view::{Key, OTHER, View, ViewId};
+
+use super::totals::Totals;
+use super::{Row, ViewSummary, WindowQuery};
+
+/// Keys are numbered, so that each is stored once and not again in every pane.
+type KeyId = u32;
+type ById<T> = HashMap<KeyId, T, foldhash::fast::RandomState>;
+
+/// Which keys to read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum KeyFilter {
+    /// Every key.
+    #[default]
+    All,
+    /// This key.
+    Exactly(Key),
+    /// Keys whose fields have these values, by the field's place in the key; `None` takes any value.
+    Fields(Vec<Option<String>>),
+}
+
+impl KeyFilter {
+    fn matches(&self, key: &Key) -> bool {
+        match self {
+            KeyFilter::All => true,
+            KeyFilter::Exactly(wanted) => wanted == key,
+            KeyFilter::Fields(wanted) => {
+                let values = key.values();
+                wanted.iter().enumerate().all(|(i, w)| w.is_none() || values.get(i) == w.as_ref())
+            }
+        }
+    }
+}
+
+/// What windows take in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Pairs of a key and a pane. For a tumbling view a pane is a window.
+    pub rows: usize,
+    /// Bytes for them all: the rows, the tables they are in, and the buckets of response times.
+    pub bytes: usize,
+}
+
+impl MemoryUse {
+    /// The sum of two.
+    pub fn plus(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, bytes: self.bytes + other.bytes }
+    }
+
+    /// Bytes for one key in one pane.
+    pub fn bytes_per_row(self) -> usize {
+        self.bytes / self.rows.max(1)
+    }
+}
+
+#[derive(Debug)]
+struct Cell {
+    aggregate: Aggregate,
+    /// The latest timestamp of an update.
+    changed: Tick,
+}
+
+#[derive(Debug)]
+struct Revision {
+    count: u32,
+    /// The latest tick counted.
+    at: Tick,
+}
+
+#[derive(Debug)]
+struct KeyState {
+    key: Key,
+    totals: Totals,
+    changed: Tick,
+}
+
+#[derive(Debug)]
+pub(super) struct ViewState {
+    view: View,
+    tick_ms: u64,
+    /// The default hasher: key values come from outside and might be chosen to collide.
+    ids: HashMap<Key, KeyId>,
+    keys: Vec<Option<KeyState>>,
+    free: Vec<KeyId>,
+    /// One entry a key, due no later than the key leaves.
+    silent: BinaryHeap<Reverse<(Millis, KeyId)>>,
+    totals: Totals,
+    panes: BTreeMap<Millis, ById<Cell>>,
+    revisions: BTreeMap<Millis, ById<Revision>>,
+    rows: usize,
+    heap_bytes: usize,
+}
+
+impl ViewState {
+    pub(super) fn new(view: View, tick_ms: u64) -> Self {
+        Self {
+            view,
+            tick_ms,
+            ids: HashMap::new(),
+            keys: Vec::new(),
+            free: Vec::new(),
+            silent: BinaryHeap::new(),
+            totals: Totals::default(),
+            panes: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            rows: 0,
+            heap_bytes: 0,
+        }
+    }
+
+    fn ms(&self, tick: Tick) -> Millis {
+        tick.saturating_mul(self.tick_ms)
+    }
+
+    /// Adds an update that is part of an advance to `frontier`. Updates come in order of their timestamps.
+    pub(super) fn update(&mut self, frontier: Tick, update: ViewUpdate) {
+        let ViewUpdate { pane, key, time, aggregate, .. } = update;
+        let (now, frontier_ms) = (self.ms(time), self.ms(frontier));
+        let mut totals = Totals::of(&aggregate);
+        match pane {
+            None => totals.too_late = totals.count(),
+            Some(pane) if self.view.final_at(self.view.last_window_of(pane)) <= now => totals.late = totals.count(),
+            Some(_) => {}
+        }
+        let id = self.count_key(key, time, &totals);
+        self.totals.add(&totals);
+        let Some(pane) = pane.filter(|&pane| self.view.gone_at(self.view.last_window_of(pane)) > frontier_ms) else {
+            return;
+        };
+        for window in self.view.windows_of(pane) {
+            if self.view.final_at(window) <= now && self.view.gone_at(window) > frontier_ms {
+                let of_window = self.revisions.entry(window).or_default();
+                let revision = of_window.entry(id).or_insert(Revision { count: 0, at: Tick::MAX });
+                if revision.at != time {
+                    *revision = Revision { count: revision.count + 1, at: time };
+                }
+            }
+        }
+        match self.panes.entry(pane).or_default().entry(id) {
+            Entry::Vacant(entry) => {
+                self.rows += 1;
+                self.heap_bytes += aggregate.heap_bytes();
+                entry.insert(Cell { aggregate, changed: time });
+            }
+            Entry::Occupied(mut entry) => {
+                let cell = entry.get_mut();
+                let before = cell.aggregate.heap_bytes();
+                cell.aggregate.plus_equals(&aggregate);
+                cell.changed = time;
+                self.heap_bytes = self.heap_bytes + cell.aggregate.heap_bytes() - before;
+            }
+        }
+    }
+
+    /// Adds to a key's totals. A key that was silent for too long before `time` starts anew.
+    fn count_key(&mut self, key: Key, time: Tick, totals: &Totals) -> KeyId {
+        let id = self.id_of(key, time);
+        let now = self.ms(time);
+        if self.leaves_at(id).is_some_and(|at| at <= now) {
+            let before = self.keys[id as usize].as_mut().map(|state| std::mem::take(&mut state.totals));
+            if let Some(before) = before {
+                self.count_other(time, &before);
+            }
+        }
+        if let Some(state) = &mut self.keys[id as usize] {
+            state.totals.add(totals);
+            state.changed = time;
+        }
+        id
+    }
+
+    fn count_other(&mut self, time: Tick, totals: &Totals) {
+        let other = self.id_of(Key(OTHER.into()), time);
+        if let Some(state) = &mut self.keys[other as usize] {
+            state.totals.add(totals);
+        }
+    }
+
+    fn id_of(&mut self, key: Key, time: Tick) -> KeyId {
+        if let Some(&id) = self.ids.get(&key) {
+            return id;
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.keys.push(None);
+            (self.keys.len() - 1) as KeyId
+        });
+        self.ids.insert(key.clone(), id);
+        self.keys[id as usize] = Some(KeyState { key, totals: Totals::default(), changed: time });
+        if let Some(at) = self.leaves_at(id) {
+            self.silent.push(Reverse((at, id)));
+        }
+        id
+    }
+
+    /// When a key leaves if nothing more comes: after `forget_after`, and never before its windows are gone. The key
+    /// for all others stays.
+    fn leaves_at(&self, id: KeyId) -> Option<Millis> {
+        let state = self.keys[id as usize].as_ref().filter(|state| &*state.key.0 != OTHER)?;
+        let last_window_gone = self.tick_ms + self.view.width_ms + self.view.retention_ms;
+        Some(self.ms(state.changed).saturating_add(self.view.forget_after_ms.max(last_window_gone)))
+    }
+
+    /// Drops what is gone when the frontier is here. All updates before it have been added.
+    pub(super) fn advance(&mut self, frontier: Tick) {
+        let now = self.ms(frontier);
+        while let Some(entry) = self.panes.first_entry() {
+            if self.view.gone_at(self.view.last_window_of(*entry.key())) > now {
+                break;
+            }
+            let cells = entry.remove();
+            self.rows -= cells.len();
+            self.heap_bytes -= cells.values().map(|cell| cell.aggregate.heap_bytes()).sum::<usize>();
+        }
+        while let Some(entry) = self.revisions.first_entry() {
+            if self.view.gone_at(*entry.key()) > now {
+                break;
+            }
+            entry.remove();
+        }
+        while let Some(&Reverse((due, id))) = self.silent.peek() {
+            if due > now {
+                break;
+            }
+            self.silent.pop();
+            match self.leaves_at(id) {
+                Some(at) if at > now => self.silent.push(Reverse((at, id))),
+                _ => {
+                    if let Some(state) = self.keys[id as usize].take() {
+                        self.ids.remove(&state.key);
+                        self.free.push(id);
+                        self.count_other(frontier, &state.totals);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// The keys that match with their totals, in no particular order.
+    pub(super) fn keys(&self, filter: &KeyFilter) -> Vec<(Key, Totals)> {
+        self.matching(filter).map(|(_, state)| (state.key.clone(), state.totals.clone())).collect()
+    }
+
+    pub(super) fn totals_of(&self, filter: &KeyFilter) -> Totals {
+        match filter {
+            KeyFilter::All => self.totals.clone(),
+            _ => Totals::sum(self.matching(filter).map(|(_, state)| &state.totals)),
+        }
+    }
+
+    fn matching<'a>(&'a self, filter: &'a KeyFilter) -> Box<dyn Iterator<Item = (KeyId, &'a KeyState)> + 'a> {
+        let state = |id: KeyId| Some((id, self.keys[id as usize].as_ref()?));
+        match filter {
+            KeyFilter::Exactly(key) => Box::new(self.ids.get(key).copied().and_then(state).into_iter()),
+            _ => Box::new(
+                (0..)
+                    .zip(&self.keys)
+                    .filter_map(|(id, key)| Some((id, key.as_ref()?)))
+                    .filter(|(_, state)| filter.matches(&state.key)),
+            ),
+        }
+    }
+
+    pub(super) fn memory(&self) -> MemoryUse {
+        // A table has one byte of control for each slot, and a seventh more slots than it can hold entries.
+        let slot = size_of::<(KeyId, Cell)>() + 1;
+        let tables: usize = self.panes.values().map(|cells| cells.capacity() * 8 / 7 * slot).sum();
+        MemoryUse { rows: self.rows, bytes: tables + self.heap_bytes }
+    }
+
+    pub(super) fn summary(&self, id: ViewId) -> ViewSummary {
+        ViewSummary {
+            id,
+            keys: self.ids.len(),
+            windows: self.panes.keys().flat_map(|&pane| self.view.windows_of(pane)).collect::<BTreeSet<_>>().len(),
+            totals: self.totals.clone(),
+            memory: self.memory(),
+        }
+    }
+
+    /// The rows of a page of windows, newest first, then by key; and whether there are more.
+    pub(super) fn rows(&self, frontier: Tick, query: &WindowQuery) -> (Vec<Row>, bool) {
+        let now = self.ms(frontier);
+        let mut skip = query.skip;
+        let mut rows = Vec::new();
+        let wanted: Option<ById<()>> = match &query.keys {
+            KeyFilter::All => None,
+            filter => Some(self.matching(filter).map(|(id, _)| (id, ())).collect()),
+        };
+        for window in self.windows(query.from_ms, query.to_ms).filter(|&window| self.view.gone_at(window) > now) {
+            let mut ids = self.ids_in(window, wanted.as_ref());
+            if ids.len() <= skip {
+                skip -= ids.len();
+                continue;
+            }
+            let last = (skip + query.size - rows.len()).min(ids.len());
+            let name = |id: &KeyId| self.keys[*id as usize].as_ref().map(|state| &state.key);
+            // Sorting only as far as the page goes: a window may have a hundred thousand keys.
+            if last < ids.len() {
+                ids.select_nth_unstable_by(last, |a, b| name(a).cmp(&name(b)));
+            }
+            ids[..last].sort_unstable_by(|a, b| name(a).cmp(&name(b)));
+            rows.extend(ids[skip..last].iter().filter_map(|&id| self.row(now, window, id)));
+            if last < ids.len() {
+                return (rows, true);
+            }
+            skip = 0;
+        }
+        (rows, false)
+    }
+
+    /// The windows that have a pane in memory and overlap `[from, to)`, newest first.
+    fn windows(&self, from: Option<Millis>, to: Option<Millis>) -> impl Iterator<Item = Millis> {
+        let windows: BTreeSet<Millis> = self.panes.keys().flat_map(|&pane| self.view.windows_of(pane)).collect();
+        let width = self.view.width_ms;
+        windows
+            .into_iter()
+            .rev()
+            .filter(move |w| from.is_none_or(|from| w + width > from) && to.is_none_or(|to| *w < to))
+    }
+
+    fn panes_of(&self, window: Millis) -> impl Iterator<Item = &ById<Cell>> {
+        self.panes.range(window..self.view.end_of(window)).map(|(_, cells)| cells)
+    }
+
+    fn ids_in(&self, window: Millis, wanted: Option<&ById<()>>) -> Vec<KeyId> {
+        if let Some(wanted) = wanted {
+            return wanted
+                .keys()
+                .copied()
+                .filter(|id| self.panes_of(window).any(|cells| cells.contains_key(id)))
+                .collect();
+        }
+        let mut ids: Vec<KeyId> = self.panes_of(window).flat_map(|cells| cells.keys().copied()).collect();
+        if self.view.width_ms != self.view.pane_ms() {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        ids
+    }
+
+    fn row(&self, now: Millis, start: Millis, id: KeyId) -> Option<Row> {
+        let mut cells = self.panes_of(start).filter_map(|cells| cells.get(&id));
+        let first = cells.next()?;
+        let (mut aggregate, mut changed) = (first.aggregate.clone(), first.changed);
+        for cell in cells {
+            aggregate.plus_equals(&cell.aggregate);
+            changed = changed.max(cell.changed);
+        }
+        let (end, final_at) = (self.view.end_of(start), self.view.final_at(start));
+        let reached = [end, final_at].into_iter().filter(|&at| at <= now).max().unwrap_or(0);
+        let state = WindowState {
+            revision: self.revisions.get(&start).and_then(|of| of.get(&id)).map_or(0, |revision| revision.count),
+            is_final: final_at <= now,
+            as_of_ms: self.ms(changed).max(reached),
+        };
+        Some(Row { key: self.keys[id as usize].as_ref()?.key.clone(), start, aggregate, state })
+    }
+}

@@ -1,0 +1,231 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+
+use floodmark_dataflows::aggregate::Aggregate;
+use floodmark_dataflows::histogram::{Histogram, bucket_of};
+use floodmark_dataflows::view::OTHER;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use differential_dataflow::difference::Semigroup;
+
+const TICK_MS: u64 = 1_000;
+
+fn view(name: &str, width_s: u64, slide_s: u64) -> View {
+    View {
+        name: name.into(),
+        key: vec!["service_name".into()],
+        key_fields: Vec::new(),
+        conditions: Vec::new(),
+        width_ms: width_s * 1_000,
+        slide_ms: slide_s * 1_000,
+        lateness_ms: 5_000,
+        retention_ms: 60_000,
+        max_keys: 100,
+        forget_after_ms: 100_000,
+    }
+}
+
+fn aggregate(rng: &mut ChaCha8Rng, at: Millis) -> Aggregate {
+    let us: Vec<u64> = (0..rng.random_range(0..4)).map(|_| rng.random_range(1..1_000_000)).collect();
+    let mut buckets: Vec<u16> = us.iter().map(|&us| bucket_of(us)).collect();
+    let mut aggregate = Aggregate {
+        response_sum_us: us.iter().sum::<u64>() as i64,
+        response: Histogram::from_unsorted(&mut buckets),
+        response_min_us: us.iter().copied().min().unwrap_or(u64::MAX),
+        response_max_us: us.iter().copied().max().unwrap_or(0),
+        first_ms: at,
+        last_ms: at + 3,
+        max_severity: rng.random_range(0..=100),
+        ..Default::default()
+    };
+    aggregate.levels[rng.random_range(0..7)] = us.len() as i64 + rng.random_range(1..3);
+    aggregate.status[rng.random_range(0..5)] = us.len() as i64;
+    aggregate.anomalies = rng.random_range(0..2);
+    aggregate
+}
+
+/// What a window must read as, from every update so far.
+fn expected_windows(view: &View, frontier: Tick, updates: &[ViewUpdate]) -> Vec<WindowDocument> {
+    let now = frontier * TICK_MS;
+    let mut windows: BTreeMap<(Millis, Key), Vec<&ViewUpdate>> = BTreeMap::new();
+    for update in updates {
+        for window in update.pane.into_iter().flat_map(|pane| view.windows_of(pane)) {
+            if view.gone_at(window) > now {
+                windows.entry((window, update.key.clone())).or_default().push(update);
+            }
+        }
+    }
+    let mut documents: Vec<_> = windows
+        .into_iter()
+        .map(|((start, key), updates)| {
+            let mut sum = Aggregate::default();
+            updates.iter().for_each(|update| sum.plus_equals(&update.aggregate));
+            let ticks: BTreeSet<Tick> = updates.iter().map(|update| update.time).collect();
+            let late = ticks.iter().filter(|&&time| view.final_at(start) <= time * TICK_MS).count();
+            let mut as_of_ms = ticks.last().unwrap() * TICK_MS;
+            for at in [view.end_of(start), view.final_at(start)] {
+                as_of_ms = if at <= now { as_of_ms.max(at) } else { as_of_ms };
+            }
+            let is_final = view.final_at(start) <= now;
+            WindowDocument::new(view, &key, start, &sum, WindowState { revision: late as u32, is_final, as_of_ms })
+        })
+        .collect();
+    documents.sort_by(|a, b| b.start.cmp(&a.start).then_with(|| a.key.cmp(&b.key)));
+    documents
+}
+
+/// Totals by key as they must be when the frontier passes one tick after the other, and their sum.
+fn expected_totals(view: &View, ticks: std::ops::Range<Tick>, updates: &[ViewUpdate]) -> BTreeMap<Key, Totals> {
+    let mut keys: BTreeMap<Key, (Tick, Totals)> = BTreeMap::new();
+    let other = Key(OTHER.into());
+    for tick in ticks.start..=ticks.end {
+        let silent: Vec<Key> = keys
+            .iter()
+            .filter(|(key, (changed, _))| **key != other && changed * TICK_MS + view.forget_after_ms <= tick * TICK_MS)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in silent {
+            let (_, totals) = keys.remove(&key).unwrap();
+            keys.entry(other.clone()).or_default().1.add(&totals);
+        }
+        for update in updates.iter().filter(|update| update.time == tick && tick < ticks.end) {
+            let (changed, totals) = keys.entry(update.key.clone()).or_default();
+            *changed = tick;
+            let mut part = Totals::of(&update.aggregate);
+            match update.pane {
+                None => part.too_late = part.count(),
+                Some(pane) if view.final_at(view.last_window_of(pane)) <= tick * TICK_MS => part.late = part.count(),
+                Some(_) => {}
+            }
+            totals.add(&part);
+        }
+    }
+    keys.into_iter().map(|(key, (_, totals))| (key, totals)).collect()
+}
+
+/// Random updates for one advance of the frontier, in random order.
+fn random_updates(rng: &mut ChaCha8Rng, views: &[View], times: std::ops::Range<Tick>) -> Vec<ViewUpdate> {
+    let mut updates = Vec::new();
+    for _ in 0..rng.random_range(0..30) {
+        let time = rng.random_range(times.clone());
+        // Keys that come and go: each is silent for long enough to be forgotten, some come back.
+        let key = (time / 60 % 4) * 3 + rng.random_range(0..3);
+        let event = (time * TICK_MS).saturating_sub(rng.random_range(0..90_000));
+        for (id, view) in (0..).zip(views) {
+            let pane = event - event % view.pane_ms();
+            let pane = Some(pane).filter(|&pane| view.gone_at(view.last_window_of(pane)) > time * TICK_MS);
+            let key = Key::from_values(&[format!("service/{key}")]);
+            updates.push(ViewUpdate { view: id, pane, key, time, aggregate: aggregate(rng, event) });
+        }
+    }
+    for i in (1..updates.len()).rev() {
+        updates.swap(i, rng.random_range(0..=i));
+    }
+    updates
+}
+
+#[test]
+fn every_read_equals_a_naive_reference() {
+    let given = std::env::var("FLOODMARK_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| RandomState::new().hash_one(0));
+    println!("FLOODMARK_TEST_SEED={seed}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let views = vec![view("tumbling", 10, 10), view("sliding", 30, 20), view("__hidden", 5, 5)];
+    let live = Arc::new(LiveView::new(views.clone(), TICK_MS, 2));
+    let mut writer = live.writer();
+    let (mut frontier, mut all) = (1_000_000, Vec::new());
+    let start = frontier;
+    let mut revised = false;
+    while frontier < start + 500 {
+        // Steps of one tick, and jumps as in a catch-up.
+        let next = frontier + if rng.random_bool(0.8) { 1 } else { rng.random_range(2..60) };
+        let updates = random_updates(&mut rng, &views, frontier..next);
+        all.extend(updates.clone());
+        writer.apply(next, updates);
+        frontier = next;
+        if !rng.random_bool(0.2) {
+            continue;
+        }
+        for (id, view) in (0u16..).zip(&views) {
+            let own: Vec<_> = all.iter().filter(|update| update.view == id).cloned().collect();
+            let expected = expected_windows(view, frontier, &own);
+            let query = WindowQuery { size: usize::MAX / 2, ..Default::default() };
+            let read = live.windows(id, &query).unwrap();
+            assert_eq!(read.as_of, Some(frontier * TICK_MS));
+            assert_eq!(read.value.windows, expected, "view {} at {frontier}", view.name);
+
+            let keys = live.keys(id, &KeyFilter::All, 0, usize::MAX).unwrap();
+            assert_eq!(keys.as_of, read.as_of);
+            assert_eq!(keys.value.totals, read.value.totals, "keys add up to the totals");
+            assert_eq!(
+                keys.value.keys.into_iter().collect::<BTreeMap<_, _>>(),
+                expected_totals(view, start..frontier, &own),
+                "view {} at {frontier}",
+                view.name
+            );
+            revised |= expected.iter().any(|window| window.revision > 1);
+            check_pages(&live, id, &expected, &mut rng);
+        }
+        let services = live.services();
+        assert_eq!(services.value.all, Totals::sum(services.value.services.iter().map(|(_, totals)| totals)));
+        assert_eq!(services.as_of, live.as_of());
+    }
+    assert_eq!(live.summaries().value.len(), 2, "the hidden view is not listed");
+    let totals = live.services().value;
+    assert!(totals.all.late > 0 && totals.all.too_late > 0, "the stream had late records: {:?}", totals.all);
+    assert!(totals.services.iter().any(|(name, _)| name == OTHER), "the stream had keys that were forgotten");
+    assert!(revised, "the stream had windows that were corrected");
+}
+
+fn check_pages(live: &LiveView, id: ViewId, expected: &[WindowDocument], rng: &mut ChaCha8Rng) {
+    let size = rng.random_range(1..7);
+    let mut pages = Vec::new();
+    loop {
+        let query = WindowQuery { skip: pages.len(), size, ..Default::default() };
+        let page = live.windows(id, &query).unwrap().value;
+        assert!(page.windows.len() <= size);
+        pages.extend(page.windows);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(pages, expected, "pages of {size}");
+    let Some(some) = expected.get(rng.random_range(0..expected.len().max(1))) else { return };
+    let value = some.key.0[0].1.clone();
+    let (from, to) = (some.start.saturating_sub(10_000), some.end);
+    for keys in [KeyFilter::Exactly(Key::from_values(&[&value])), KeyFilter::Fields(vec![Some(value.clone())])] {
+        let query = WindowQuery { keys, from_ms: Some(from), to_ms: Some(to), size: 1_000, ..Default::default() };
+        let read = live.windows(id, &query).unwrap().value.windows;
+        let filtered: Vec<_> =
+            expected.iter().filter(|w| w.key == some.key && w.end > from && w.start < to).cloned().collect();
+        assert_eq!(read, filtered);
+    }
+}
+
+#[test]
+fn memory_is_given_back_when_windows_are_gone() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let live = Arc::new(LiveView::new(vec![view("v", 10, 10)], TICK_MS, 0));
+    let mut writer = live.writer();
+    let updates = random_updates(&mut rng, &[view("v", 10, 10)], 1_000..1_030);
+    assert!(!updates.is_empty());
+    writer.apply(1_030, updates);
+    assert!(live.memory().rows > 0 && live.memory().bytes > 0);
+    writer.apply(1_200, Vec::new());
+    assert_eq!(live.memory(), MemoryUse::default());
+    let keys = live.keys(0, &KeyFilter::All, 0, 10).unwrap().value;
+    assert_eq!(keys.keys.len(), 1, "silent keys have left for {OTHER}: {:?}", keys.keys);
+    assert!(keys.totals.count() > 0);
+}
+
+#[test]
+fn nothing_is_known_before_the_first_advance() {
+    let live = LiveView::new(vec![view("v", 10, 10)], TICK_MS, 0);
+    assert_eq!(
+        live.services(),
+        AsOf { as_of: None, value: ServiceTotals { all: Totals::default(), services: vec![] } }
+    );
+    assert!(live.find("__totals").is_none() && live.find("v").is_some());
+}
