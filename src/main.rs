@@ -1,3 +1,7 @@
 //! The `floodmark` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    floodmark::cli::main()
+}

@@ -1,1 +1,0 @@
-//! The configuration: defaults, then the file, the environment and flags.

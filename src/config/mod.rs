@@ -1,0 +1,176 @@
+//! The configuration: defaults, then the file, the environment and flags.
+//!
+//! Each part's options stand beside the part; here they are composed ([`Config`]), read and checked ([`load`]), and
+//! printed ([`render`]). What the keys are is read from the JSON schema ([`keys`]), so texts and checks cannot differ
+//! from the code.
+
+pub mod keys;
+pub mod layers;
+pub mod load;
+pub mod mistakes;
+pub mod render;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use floodmark_dataflows::view_config::{Mistake, TimeConfig, ViewConfig, mistakes_in_views};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::Span;
+pub use load::Sources;
+pub use mistakes::ConfigError;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where Floodmark keeps its own files: the embedded store, dead letters, positions. Made if it is not there.
+    pub data_dir: PathBuf,
+    /// Workers and processes.
+    pub cluster: ClusterConfig,
+    /// Where records are read from: exactly one of `source.kafka`, `source.files` and `source.generator`.
+    pub source: SourceSection,
+    /// The event clock.
+    pub time: TimeConfig,
+    /// Views: windows per key. Without any, one view named `per_service` per `service_name`, with windows of 10s.
+    pub view: Vec<ViewConfig>,
+    /// When window documents go to the store.
+    pub publish: PublishConfig,
+    /// Where documents go, and where searches are answered: at most one of `store.elasticsearch`, `store.embedded`,
+    /// `store.ndjson` and `store.none`. Without any, the embedded store.
+    pub store: StoreSection,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "floodmark-data".into(),
+            cluster: ClusterConfig::default(),
+            source: SourceSection::default(),
+            time: TimeConfig::default(),
+            view: vec![ViewConfig::default()],
+            publish: PublishConfig::default(),
+            store: StoreSection::default(),
+        }
+    }
+}
+
+/// Workers and processes. Results are the same for any number of them.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Worker threads of each process. Partitions are spread over all workers, so more workers than partitions do
+    /// nothing, and more than cores are slower than fewer. `-w`.
+    pub workers: usize,
+    /// Processes. All run with the same configuration but for `process`. `-n`.
+    pub processes: usize,
+    /// The number of this process, from 0. `-p`.
+    pub process: usize,
+    /// `host:port` of each process, in the order of their numbers. Left empty, processes are on this host, on ports from
+    /// 2101. `-h FILE` reads them from a file, one a line. These connections are not encrypted: keep them in a private
+    /// network.
+    pub hosts: Vec<String>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { workers: 1, processes: 1, process: 0, hosts: Vec::new() }
+    }
+}
+
+/// Where records are read from.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SourceSection {}
+
+/// Where documents go.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSection {
+    /// Which documents to store.
+    pub index: Index,
+}
+
+/// Which documents to store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Index {
+    /// Every log record, and windows.
+    #[default]
+    All,
+    /// Log records whose severity reached the anomaly threshold, and windows.
+    Anomalies,
+    /// Windows only.
+    Windows,
+}
+
+/// When window documents go to the store.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublishConfig {
+    /// How often windows that are still open are stored (by the event clock; a multiple of the tick). Closed, final and
+    /// corrected windows are stored at once, and the API shows every change after a tick anyway.
+    pub every: Span,
+}
+
+impl Default for PublishConfig {
+    fn default() -> Self {
+        Self { every: Span::from_secs(10) }
+    }
+}
+
+impl Config {
+    /// All mistakes that reading alone does not find: values that do not fit each other, or that no part accepts.
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let within = |part: &'static str| move |mistake: Mistake| mistake.within(part);
+        let mut mistakes: Vec<_> = self.time.mistakes().into_iter().map(within("time")).collect();
+        mistakes.extend(mistakes_in_views(&self.view, self.time.tick).into_iter().map(within("view")));
+        mistakes.extend(self.cluster.mistakes().into_iter().map(within("cluster")));
+        let (every, tick) = (self.publish.every, self.time.tick);
+        if every.as_millis() == 0 || !every.as_millis().is_multiple_of(tick.as_millis().max(1)) {
+            let message = format!("expected a multiple of time.tick ({tick}), got {every}");
+            mistakes.push(Mistake::new("publish.every", message));
+        }
+        mistakes
+    }
+
+    /// A number that is the same for equal configurations, in every process and version of Rust. Secrets do not count.
+    pub fn hash(&self) -> u64 {
+        // Maps are ordered in this form, and the order of struct fields is that of the code.
+        let text = serde_json::to_string(self).unwrap_or_default();
+        // FNV-1a, 64 bits (Fowler, Noll, Vo).
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+impl ClusterConfig {
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        for (key, value) in [("workers", self.workers), ("processes", self.processes)] {
+            if !(1..=1_024).contains(&value) {
+                mistakes.push(Mistake::new(key, format!("expected 1 to 1024, got {value}")));
+            }
+        }
+        if self.process >= self.processes.max(1) {
+            let message = format!("expected less than cluster.processes ({}), got {}", self.processes, self.process);
+            mistakes.push(Mistake::new("process", message));
+        }
+        if !self.hosts.is_empty() && self.hosts.len() != self.processes {
+            let message = format!("expected one for each of {} processes, got {}", self.processes, self.hosts.len());
+            mistakes.push(Mistake::new("hosts", message));
+        }
+        for (i, host) in self.hosts.iter().enumerate() {
+            if !host.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok()) {
+                mistakes.push(Mistake::new(format!("hosts[{i}]"), format!("expected host:port, got \"{host}\"")));
+            }
+        }
+        mistakes
+    }
+}
+
+/// The keys of [`Config`].
+pub fn known_keys() -> &'static keys::Kind {
+    static KEYS: OnceLock<keys::Kind> = OnceLock::new();
+    KEYS.get_or_init(keys::Kind::of::<Config>)
+}

@@ -1,0 +1,84 @@
+//! The command line as a user meets it.
+
+use crate::support::Dir;
+
+#[test]
+fn help_leads_to_the_demo() {
+    let dir = Dir::new();
+    let help = dir.command(&["--help"]).run().expect_code(0).stdout();
+    assert!(help.contains("floodmark demo"), "{help}");
+    assert!(help.contains("Exit codes"), "{help}");
+}
+
+#[test]
+fn all_mistakes_are_printed_once_and_the_code_is_2() {
+    let dir = Dir::new();
+    dir.file("floodmark.toml", "[time]\ntock = \"1s\"\nidle_after = \"soon\"\n");
+    let stderr = dir.command(&["check"]).run().expect_code(2).stderr();
+    for expected in [
+        "floodmark: the configuration has 2 mistakes",
+        "floodmark.toml:2: time.tock: unknown key; did you mean \"tick\"?",
+        "floodmark.toml:3: time.idle_after: expected a whole number with a unit",
+    ] {
+        assert_eq!(stderr.matches(expected).count(), 1, "{expected}\nin {stderr}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let dir = Dir::new();
+    let stderr = dir.command(&["check", "-c", "nowhere.toml"]).run().expect_code(2).stderr();
+    assert!(stderr.starts_with("floodmark: cannot read the configuration file nowhere.toml"), "{stderr}");
+    assert!(stderr.contains("No such file"), "{stderr}");
+}
+
+#[test]
+fn the_printed_configuration_reads_back() {
+    let dir = Dir::new();
+    let first = dir
+        .command(&["config", "--set", "view=[{name=\"v\",key=[\"a.b\"],window=\"1m\",slide=\"10s\"}]"])
+        .env("FLOODMARK_TIME__TICK", "2s")
+        .run()
+        .expect_code(0)
+        .stdout();
+    assert!(first.contains("tick = \"2s\""), "{first}");
+    assert!(first.contains("# The step of the event clock"), "{first}");
+    dir.file("floodmark.toml", &first);
+    let second = dir.command(&["config"]).run().expect_code(0).stdout();
+    assert_eq!(first, second);
+}
+
+#[test]
+fn the_defaults_are_a_file_to_start_from() {
+    let dir = Dir::new();
+    let defaults = dir.command(&["config", "--defaults"]).run().expect_code(0).stdout();
+    let plain = dir.command(&["config"]).run().expect_code(0).stdout();
+    dir.file("floodmark.toml", &defaults);
+    assert_eq!(dir.command(&["config"]).run().expect_code(0).stdout(), plain);
+}
+
+#[test]
+fn the_reference_is_up_to_date() {
+    let reference = Dir::new().command(&["config", "--reference"]).run().expect_code(0).stdout();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &reference).expect("cannot write docs/configuration.md");
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    let advice = "docs/configuration.md is out of date: run `make docs`";
+    assert!(written == reference, "{advice}");
+}
+
+#[test]
+fn shells_get_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Dir::new().command(&["completions", shell]).run().expect_code(0).stdout();
+        assert!(script.contains("floodmark") && script.contains("check"), "{shell}");
+    }
+}
+
+#[test]
+fn a_wrong_log_filter_is_a_usage_error() {
+    let stderr = Dir::new().command(&["config", "--log", "a=b=c"]).run().expect_code(2).stderr();
+    assert!(stderr.contains("expected --log"), "{stderr}");
+}

@@ -1,0 +1,4 @@
+//! Tests that cross modules, with embedded parts, mocks and stubs only.
+
+mod cli;
+mod support;
