@@ -1,1 +1,0 @@
-//! Elasticsearch 7.17, 8, 9 and OpenSearch.
