@@ -93,6 +93,7 @@ impl Reader<'_> {
             match name {
                 "Span" => return Kind::Text("duration"),
                 "ByteSize" => return Kind::Text("size"),
+                "Secret" => return Kind::Text("secret"),
                 _ => {}
             }
             let Some(definition) = self.definitions.get(name) else { return Kind::Any };

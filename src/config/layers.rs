@@ -123,7 +123,8 @@ impl<'k> Layers<'k> {
 
     /// Adds a `key=value` of the command line. The key is written as in TOML; the value too, or as plain text.
     pub fn add_flag(&mut self, assignment: &str) {
-        let origin = Origin::Flag(format!("--set {assignment}"));
+        // Without the value, which may be a secret.
+        let origin = Origin::Flag(format!("--set {}", split_assignment(assignment).map_or(assignment, |(key, _)| key)));
         let Some((key, text)) = split_assignment(assignment) else {
             let message = "expected key=value, such as source.kafka.topics=[\"logs_raw\"]";
             self.mistakes.push(Located { origin: Some(origin), mistake: Mistake::new("", message) });

@@ -17,7 +17,7 @@ pub enum Origin {
     },
     /// An environment variable.
     Environment(String),
-    /// A flag, as it was written.
+    /// A flag, as it was written but for its value.
     Flag(String),
 }
 

@@ -17,6 +17,7 @@ use floodmark_dataflows::view_config::{Mistake, TimeConfig, ViewConfig, mistakes
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::stores::elasticsearch::ElasticsearchConfig;
 use crate::units::Span;
 pub use load::Sources;
 pub use mistakes::ConfigError;
@@ -90,7 +91,18 @@ pub struct SourceSection {}
 pub struct StoreSection {
     /// Which documents to store.
     pub index: Index,
+    /// Elasticsearch 7.17, 8 or 9, or OpenSearch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elasticsearch: Option<ElasticsearchConfig>,
+    /// Nowhere: for benchmarks, and where the API's live answers are enough. Has no keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub none: Option<NoStoreConfig>,
 }
+
+/// The options of the store that keeps nothing: none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NoStoreConfig {}
 
 /// Which documents to store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,0 +1,17 @@
+.PHONY: demo test check docs bench
+
+demo: ## Everything on this machine, nothing to install
+	cargo run --release -- demo
+
+test: ## All tests, against real services
+	scripts/test
+
+check: ## What .ci/run checks before the tests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --profile ci -- -D warnings
+
+docs: ## The generated reference of the configuration
+	cargo run --profile ci -q -- config --reference > docs/configuration.md
+
+bench: ## The throughput benchmarks
+	cargo bench
