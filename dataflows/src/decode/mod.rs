@@ -1,1 +1,86 @@
-//! From raw bytes to a [`Record`](crate::record::Record).
+//! From raw bytes to a [`Record`].
+//!
+//! In: the bytes of one record. Out: a record that borrows from them, or a [`DecodeError`] for the dead letters. Nothing
+//! panics on any input, and nothing is allocated for a record without escapes in the fields that are looked for.
+//!
+//! - [`RecordsConfig`]: format, names, units. [`Schema`]: which fields are looked for, and where.
+//! - `names`: a trie over the paths of the fields. `scan`: finds values in JSON text.
+//! - `json`: JSON records. `numbers`: times and durations. `text`: escapes.
+
+mod config;
+mod json;
+mod names;
+mod numbers;
+mod scan;
+mod schema;
+pub(crate) mod text;
+
+pub use config::{Format, NumericLevels, Preset, RecordsConfig};
+pub use numbers::{MAX_RESPONSE_US, MAX_TIMESTAMP_MS, TimeUnit};
+pub(crate) use scan::Scanner;
+pub use schema::{Schema, SchemaError};
+
+use crate::output::Reason;
+use crate::record::{Kind, Record};
+
+/// Decodes records of one schema.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    schema: Schema,
+}
+
+impl Decoder {
+    /// A decoder for all fields that were asked of the schema so far.
+    pub fn new(schema: Schema) -> Self {
+        Self { schema }
+    }
+
+    /// Decodes one record.
+    #[inline]
+    pub fn decode<'a>(&mut self, raw: &'a [u8]) -> Result<Record<'a>, DecodeError> {
+        if raw.len() > self.schema.max_record_bytes {
+            return Err(DecodeError::too_long(raw.len(), self.schema.max_record_bytes));
+        }
+        let raw = std::str::from_utf8(raw).map_err(|e| DecodeError::not_utf8(e.valid_up_to()))?;
+        json::decode(&self.schema, raw)
+    }
+}
+
+/// Why a record goes to the dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", reason.name())]
+pub struct DecodeError {
+    /// The reason.
+    pub reason: Reason,
+    /// Which field, what was expected and what came; at most some 200 bytes.
+    pub detail: String,
+}
+
+/// The bytes of a refused value that are shown.
+const SHOWN_BYTES: usize = 64;
+
+impl DecodeError {
+    #[cold]
+    fn too_long(bytes: usize, max: usize) -> Self {
+        let detail = format!("expected at most max_record_bytes = {max} B, got {bytes} B");
+        Self { reason: Reason::TooLong, detail }
+    }
+
+    #[cold]
+    fn not_utf8(at: usize) -> Self {
+        Self { reason: Reason::Malformed, detail: format!("expected UTF-8, got another byte at {at}") }
+    }
+
+    #[cold]
+    fn missing_timestamp() -> Self {
+        Self { reason: Reason::MissingTimestamp, detail: "timestamp: expected a time, got nothing".to_owned() }
+    }
+
+    #[cold]
+    fn wrong_type(field: &str, expected: &str, kind: Kind, got: &str) -> Self {
+        let cut = got.floor_char_boundary(SHOWN_BYTES);
+        let dots = if cut < got.len() { "…" } else { "" };
+        let detail = format!("{field}: expected {expected}, got {}: {:?}{dots}", kind.name(), &got[..cut]);
+        Self { reason: Reason::WrongType, detail }
+    }
+}

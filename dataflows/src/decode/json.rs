@@ -1,0 +1,356 @@
+//! JSON records: one pass over the object notes where the fields stand that the schema looks for; their types are
+//! checked and their values read when the whole record is known to be JSON.
+//!
+//! Where a name occurs more than once in an object, the last one counts.
+
+use std::borrow::Cow;
+
+use crate::decode::config::NumericLevels;
+use crate::decode::names::{ROOT, Target};
+use crate::decode::numbers::{TimeUnit, epoch_ms, integer, response_us, rfc3339_ms};
+use crate::decode::scan::{Malformed, Scanner};
+use crate::decode::schema::{ALLOWED, Schema};
+use crate::decode::{DecodeError, text};
+use crate::output::Reason;
+use crate::record::{FIELD_NAMES, Fields, Kind, Level, Record, Span, slot};
+
+/// Decodes a record that is known to be UTF-8.
+pub(crate) fn decode<'a>(schema: &Schema, raw: &'a str) -> Result<Record<'a>, DecodeError> {
+    let mut record = Record { fields: Fields { raw, ..Fields::default() }, ..Record::default() };
+    let mut scanner = Scanner::new(raw);
+    scan(schema, &mut scanner, &mut record).map_err(|malformed| DecodeError::malformed(raw, malformed))?;
+    record.fields.has_line_feed = scanner.has_line_feed;
+    read(schema, &mut record)?;
+    Ok(record)
+}
+
+fn scan(schema: &Schema, scanner: &mut Scanner<'_>, record: &mut Record<'_>) -> Result<(), Malformed> {
+    scanner.space();
+    members(schema, scanner, record, ROOT)?;
+    scanner.end()
+}
+
+/// The members of an object. Calls itself as deep as the paths of the schema go, no deeper.
+fn members(schema: &Schema, scanner: &mut Scanner<'_>, record: &mut Record<'_>, node: usize) -> Result<(), Malformed> {
+    let mut more = scanner.first_member()?;
+    while more {
+        let name = scanner.key()?;
+        let target = match name.kind() {
+            Kind::Text => schema.names.find(node, &record.fields.raw.as_bytes()[name.range()]),
+            _ => schema.names.find(node, text::of_span(record.fields.raw, name).as_bytes()),
+        };
+        match target {
+            None => {
+                scanner.value()?;
+            }
+            Some(target) => {
+                record.has_reserved_name |= target.reserved;
+                member(schema, scanner, record, target)?;
+            }
+        }
+        more = scanner.another_member()?;
+    }
+    Ok(())
+}
+
+#[inline]
+fn member(
+    schema: &Schema,
+    scanner: &mut Scanner<'_>,
+    record: &mut Record<'_>,
+    target: Target,
+) -> Result<(), Malformed> {
+    let start = scanner.at;
+    let span = match target.node() {
+        Some(node) if scanner.peek() == b'{' => {
+            members(schema, scanner, record, node)?;
+            Span::new(start, scanner.at, Kind::Object)
+        }
+        Some(node) if schema.otel_values && scanner.peek() == b'[' => {
+            let span = scanner.value()?;
+            attributes(schema, record, node, span);
+            span
+        }
+        _ => scanner.value()?,
+    };
+    if let Some(slot) = target.slot() {
+        record.fields.spans[slot] = if schema.otel_values { unwrapped(record.fields.raw, span) } else { span };
+    }
+    Ok(())
+}
+
+/// A scanner over a value that was passed over before, and so is known to be well-formed.
+fn again(raw: &str, span: Span) -> (Scanner<'_>, usize) {
+    let range = span.range();
+    (Scanner::new(&raw[range.clone()]), range.start)
+}
+
+fn moved(span: Span, by: usize) -> Span {
+    let range = span.range();
+    Span::new(range.start + by, range.end + by, span.kind())
+}
+
+/// The value inside OpenTelemetry's wrapping by type; other values as they are. Integers come as text there.
+fn unwrapped(raw: &str, span: Span) -> Span {
+    if span.kind() != Kind::Object {
+        return span;
+    }
+    let (mut scanner, start) = again(raw, span);
+    let mut inner = || {
+        if !scanner.first_member()? {
+            return scanner.malformed("a value");
+        }
+        let name = scanner.key()?;
+        let value = moved(scanner.value()?, start);
+        let only = !scanner.another_member()?;
+        Ok((moved(name, start), value, only))
+    };
+    let Ok((name, value, true)) = inner() else { return span };
+    match (&raw[name.range()], value.kind()) {
+        ("intValue", Kind::Text) if integer(raw[value.range()].trim_start_matches('-').as_bytes()).is_some() => {
+            let range = value.range();
+            Span::new(range.start, range.end, Kind::Number)
+        }
+        ("stringValue" | "intValue" | "doubleValue" | "boolValue", _) => value,
+        _ => span,
+    }
+}
+
+/// Fields among OpenTelemetry's attributes, an array of objects with `key` and `value`. What is not of that form is
+/// passed over.
+fn attributes(schema: &Schema, record: &mut Record<'_>, node: usize, span: Span) {
+    let raw = record.fields.raw;
+    let (mut scanner, start) = again(raw, span);
+    let mut each = || -> Result<(), Malformed> {
+        scanner.expect(b'[', "an array")?;
+        loop {
+            scanner.space();
+            if scanner.peek() != b'{' {
+                return Ok(());
+            }
+            let (mut key, mut value) = (Span::default(), Span::default());
+            let mut more = scanner.first_member()?;
+            while more {
+                let name = scanner.key()?;
+                let found = scanner.value()?;
+                match &raw.as_bytes()[moved(name, start).range()] {
+                    b"key" => key = moved(found, start),
+                    b"value" => value = moved(found, start),
+                    _ => {}
+                }
+                more = scanner.another_member()?;
+            }
+            let target = schema.names.find(node, text::of_span(raw, key).as_bytes());
+            if let Some(slot) = target.and_then(Target::slot) {
+                record.fields.spans[slot] = unwrapped(raw, value);
+            }
+            scanner.space();
+            scanner.expect(b',', "','")?;
+        }
+    };
+    // The only error left is the end of the array.
+    let _ = each();
+}
+
+/// Reads the values of the default fields and settles what the document does about their names.
+#[inline]
+fn read(schema: &Schema, record: &mut Record<'_>) -> Result<(), DecodeError> {
+    let raw = record.fields.raw;
+    let spans = record.fields.spans;
+    // Default fields whose raw value is also that of the document.
+    let mut in_form = schema.in_place;
+    let mut present: u16 = 0;
+    for (number, (allowed, expected)) in ALLOWED.into_iter().enumerate() {
+        let span = spans[number];
+        if allowed >> span.kind() as u16 & 1 == 0 {
+            return wrong_type(raw, number, expected, span);
+        }
+        present |= u16::from(span.is_some()) << number;
+    }
+
+    let span = spans[slot::TIMESTAMP];
+    let at = |span: Span| raw.get(span.range()).unwrap_or_default();
+    record.timestamp_ms = match span.kind() {
+        Kind::Number => {
+            let digits = at(span);
+            if schema.timestamp_unit != TimeUnit::Millis || integer(digits.as_bytes()).is_none() {
+                in_form &= !(1 << slot::TIMESTAMP);
+            }
+            epoch_ms(digits, schema.timestamp_unit)
+        }
+        Kind::Missing | Kind::Null => return Err(DecodeError::missing_timestamp()),
+        _ => {
+            in_form &= !(1 << slot::TIMESTAMP);
+            timestamp_of(schema, raw, span)
+        }
+    }
+    .map_or_else(|| wrong_type(raw, slot::TIMESTAMP, "epoch time from 1970 to 9999, or RFC 3339", span), Ok)?;
+
+    let span = spans[slot::SERVICE_NAME];
+    record.service_name = text::of_span(raw, span);
+    if record.service_name.is_empty() {
+        record.service_name = Cow::Borrowed(schema.default_service);
+        in_form &= !(1 << slot::SERVICE_NAME);
+    }
+
+    let span = spans[slot::LEVEL];
+    let name = match span.kind() {
+        Kind::Missing | Kind::Null => "",
+        Kind::Text => at(span),
+        Kind::Number => {
+            let level = schema.numeric_levels.and_then(|levels| level_of(levels, at(span)));
+            let Some(level) = level else { return wrong_type(raw, slot::LEVEL, "the name of a level", span) };
+            record.level = level;
+            ""
+        }
+        Kind::Escaped => {
+            record.level = Level::of_text(&text::of_span(raw, span));
+            ""
+        }
+        _ => return wrong_type(raw, slot::LEVEL, "the name of a level", span),
+    };
+    if !name.is_empty() {
+        record.level = Level::of_text(name);
+    }
+    if name != record.level.name() {
+        in_form &= !(1 << slot::LEVEL);
+    }
+
+    let span = spans[slot::STATUS_CODE];
+    if span.is_some() {
+        let status = integer(at(span).as_bytes()).filter(|status| (100..=599).contains(status));
+        match (status, span.kind()) {
+            (Some(status), Kind::Number) => record.status_code = Some(status as u16),
+            _ => return wrong_type(raw, slot::STATUS_CODE, "an integer from 100 to 599", span),
+        }
+    }
+
+    let span = spans[slot::RESPONSE_TIME];
+    if span.is_some() {
+        match (response_us(at(span), schema.response_time_unit), span.kind()) {
+            (Some(us), Kind::Number) => record.response_time_us = Some(us),
+            _ => return wrong_type(raw, slot::RESPONSE_TIME, "a number from 0 to 31 years", span),
+        }
+        if schema.response_time_unit != TimeUnit::Millis {
+            in_form &= !(1 << slot::RESPONSE_TIME);
+        }
+    }
+
+    let span = spans[slot::ERROR_CODE];
+    if span.is_some() {
+        record.error_code = Some(text::of_span(raw, span)).filter(|code| !code.is_empty());
+    }
+
+    let span = spans[slot::TAGS];
+    if span.kind() == Kind::Array && !is_array_of_texts(raw, span) {
+        return wrong_type(raw, slot::TAGS, "text or an array of texts", span);
+    }
+
+    const ALWAYS: u16 = 1 << slot::TIMESTAMP | 1 << slot::SERVICE_NAME | 1 << slot::LEVEL;
+    record.fields.write = (present | ALWAYS) & !in_form;
+    record.fields.take = !in_form;
+    // In its place, but not in form: the document renames it. A missing one has nothing to rename.
+    let out_of_form = schema.in_place & !in_form;
+    if out_of_form != 0 {
+        let named = |number: usize| out_of_form >> number & 1 == 1 && spans[number].kind() != Kind::Missing;
+        record.has_reserved_name |= (0..FIELD_NAMES.len()).any(named);
+    }
+    Ok(())
+}
+
+/// A timestamp that is not a number.
+fn timestamp_of(schema: &Schema, raw: &str, span: Span) -> Option<u64> {
+    match span.kind() {
+        Kind::Text => {
+            let text = &raw[span.range()];
+            // 64 bits do not fit the numbers of many JSON libraries, so nanoseconds are often text.
+            let digits = schema.timestamp_unit == TimeUnit::Nanos && integer(text.as_bytes()).is_some();
+            if digits { epoch_ms(text, TimeUnit::Nanos) } else { rfc3339_ms(text) }
+        }
+        Kind::Escaped => rfc3339_ms(&text::of_span(raw, span)),
+        Kind::Object => instant(raw, span),
+        _ => None,
+    }
+}
+
+/// A Java `Instant`: `{"epochSecond":1700000000,"nanoOfSecond":123000000}`.
+fn instant(raw: &str, span: Span) -> Option<u64> {
+    let (mut scanner, start) = again(raw, span);
+    let (mut seconds, mut nanos) = (None, 0);
+    let mut more = scanner.first_member().ok()?;
+    while more {
+        let name = moved(scanner.key().ok()?, start);
+        let value = moved(scanner.value().ok()?, start);
+        match &raw[name.range()] {
+            "epochSecond" => seconds = Some(epoch_ms(&raw[value.range()], TimeUnit::Seconds)?),
+            "nanoOfSecond" => nanos = integer(raw[value.range()].as_bytes()).filter(|n| *n < 1_000_000_000)?,
+            _ => {}
+        }
+        more = scanner.another_member().ok()?;
+    }
+    seconds?.checked_add(nanos / 1_000_000)
+}
+
+fn level_of(levels: NumericLevels, number: &str) -> Option<Level> {
+    let number = integer(number.as_bytes())?;
+    let steps: &[(u64, Level)] = match levels {
+        NumericLevels::Pino => &[
+            (60, Level::Fatal),
+            (50, Level::Error),
+            (40, Level::Warn),
+            (30, Level::Info),
+            (20, Level::Debug),
+            (10, Level::Trace),
+        ],
+        NumericLevels::Otel if number > 24 => return None,
+        NumericLevels::Otel => &[
+            (21, Level::Fatal),
+            (17, Level::Error),
+            (13, Level::Warn),
+            (9, Level::Info),
+            (5, Level::Debug),
+            (1, Level::Trace),
+        ],
+        NumericLevels::Syslog if number > 7 => return None,
+        NumericLevels::Syslog => {
+            &[(7, Level::Debug), (5, Level::Info), (4, Level::Warn), (3, Level::Error), (0, Level::Fatal)]
+        }
+    };
+    let found = steps.iter().find(|(least, _)| number >= *least).map(|(_, level)| *level);
+    // OpenTelemetry's 0 is "unspecified".
+    found.or((levels == NumericLevels::Otel).then_some(Level::Info))
+}
+
+fn is_array_of_texts(raw: &str, span: Span) -> bool {
+    let (mut scanner, _) = again(raw, span);
+    scanner.at = 1;
+    loop {
+        scanner.space();
+        match scanner.peek() {
+            b'"' if scanner.string().is_ok() => {}
+            b']' => return true,
+            _ => return false,
+        }
+        scanner.space();
+        if scanner.peek() == b',' {
+            scanner.at += 1;
+        }
+    }
+}
+
+#[cold]
+fn wrong_type<T>(raw: &str, number: usize, expected: &str, span: Span) -> Result<T, DecodeError> {
+    let got = raw.get(span.range()).unwrap_or_default();
+    Err(DecodeError::wrong_type(FIELD_NAMES[number], expected, span.kind(), got))
+}
+
+impl DecodeError {
+    #[cold]
+    fn malformed(raw: &str, Malformed { at, expected }: Malformed) -> Self {
+        let detail = match raw.get(at..).and_then(|rest| rest.chars().next()) {
+            Some(got) => format!("not JSON: expected {expected} at byte {at}, got {got:?}"),
+            None => format!("not JSON: expected {expected} at byte {at}, got the end of the record"),
+        };
+        Self { reason: Reason::Malformed, detail }
+    }
+}

@@ -1,0 +1,215 @@
+//! Which fields are looked for, where they stand, and what types they may have.
+
+use crate::decode::config::{NumericLevels, RecordsConfig};
+use crate::decode::names::{MAX_STEPS, Names};
+use crate::decode::numbers::TimeUnit;
+use crate::document::COMPUTED_NAMES;
+use crate::record::{FIELD_NAMES, FieldRef, Kind, MAX_FIELDS, Span, slot};
+
+/// A mistake in the configuration of records, or a field that cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// The field map names a field that we do not have.
+    #[error("records.fields: \"{0}\" is none of our fields; expected one of {names}", names = FIELD_NAMES.join(", "))]
+    UnknownField(String),
+    /// A path that is empty, has an empty step or too many.
+    #[error("\"{0}\" is not a path; expected up to {MAX_STEPS} names joined by dots, such as \"http.response.status\"")]
+    BadPath(String),
+    /// Two fields at the same place.
+    #[error("records.fields: \"{path}\" is the place of both {first} and {second}; give each its own")]
+    SamePath {
+        /// The path.
+        path: String,
+        /// A field.
+        first: &'static str,
+        /// Another.
+        second: &'static str,
+    },
+    /// No room for another field.
+    #[error(
+        "\"{0}\" is one field too many: views, rules and conditions can use {max} fields beside {names}",
+        max = MAX_FIELDS - FIELD_NAMES.len(),
+        names = FIELD_NAMES.join(", ")
+    )]
+    TooManyFields(String),
+    /// A size out of range.
+    #[error("records.max_record_bytes: expected 1 B to 256 MiB, got {0}")]
+    BadMaxRecordBytes(crate::units::ByteSize),
+}
+
+/// The fields that are looked for in records.
+#[derive(Clone, Debug)]
+pub struct Schema {
+    pub(crate) names: Names,
+    /// Paths with the number of the field that stands there.
+    paths: Vec<(String, usize)>,
+    next_slot: usize,
+    /// Default fields, by bit, that stand at the top level under our own name.
+    pub(crate) in_place: u16,
+    pub(crate) timestamp_unit: TimeUnit,
+    pub(crate) response_time_unit: TimeUnit,
+    pub(crate) numeric_levels: Option<NumericLevels>,
+    /// Values are wrapped by their type, as in `{"stringValue":"x"}`, and attributes may be an array.
+    pub(crate) otel_values: bool,
+    pub(crate) default_service: &'static str,
+    pub(crate) max_record_bytes: usize,
+}
+
+impl Schema {
+    /// The schema of a configuration, with the default fields only.
+    pub fn new(config: &RecordsConfig) -> Result<Self, SchemaError> {
+        let max_record_bytes = config.max_record_bytes.0 as usize;
+        if max_record_bytes == 0 || max_record_bytes > Span::MAX_BYTES + 1 {
+            return Err(SchemaError::BadMaxRecordBytes(config.max_record_bytes));
+        }
+        if let Some(name) = config.fields.keys().find(|name| !FIELD_NAMES.contains(&name.as_str())) {
+            return Err(SchemaError::UnknownField(name.clone()));
+        }
+        let preset = config.preset;
+        let mut schema = Self {
+            names: Names::new(),
+            paths: Vec::new(),
+            next_slot: slot::EXTRA,
+            in_place: 0,
+            timestamp_unit: config.timestamp_unit.unwrap_or(preset.timestamp_unit()),
+            response_time_unit: config.response_time_unit.unwrap_or(preset.response_time_unit()),
+            numeric_levels: config.numeric_levels.or(preset.numeric_levels()),
+            otel_values: preset == crate::decode::Preset::Otel,
+            default_service: config.default_service.as_deref().map_or("unknown", |name| match name {
+                "" | "unknown" => "unknown",
+                // Records borrow it, so it must outlive them all; a process makes a handful of schemas.
+                name => name.to_owned().leak(),
+            }),
+            max_record_bytes,
+        };
+        for name in COMPUTED_NAMES {
+            schema.names.reserve(name);
+        }
+        for (number, name) in FIELD_NAMES.into_iter().enumerate() {
+            let by_preset = preset.paths().iter().find(|(field, _)| *field == name).map(|(_, paths)| *paths);
+            match config.fields.get(name) {
+                Some(path) => schema.add_path(path, number)?,
+                None => {
+                    for path in by_preset.unwrap_or(&[name]) {
+                        schema.add_path(path, number)?;
+                    }
+                }
+            }
+            let mut own = schema.paths.iter().filter(|(_, at)| *at == number);
+            if own.all(|(path, _)| path == name) {
+                schema.in_place |= 1 << number;
+            } else {
+                schema.names.reserve(name);
+            }
+        }
+        Ok(schema)
+    }
+
+    fn add_path(&mut self, path: &str, number: usize) -> Result<(), SchemaError> {
+        if path.split('.').any(str::is_empty) || path.split('.').count() > MAX_STEPS {
+            return Err(SchemaError::BadPath(path.to_owned()));
+        }
+        if let Some((_, other)) = self.paths.iter().find(|(known, _)| known == path) {
+            let (first, second) = (FIELD_NAMES[*other], FIELD_NAMES[number]);
+            return Err(SchemaError::SamePath { path: path.to_owned(), first, second });
+        }
+        self.names.add_path(path, number);
+        self.paths.push((path.to_owned(), number));
+        Ok(())
+    }
+
+    /// Resolves a field by its name among our own, or by its dotted path in the record, and looks for it from now on.
+    /// Up to 20 fields beside the default ones.
+    pub fn field(&mut self, name: &str) -> Result<FieldRef, SchemaError> {
+        let known = FIELD_NAMES.iter().position(|known| *known == name);
+        let number = match known.or_else(|| self.paths.iter().find(|(path, _)| path == name).map(|(_, at)| *at)) {
+            Some(number) => number,
+            None if self.next_slot == MAX_FIELDS => return Err(SchemaError::TooManyFields(name.to_owned())),
+            None => {
+                self.add_path(name, self.next_slot)?;
+                self.next_slot += 1;
+                self.next_slot - 1
+            }
+        };
+        Ok(match number {
+            slot::TIMESTAMP => FieldRef::Timestamp,
+            slot::SERVICE_NAME => FieldRef::ServiceName,
+            slot::LEVEL => FieldRef::Level,
+            slot::STATUS_CODE => FieldRef::StatusCode,
+            slot::RESPONSE_TIME => FieldRef::ResponseTime,
+            slot::ERROR_CODE => FieldRef::ErrorCode,
+            number => FieldRef::Extra(number as u8),
+        })
+    }
+}
+
+/// The kinds that a default field may have, by bit, with their names for people.
+pub(crate) const ALLOWED: [(u16, &str); FIELD_NAMES.len()] = {
+    const TEXT: u16 = 1 << Kind::Text as u16 | 1 << Kind::Escaped as u16 | 1 << Kind::LogEscaped as u16;
+    const NUMBER: u16 = 1 << Kind::Number as u16;
+    const NONE: u16 = 1 << Kind::Missing as u16 | 1 << Kind::Null as u16;
+    const ARRAY: u16 = 1 << Kind::Array as u16;
+    let mut allowed = [(TEXT | NONE, "text"); FIELD_NAMES.len()];
+    // Which numbers, texts and objects these may be is looked at where their values are read.
+    allowed[slot::TIMESTAMP] = (u16::MAX, "");
+    allowed[slot::LEVEL] = (u16::MAX, "");
+    allowed[slot::STATUS_CODE] = (u16::MAX, "");
+    allowed[slot::RESPONSE_TIME] = (u16::MAX, "");
+    allowed[slot::REQUEST_ID] = (TEXT | NUMBER | NONE, "text or a number");
+    allowed[slot::USER_ID] = (TEXT | NUMBER | NONE, "text or a number");
+    allowed[slot::ERROR_CODE] = (TEXT | NUMBER | NONE, "text or a number");
+    allowed[slot::TAGS] = (TEXT | ARRAY | NONE, "text or an array of texts");
+    allowed
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::Preset;
+
+    #[test]
+    fn fields_resolve_once() {
+        let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
+        assert_eq!(schema.field("service_name"), Ok(FieldRef::ServiceName));
+        assert_eq!(schema.field("message"), Ok(FieldRef::Extra(slot::MESSAGE as u8)));
+        let region = schema.field("cloud.region").unwrap();
+        assert_eq!(schema.field("cloud.region"), Ok(region));
+        assert_ne!(schema.field("host"), Ok(region));
+    }
+
+    #[test]
+    fn a_preset_resolves_its_own_paths() {
+        let mut schema = Schema::new(&RecordsConfig { preset: Preset::Ecs, ..Default::default() }).unwrap();
+        assert_eq!(schema.field("service.name"), Ok(FieldRef::ServiceName));
+        assert_eq!(schema.field("service_name"), Ok(FieldRef::ServiceName));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let config = |name: &str, path: &str| RecordsConfig {
+            fields: [(name.to_owned(), path.to_owned())].into(),
+            ..Default::default()
+        };
+        let message = |config| Schema::new(&config).unwrap_err().to_string();
+        assert!(message(config("servise_name", "a")).contains("\"servise_name\" is none of our fields"));
+        assert!(message(config("path", "a..b")).contains("\"a..b\" is not a path"));
+        assert!(message(config("path", "message")).contains("\"message\" is the place of both message and path"));
+        let too_long = RecordsConfig { max_record_bytes: crate::units::ByteSize::from_mib(512), ..Default::default() };
+        assert!(message(too_long).contains("256 MiB"));
+
+        let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
+        let room = MAX_FIELDS - FIELD_NAMES.len();
+        assert!((0..room).all(|i| schema.field(&format!("field{i}")).is_ok()));
+        assert!(schema.field("more").unwrap_err().to_string().contains("\"more\" is one field too many"));
+        assert!(schema.field("field3").is_ok());
+    }
+
+    #[test]
+    fn every_preset_is_consistent() {
+        use Preset::*;
+        for preset in [Default, Ecs, Otel, Pino, Zerolog, Logrus, Log4j] {
+            Schema::new(&RecordsConfig { preset, ..std::default::Default::default() }).unwrap();
+            assert!(preset.paths().iter().all(|(field, _)| FIELD_NAMES.contains(field)));
+        }
+    }
+}
