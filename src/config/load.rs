@@ -281,7 +281,7 @@ fn message(value: &Value, kind: Option<&Kind>, error: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Index;
+    use crate::stores::writer::Indexed;
     use crate::units::Span;
 
     struct Given {
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(config.time.max_ahead, Span::from_secs(30));
         assert_eq!(config.time.stall_after, Span::from_secs(300));
         assert_eq!(config.cluster.hosts, ["a:1", "b:2"]);
-        assert_eq!(config.store.index, Index::Windows);
+        assert_eq!(config.store.index, Indexed::Windows);
         assert_eq!(config.view[0].name, "v");
     }
 

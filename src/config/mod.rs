@@ -18,7 +18,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::stores::elasticsearch::ElasticsearchConfig;
-use crate::units::Span;
+use crate::stores::ndjson::NdjsonConfig;
+use crate::stores::writer::{Indexed, WriterOptions};
+use crate::units::{ByteSize, Span};
 pub use load::Sources;
 pub use mistakes::ConfigError;
 
@@ -86,36 +88,43 @@ impl Default for ClusterConfig {
 pub struct SourceSection {}
 
 /// Where documents go.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreSection {
     /// Which documents to store.
-    pub index: Index,
+    pub index: Indexed,
+    /// Log documents that may wait for the store or be under way to it, in bytes of JSON. While it is full nothing is
+    /// read. More evens out a store that answers in bursts.
+    pub queue: ByteSize,
     /// Elasticsearch 7.17, 8 or 9, or OpenSearch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elasticsearch: Option<ElasticsearchConfig>,
+    /// Files or standard output, one JSON document a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ndjson: Option<NdjsonConfig>,
     /// Nowhere: for benchmarks, and where the API's live answers are enough. Has no keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub none: Option<NoStoreConfig>,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { index: Indexed::default(), queue: ByteSize::from_mib(64), elasticsearch: None, ndjson: None, none: None }
+    }
+}
+
+impl StoreSection {
+    /// What the writer needs of it.
+    pub fn writer_options(&self) -> WriterOptions {
+        let queue_bytes = usize::try_from(self.queue.0).unwrap_or(usize::MAX).max(1);
+        WriterOptions { indexed: self.index, queue_bytes }
+    }
 }
 
 /// The options of the store that keeps nothing: none.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NoStoreConfig {}
-
-/// Which documents to store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Index {
-    /// Every log record, and windows.
-    #[default]
-    All,
-    /// Log records whose severity reached the anomaly threshold, and windows.
-    Anomalies,
-    /// Windows only.
-    Windows,
-}
 
 /// When window documents go to the store.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

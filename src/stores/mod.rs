@@ -3,6 +3,7 @@
 pub mod elasticsearch;
 pub mod embedded;
 pub mod ndjson;
+pub mod none;
 pub mod writer;
 
 use std::sync::Arc;
@@ -112,6 +113,11 @@ pub struct LogPage {
 pub trait Store: Send + Sync + 'static {
     /// Its name in messages and metrics.
     fn name(&self) -> &'static str;
+
+    /// How many calls of [`Store::write_logs`] are worth having under way at the same time.
+    fn max_in_flight(&self) -> usize {
+        4
+    }
 
     /// Stores log documents. Returns when they are safe, naming those refused for good. Retries by itself what may go
     /// better later, for as long as it takes; an error is fatal.

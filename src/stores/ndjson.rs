@@ -1,1 +1,277 @@
-//! One JSON document a line, to a file or standard output.
+//! One JSON document a line, to files or standard output.
+//!
+//! In: batches of log documents, which are lines already, and windows. Out: one write a batch, so lines of different
+//! batches never mix. A file that ends within a line, after a crash, is cut back to its last whole line when it is
+//! opened. After a restart some lines may come again; `topic`, `partition` and `offset` tell a log document, and of the
+//! lines of a window the last one holds. On error: a full disk or a reader that left is fatal.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+
+/// Documents as lines of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NdjsonConfig {
+    /// File for log documents; `-` is standard output. May be the same as `windows`.
+    pub logs: PathBuf,
+    /// File for window documents; `-` is standard output. Every published state of a window is a line: the last one
+    /// holds.
+    pub windows: PathBuf,
+    /// Whether lines are added to files that are there. If not, the files are emptied at the start.
+    pub append: bool,
+}
+
+impl Default for NdjsonConfig {
+    fn default() -> Self {
+        Self { logs: "logs.ndjson".into(), windows: "windows.ndjson".into(), append: true }
+    }
+}
+
+/// Writes lines.
+#[derive(Debug)]
+pub struct Ndjson {
+    logs: Arc<Output>,
+    windows: Arc<Output>,
+}
+
+impl Ndjson {
+    /// Opens the files, making them and their directories where they are missing. With `logs` false the file for log
+    /// documents is left alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Fatal`] naming the file that cannot be opened.
+    pub fn open(config: &NdjsonConfig, logs: bool) -> Result<Self, StoreError> {
+        let windows = Arc::new(Output::open(&config.windows, config.append)?);
+        let logs = match logs && config.logs != config.windows {
+            true => Arc::new(Output::open(&config.logs, config.append)?),
+            false => windows.clone(),
+        };
+        Ok(Self { logs, windows })
+    }
+}
+
+#[async_trait]
+impl Store for Ndjson {
+    fn name(&self) -> &'static str {
+        "ndjson"
+    }
+
+    /// One after the other, so that the lines of a partition are in order.
+    fn max_in_flight(&self) -> usize {
+        1
+    }
+
+    async fn write_logs(&self, batch: Arc<LogBatch>) -> Result<Vec<Rejected>, StoreError> {
+        self.logs.clone().write(move |out| out.write_all(&batch.bytes)).await?;
+        Ok(Vec::new())
+    }
+
+    async fn write_windows(&self, windows: Vec<WindowWrite>) -> Result<(), StoreError> {
+        let write = move |out: &mut dyn Write| {
+            let mut lines = Vec::with_capacity(windows.len() * 512);
+            for window in windows {
+                serde_json::to_writer(&mut lines, &window.document)?;
+                lines.push(b'\n');
+            }
+            out.write_all(&lines)
+        };
+        self.windows.clone().write(write).await
+    }
+
+    async fn search_logs(&self, _: &LogQuery) -> Result<LogPage, StoreError> {
+        let advice = "search the files with jq or grep, or set store.kind to \"embedded\" or \"elasticsearch\"";
+        Err(StoreError::NotSearchable(format!("the ndjson store has no index; {advice}")))
+    }
+
+    async fn health(&self) -> Result<String, StoreError> {
+        Ok(format!("lines to {} (logs) and {} (windows)", self.logs.name(), self.windows.name()))
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        self.logs.clone().sync().await?;
+        if Arc::ptr_eq(&self.logs, &self.windows) {
+            return Ok(());
+        }
+        self.windows.clone().sync().await
+    }
+}
+
+/// Where lines go.
+#[derive(Debug)]
+enum Output {
+    File { path: PathBuf, file: Mutex<File> },
+    Stdout,
+}
+
+impl Output {
+    fn open(path: &Path, append: bool) -> Result<Self, StoreError> {
+        if path == Path::new("-") {
+            return Ok(Self::Stdout);
+        }
+        let file = open_file(path, append)
+            .map_err(|e| StoreError::Fatal(format!("cannot open {} for writing: {e}", path.display())))?;
+        Ok(Self::File { path: path.to_owned(), file: Mutex::new(file) })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File { path, .. } => path.display().to_string(),
+            Self::Stdout => "standard output".to_owned(),
+        }
+    }
+
+    /// Runs `write` on a thread that may block.
+    async fn write(
+        self: Arc<Self>,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.blocking(move |output| match output {
+            Self::File { file, .. } => write(&mut *file.lock()),
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                write(&mut stdout)?;
+                stdout.flush()
+            }
+        })
+        .await
+    }
+
+    async fn sync(self: Arc<Self>) -> Result<(), StoreError> {
+        self.blocking(|output| match output {
+            // Pipes and devices cannot be synchronised.
+            Self::File { file, .. } => match file.lock().sync_data() {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+                result => result,
+            },
+            Self::Stdout => Ok(()),
+        })
+        .await
+    }
+
+    async fn blocking(
+        self: Arc<Self>,
+        work: impl FnOnce(&Self) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let name = self.name();
+        let fatal = |e: &dyn std::fmt::Display| StoreError::Fatal(format!("cannot write to {name}: {e}"));
+        match tokio::task::spawn_blocking(move || work(&self)).await {
+            Ok(result) => result.map_err(|e| fatal(&e)),
+            Err(e) => Err(fatal(&e)),
+        }
+    }
+}
+
+fn open_file(path: &Path, append: bool) -> io::Result<File> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        // Pipes and devices: nothing to read, to cut or to empty.
+        return OpenOptions::new().write(true).open(path);
+    }
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(!append).open(path)?;
+    if append {
+        let end = end_of_last_line(&mut file)?;
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+    }
+    Ok(file)
+}
+
+/// One past the last line feed of a file; 0 when there is none.
+fn end_of_last_line(file: &mut File) -> io::Result<u64> {
+    const BLOCK: u64 = 64 << 10;
+    let mut end = file.metadata()?.len();
+    let mut block = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK);
+        file.seek(SeekFrom::Start(start))?;
+        block.clear();
+        file.take(end - start).read_to_end(&mut block)?;
+        if let Some(place) = memchr::memrchr(b'\n', &block) {
+            return Ok(start + place as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::writer::testing::{batch, window_write};
+
+    fn config(directory: &Path) -> NdjsonConfig {
+        NdjsonConfig {
+            logs: directory.join("out/logs.ndjson"),
+            windows: directory.join("out/windows.ndjson"),
+            append: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_document_is_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let store = Ndjson::open(&config, true).unwrap();
+        let first = Arc::new(batch(0, &[(1, r#"{"a":1}"#), (2, r#"{"a":2}"#)]));
+        assert!(store.write_logs(first).await.unwrap().is_empty());
+        store.write_windows(vec![window_write("checkout", 10_000, 1)]).await.unwrap();
+        store.flush().await.unwrap();
+        assert_eq!(std::fs::read_to_string(&config.logs).unwrap(), "{\"a\":1}\n{\"a\":2}\n");
+        let windows = std::fs::read_to_string(&config.windows).unwrap();
+        assert!(windows.starts_with(r#"{"view":"per_service","key":{"service_name":"checkout"},"start":10000,"#));
+        assert!(windows.ends_with("}\n"));
+        let refusal = store.search_logs(&LogQuery::default()).await.unwrap_err();
+        assert!(matches!(&refusal, StoreError::NotSearchable(text) if text.contains("embedded")), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_torn_line_is_cut_off_when_appending() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        std::fs::create_dir_all(config.logs.parent().unwrap()).unwrap();
+        std::fs::write(&config.logs, format!("{{\"a\":1}}\n{{\"torn\":\"{}", "x".repeat(200_000))).unwrap();
+        let store = Ndjson::open(&config, true).unwrap();
+        store.write_logs(Arc::new(batch(0, &[(2, r#"{"a":2}"#)]))).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&config.logs).unwrap(), "{\"a\":1}\n{\"a\":2}\n");
+    }
+
+    #[tokio::test]
+    async fn without_append_files_start_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = NdjsonConfig { append: false, ..config(directory.path()) };
+        for _ in 0..2 {
+            let store = Ndjson::open(&config, true).unwrap();
+            store.write_logs(Arc::new(batch(0, &[(2, r#"{"a":2}"#)]))).await.unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&config.logs).unwrap(), "{\"a\":2}\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = NdjsonConfig { logs: directory.path().to_owned(), ..config(directory.path()) };
+        let error = Ndjson::open(&config, true).unwrap_err().to_string();
+        assert!(error.contains(&directory.path().display().to_string()), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_full_disk_is_fatal() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = NdjsonConfig { logs: "/dev/full".into(), ..config(directory.path()) };
+        let store = Ndjson::open(&config, true).unwrap();
+        let error = store.write_logs(Arc::new(batch(0, &[(1, "{}")]))).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Fatal(text) if text.contains("/dev/full")), "{error}");
+    }
+}

@@ -1,6 +1,4 @@
 //! Tests that cross modules, with embedded parts, mocks and stubs only.
 
 mod cli;
-mod elasticsearch;
-mod stub_elasticsearch;
 mod support;

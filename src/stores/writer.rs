@@ -1,1 +1,0 @@
-//! Joins the workers to a store: batches, bounded channels, acknowledgements.

@@ -1,0 +1,165 @@
+//! Joins the workers to a store: batches, bounded queues, acknowledgements.
+//!
+//! ```text
+//! worker: RecordWriter ──► batches ──► background: write_logs, several at once ──► acknowledged positions
+//!         WindowWriter ──► windows ──► background: write_windows, one at a time, in order
+//! ```
+//!
+//! In: decoded records, unusable ones, windows. Out: documents to the store, dead letters, positions up to which
+//! everything of a partition is stored. Nothing blocks a worker: it asks [`RecordWriter`] whether it is ready and stops
+//! reading while the queue is full. On error: the store repeats by itself what may go better later; documents that it
+//! refuses for good go to the dead letters; a fatal error of the store is kept for the engine ([`Writer::failure`]),
+//! after which nothing is ready and nothing more is acknowledged.
+
+mod acks;
+mod background;
+mod ids;
+mod queue;
+mod records;
+#[cfg(test)]
+pub(in crate::stores) mod testing;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+use std::sync::Arc;
+
+use floodmark_dataflows::input::{PartitionInfo, Waker};
+use floodmark_dataflows::output::Reason;
+use floodmark_dataflows::rules::Rules;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use self::acks::AckTracker;
+use self::background::{Failure, LogJob};
+pub use self::ids::WindowIds;
+use self::queue::Queue;
+pub use self::queue::WriterStats;
+pub use self::records::RecordWriter;
+pub use self::windows::WindowWriter;
+use super::{Store, StoreError, WindowWrite};
+use crate::sources::Positions;
+
+/// Which documents are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Indexed {
+    /// All log documents, and windows.
+    #[default]
+    All,
+    /// Log documents of anomalies, and windows.
+    Anomalies,
+    /// Windows only.
+    Windows,
+}
+
+/// How much of what the writer does.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterOptions {
+    /// Which documents are stored.
+    pub indexed: Indexed,
+    /// Bytes of log documents that wait or are under way, above which the workers stop reading. What one activation of
+    /// each worker adds comes on top.
+    pub queue_bytes: usize,
+}
+
+/// Where records go that cannot be used. Never blocks and never loses anything; the caller asks
+/// [`DeadLetters::ready`] before it reads on.
+pub trait DeadLetters: Send + Sync + 'static {
+    /// Whether there is room for what a batch of records may bring.
+    fn ready(&self) -> bool;
+
+    /// Takes a record. `detail` says what was expected and what came.
+    fn send(&self, partition: &Arc<PartitionInfo>, offset: u64, reason: Reason, detail: &str, raw: &[u8]);
+}
+
+/// The writer of a process. The workers' halves are made by [`Writer::records`] and [`Writer::windows`]; the background
+/// ends when these and all clones of the writer are dropped.
+#[derive(Clone)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    batches: mpsc::UnboundedSender<LogJob>,
+    windows: mpsc::UnboundedSender<Vec<WindowWrite>>,
+}
+
+/// What the workers' halves and the background share.
+struct Shared {
+    store: Arc<dyn Store>,
+    dead_letters: Arc<dyn DeadLetters>,
+    options: WriterOptions,
+    acks: AckTracker,
+    queue: Queue,
+    failure: Failure,
+}
+
+impl Writer {
+    /// Starts the background on a runtime.
+    pub fn start(
+        store: Arc<dyn Store>,
+        dead_letters: Arc<dyn DeadLetters>,
+        options: WriterOptions,
+        runtime: &Handle,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            store,
+            dead_letters,
+            options,
+            acks: AckTracker::default(),
+            queue: Queue::default(),
+            failure: Failure::default(),
+        });
+        let (batches, batch_receiver) = mpsc::unbounded_channel();
+        let (windows, window_receiver) = mpsc::unbounded_channel();
+        runtime.spawn(background::write_logs(shared.clone(), batch_receiver));
+        runtime.spawn(background::write_windows(shared.clone(), window_receiver));
+        Self { shared, batches, windows }
+    }
+
+    /// The half of a worker that takes records. What it holds is handed in when it is dropped.
+    /// `rules` name those that matched.
+    pub fn records(&self, rules: Arc<Rules>) -> RecordWriter {
+        RecordWriter::new(self.shared.clone(), self.batches.clone(), rules)
+    }
+
+    /// The half of a worker that takes windows.
+    pub fn windows(&self, ids: WindowIds) -> WindowWriter {
+        WindowWriter::new(self.shared.clone(), self.windows.clone(), ids)
+    }
+
+    /// Has a worker woken when it may be ready again after it was not.
+    pub fn wake_when_ready(&self, waker: Waker) {
+        self.shared.queue.wakers.lock().push(waker);
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> &WriterStats {
+        &self.shared.queue.stats
+    }
+
+    /// Up to which offset (exclusive) everything of each partition is stored or needs no storing.
+    pub fn acknowledged(&self) -> Positions {
+        self.shared.acks.positions()
+    }
+
+    /// Waits until everything handed in is stored, durable and searchable. Call it when the workers' halves are
+    /// dropped or no longer used.
+    ///
+    /// # Errors
+    /// The fatal error of the store, if there was one.
+    pub async fn drain(&self) -> Result<(), Arc<StoreError>> {
+        self.shared.queue.emptied(&self.shared.failure).await?;
+        self.shared.store.flush().await.map_err(Arc::new)
+    }
+
+    /// The fatal error of the store, once there is one: the run has to stop with it.
+    pub async fn failure(&self) -> Arc<StoreError> {
+        self.shared.failure.occurred().await
+    }
+
+    /// The fatal error of the store, if there was one.
+    pub fn failed(&self) -> Option<Arc<StoreError>> {
+        self.shared.failure.get()
+    }
+}
