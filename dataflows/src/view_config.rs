@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::record::FieldRef;
+use crate::decode::Schema;
+use crate::rules::Condition;
 use crate::units::Span;
 use crate::view::View;
 
@@ -111,6 +112,10 @@ pub struct ViewConfig {
     /// out, windows are tumbling: the distance is the width.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slide: Option<Span>,
+    /// Conditions that a record must meet to be in the view, such as `"status_code >= 500"` or `"level in ERROR, FATAL"`.
+    /// All of them must hold; without any, every record is in the view.
+    #[serde(rename = "where")]
+    pub conditions: Vec<String>,
     /// How long after its end a window stays provisional. A record that comes later still corrects it, and raises its
     /// revision. A multiple of the tick.
     pub allowed_lateness: Span,
@@ -131,6 +136,7 @@ impl Default for ViewConfig {
             key: vec!["service_name".to_owned()],
             window: Span::from_secs(10),
             slide: None,
+            conditions: Vec::new(),
             allowed_lateness: Span::from_secs(60),
             retention: Span::from_secs(3_600),
             max_keys: 100_000,
@@ -234,19 +240,21 @@ impl ViewConfig {
         mistakes
     }
 
-    /// The view, with its fields resolved by `resolve`, which says what is wrong with a name it does not accept; or all
-    /// mistakes.
-    pub fn compile(
-        &self,
-        tick: Span,
-        mut resolve: impl FnMut(&str) -> Result<FieldRef, String>,
-    ) -> Result<View, Vec<Mistake>> {
+    /// The view, with its fields looked for in records from now on; or all mistakes.
+    pub fn compile(&self, tick: Span, schema: &mut Schema) -> Result<View, Vec<Mistake>> {
         let mut mistakes = self.mistakes(tick);
         let mut key_fields = Vec::with_capacity(self.key.len());
-        for (i, field) in self.key.iter().enumerate() {
-            match resolve(field) {
+        for (i, field) in self.key.iter().enumerate().filter(|(_, field)| !field.is_empty()) {
+            match schema.field(field) {
                 Ok(field) => key_fields.push(field),
-                Err(message) => mistakes.push(Mistake::new(format!("key[{i}]"), message)),
+                Err(error) => mistakes.push(Mistake::new(format!("key[{i}]"), error.to_string())),
+            }
+        }
+        let mut conditions = Vec::with_capacity(self.conditions.len());
+        for (i, text) in self.conditions.iter().enumerate() {
+            match Condition::compile(text, schema) {
+                Ok(condition) => conditions.push(condition),
+                Err(error) => mistakes.push(Mistake::new(format!("where[{i}]"), error.to_string())),
             }
         }
         if !mistakes.is_empty() {
@@ -256,7 +264,7 @@ impl ViewConfig {
             name: self.name.as_str().into(),
             key: self.key.iter().map(|field| field.as_str().into()).collect(),
             key_fields,
-            conditions: Vec::new(),
+            conditions,
             width_ms: self.window.as_millis(),
             slide_ms: self.slide().as_millis(),
             lateness_ms: self.allowed_lateness.as_millis(),
@@ -267,12 +275,15 @@ impl ViewConfig {
     }
 }
 
-/// All mistakes in a list of views, each with the view's place in the list: `[1].window`.
-pub fn mistakes_in_views(views: &[ViewConfig], tick: Span) -> Vec<Mistake> {
-    let mut mistakes = Vec::new();
+/// The views of a list, or all mistakes in it, each with the view's place in the list: `[1].window`.
+pub fn compile_views(views: &[ViewConfig], tick: Span, schema: &mut Schema) -> Result<Vec<View>, Vec<Mistake>> {
+    let (mut compiled, mut mistakes) = (Vec::with_capacity(views.len()), Vec::new());
     let mut names = BTreeSet::new();
     for (i, view) in views.iter().enumerate() {
-        mistakes.extend(view.mistakes(tick).into_iter().map(|mistake| mistake.within(&format!("[{i}]"))));
+        match view.compile(tick, schema) {
+            Ok(view) => compiled.push(view),
+            Err(found) => mistakes.extend(found.into_iter().map(|mistake| mistake.within(&format!("[{i}]")))),
+        }
         if !names.insert(&view.name) {
             let message = format!("two views are named \"{}\"; give one another name", view.name);
             mistakes.push(Mistake::new(format!("[{i}].name"), message));
@@ -281,7 +292,7 @@ pub fn mistakes_in_views(views: &[ViewConfig], tick: Span) -> Vec<Mistake> {
     if views.len() > usize::from(u16::MAX) {
         mistakes.push(Mistake::new("", format!("expected at most {} views, got {}", u16::MAX, views.len())));
     }
-    mistakes
+    if mistakes.is_empty() { Ok(compiled) } else { Err(mistakes) }
 }
 
 fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
@@ -294,6 +305,12 @@ fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::RecordsConfig;
+    use crate::record::FieldRef;
+
+    fn schema() -> Schema {
+        Schema::new(&RecordsConfig::default()).unwrap()
+    }
 
     const TICK: Span = Span::from_secs(1);
 
@@ -308,7 +325,7 @@ mod tests {
     #[test]
     fn defaults_compile() {
         assert_eq!(TimeConfig::default().mistakes(), []);
-        let view = ViewConfig::default().compile(TICK, |_| Ok(FieldRef::ServiceName)).unwrap();
+        let view = ViewConfig::default().compile(TICK, &mut schema()).unwrap();
         assert_eq!((view.width_ms, view.slide_ms, view.pane_ms()), (10_000, 10_000, 10_000));
         assert_eq!(view.key_fields, [FieldRef::ServiceName]);
     }
@@ -345,9 +362,25 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mistakes = mistakes_in_views(&[ViewConfig::default(), ViewConfig::default()], TICK);
+        let views = [ViewConfig::default(), ViewConfig::default()];
+        let mistakes = compile_views(&views, TICK, &mut schema()).unwrap_err();
         assert_eq!(mistakes.len(), 1);
         assert_eq!(mistakes[0].key, "[1].name");
+    }
+
+    #[test]
+    fn fields_and_conditions_are_resolved() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let view = ViewConfig {
+            key: texts(&["cloud.region", "level"]),
+            conditions: texts(&["status_code >= 500", "method = GET"]),
+            ..ViewConfig::default()
+        };
+        let compiled = view.compile(TICK, &mut schema()).unwrap();
+        assert_eq!((compiled.key_fields.len(), compiled.conditions.len()), (2, 2));
+        let wrong = ViewConfig { key: texts(&["a..b"]), conditions: texts(&["level", "path ~ x"]), ..view };
+        let keys: Vec<_> = wrong.compile(TICK, &mut schema()).unwrap_err().into_iter().map(|m| m.key).collect();
+        assert_eq!(keys, ["key[0]", "where[0]", "where[1]"]);
     }
 
     #[test]

@@ -213,6 +213,22 @@ impl Place {
         })
     }
 
+    /// Whether an error at this place read alone only says that a neighbour of it, or of what contains it, is not there.
+    fn lacks_only_neighbours(&self, table: &Table, error: &str) -> bool {
+        let Some(missing) = error.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) else {
+            return false;
+        };
+        let has_fields = match self.value(table) {
+            Some(Value::Array(items)) => items.iter().any(Value::is_table),
+            value => value.is_some_and(Value::is_table),
+        };
+        !has_fields
+            || (1..self.steps.len()).any(|length| {
+                let outer = Self { steps: self.steps[..length].to_vec() };
+                outer.value(table).and_then(Value::as_table).is_some_and(|outer| outer.contains_key(missing))
+            })
+    }
+
     fn remove(&self, table: &mut Table) {
         let Some((last, steps)) = self.steps.split_last() else { return };
         let mut root = Value::Table(std::mem::take(table));
@@ -240,6 +256,9 @@ impl Place {
     fn check(&self, table: &Table, keys: &Kind, failed: &mut Vec<(Place, Mistake)>) {
         let Some(value) = self.value(table) else { return };
         let Err(error) = Config::deserialize(self.alone(value.clone())) else { return };
+        if self.lacks_only_neighbours(table, error.message()) {
+            return;
+        }
         let steps: Vec<Step> = match value {
             Value::Table(inner) => inner.keys().cloned().map(Step::Key).collect(),
             Value::Array(items) => (0..items.len()).map(Step::Item).collect(),
@@ -378,6 +397,45 @@ mod tests {
         assert!(mistakes[1].starts_with("floodmark.toml:5: view[1].window: expected a multiple of time.tick (1s)"));
         assert!(mistakes[0].starts_with("floodmark.toml:4: view[1].name: two views are named \"a\""));
         assert!(mistakes[2].starts_with("--set cluster.process: cluster.process: expected less than"));
+    }
+
+    #[test]
+    fn a_list_of_tables_is_read_item_by_item() {
+        let given = Given {
+            file: "[[rules.rule]]\nname = \"a\"\nwhen = [\"level = ERROR\"]\nscore = 90\n\
+                [[rules.rule]]\nname = \"b\"\nwhen = \"level = ERROR\"\nscore = 90\n\
+                [[rules.rule]]\nname = \"c\"\nscore = 10\n",
+            environment: &[],
+            flags: &[],
+        };
+        let mistakes = given.load().unwrap_err();
+        assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
+        assert!(
+            mistakes[0].starts_with("floodmark.toml:7: rules.rule[1].when: expected a list of strings, got \"level")
+        );
+        assert!(mistakes[1].starts_with("floodmark.toml:9: rules.rule[2]: missing field `when`"), "{mistakes:#?}");
+    }
+
+    #[test]
+    fn fields_rules_and_conditions_are_checked() {
+        let given = Given {
+            file: "[records.fields]\nservise = \"app\"\n[[rules.rule]]\nname = \"a b\"\nwhen = [\"level = LOUD\"]\n\
+                score = 1\n[[rules.rule]]\nname = \"b\"\nwhen = [\"path ~ x\"]\nscore = 1\n\
+                [[view]]\nname = \"v\"\nwhere = [\"path\"]\n",
+            environment: &[],
+            flags: &["rules.anomaly_threshold=101"],
+        };
+        let mistakes = given.load().unwrap_err();
+        let expected = [
+            "floodmark.toml:1: records.fields: \"servise\" is none of our fields",
+            "floodmark.toml:3: rules.rule[0]: rule \"a b\": expected a name",
+            "floodmark.toml:7: rules.rule[1]: rule \"b\": condition 'path ~ x'",
+            "floodmark.toml:13: view[0].where[0]: condition 'path'",
+            "--set rules.anomaly_threshold: rules.anomaly_threshold: expected 0 to 100, got 101",
+        ];
+        for expected in expected {
+            assert!(mistakes.iter().any(|mistake| mistake.starts_with(expected)), "{expected}\nnot in {mistakes:#?}");
+        }
     }
 
     #[test]

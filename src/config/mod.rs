@@ -1,9 +1,10 @@
 //! The configuration: defaults, then the file, the environment and flags.
 //!
-//! Each part's options stand beside the part; here they are composed ([`Config`]), read and checked ([`load`]), and
-//! printed ([`render`]). What the keys are is read from the JSON schema ([`keys`]), so texts and checks cannot differ
+//! Each part's options stand beside the part; here they are composed ([`Config`]), read ([`load`], from [`layers`]),
+//! checked ([`check`]) and printed ([`render`]). What the keys are is read from the JSON schema ([`keys`]), so texts and checks cannot differ
 //! from the code.
 
+pub mod check;
 pub mod keys;
 pub mod layers;
 pub mod load;
@@ -13,7 +14,9 @@ pub mod render;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use floodmark_dataflows::view_config::{Mistake, TimeConfig, ViewConfig, mistakes_in_views};
+use floodmark_dataflows::decode::RecordsConfig;
+use floodmark_dataflows::rules::RulesConfig;
+use floodmark_dataflows::view_config::{TimeConfig, ViewConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +37,10 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// Where records are read from: exactly one of `source.kafka`, `source.files` and `source.generator`.
     pub source: SourceSection,
+    /// What the records look like.
+    pub records: RecordsConfig,
+    /// Rules that give each record a severity.
+    pub rules: RulesConfig,
     /// The event clock.
     pub time: TimeConfig,
     /// Views: windows per key. Without any, one view named `per_service` per `service_name`, with windows of 10s.
@@ -51,6 +58,8 @@ impl Default for Config {
             data_dir: "floodmark-data".into(),
             cluster: ClusterConfig::default(),
             source: SourceSection::default(),
+            records: RecordsConfig::default(),
+            rules: RulesConfig::default(),
             time: TimeConfig::default(),
             view: vec![ViewConfig::default()],
             publish: PublishConfig::default(),
@@ -142,51 +151,12 @@ impl Default for PublishConfig {
 }
 
 impl Config {
-    /// All mistakes that reading alone does not find: values that do not fit each other, or that no part accepts.
-    pub fn mistakes(&self) -> Vec<Mistake> {
-        let within = |part: &'static str| move |mistake: Mistake| mistake.within(part);
-        let mut mistakes: Vec<_> = self.time.mistakes().into_iter().map(within("time")).collect();
-        mistakes.extend(mistakes_in_views(&self.view, self.time.tick).into_iter().map(within("view")));
-        mistakes.extend(self.cluster.mistakes().into_iter().map(within("cluster")));
-        let (every, tick) = (self.publish.every, self.time.tick);
-        if every.as_millis() == 0 || !every.as_millis().is_multiple_of(tick.as_millis().max(1)) {
-            let message = format!("expected a multiple of time.tick ({tick}), got {every}");
-            mistakes.push(Mistake::new("publish.every", message));
-        }
-        mistakes
-    }
-
     /// A number that is the same for equal configurations, in every process and version of Rust. Secrets do not count.
     pub fn hash(&self) -> u64 {
         // Maps are ordered in this form, and the order of struct fields is that of the code.
         let text = serde_json::to_string(self).unwrap_or_default();
         // FNV-1a, 64 bits (Fowler, Noll, Vo).
         text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-    }
-}
-
-impl ClusterConfig {
-    fn mistakes(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        for (key, value) in [("workers", self.workers), ("processes", self.processes)] {
-            if !(1..=1_024).contains(&value) {
-                mistakes.push(Mistake::new(key, format!("expected 1 to 1024, got {value}")));
-            }
-        }
-        if self.process >= self.processes.max(1) {
-            let message = format!("expected less than cluster.processes ({}), got {}", self.processes, self.process);
-            mistakes.push(Mistake::new("process", message));
-        }
-        if !self.hosts.is_empty() && self.hosts.len() != self.processes {
-            let message = format!("expected one for each of {} processes, got {}", self.processes, self.hosts.len());
-            mistakes.push(Mistake::new("hosts", message));
-        }
-        for (i, host) in self.hosts.iter().enumerate() {
-            if !host.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok()) {
-                mistakes.push(Mistake::new(format!("hosts[{i}]"), format!("expected host:port, got \"{host}\"")));
-            }
-        }
-        mistakes
     }
 }
 

@@ -1,0 +1,114 @@
+//! What reading alone does not find: values that do not fit each other, or that a part does not accept.
+//!
+//! In: a [`Config`]. Out: what the dataflow is built from, or *all* mistakes, each with its key.
+
+use floodmark_dataflows::decode::{RecordsConfig, Schema};
+use floodmark_dataflows::rules::{Rules, RulesConfig};
+use floodmark_dataflows::view::View;
+use floodmark_dataflows::view_config::{Mistake, compile_views};
+
+use super::{ClusterConfig, Config};
+
+/// The parts of a configuration that the dataflow is built from, compiled.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The fields that are looked for in records: all that rules and views use.
+    pub schema: Schema,
+    /// The rules.
+    pub rules: Rules,
+    /// The views, in the order of the configuration.
+    pub views: Vec<View>,
+}
+
+impl Config {
+    /// All mistakes that reading alone does not find.
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mut mistakes = within("time", self.time.mistakes());
+        mistakes.extend(self.compile().err().unwrap_or_default());
+        mistakes.extend(within("cluster", self.cluster.mistakes()));
+        let (every, tick) = (self.publish.every, self.time.tick);
+        if every.as_millis() == 0 || !every.as_millis().is_multiple_of(tick.as_millis().max(1)) {
+            let message = format!("expected a multiple of time.tick ({tick}), got {every}");
+            mistakes.push(Mistake::new("publish.every", message));
+        }
+        mistakes
+    }
+
+    /// Compiles records, rules and views; or all mistakes in them.
+    pub fn compile(&self) -> Result<Compiled, Vec<Mistake>> {
+        let mut mistakes = Vec::new();
+        let mut schema = Schema::new(&self.records).or_else(|error| {
+            mistakes.push(spoken("records", &error.to_string()));
+            // Only to look for further mistakes.
+            Schema::new(&RecordsConfig::default()).map_err(|_| std::mem::take(&mut mistakes))
+        })?;
+        let rules = Rules::compile(&self.rules, &mut schema);
+        if rules.is_err() {
+            mistakes.extend(mistakes_in_rules(&self.rules, &mut schema));
+        }
+        let views = compile_views(&self.view, self.time.tick, &mut schema);
+        if let Err(found) = &views {
+            mistakes.extend(within("view", found.clone()));
+        }
+        match (rules, views) {
+            (Ok(rules), Ok(views)) if mistakes.is_empty() => Ok(Compiled { schema, rules, views }),
+            _ => Err(mistakes),
+        }
+    }
+}
+
+/// Compiles rule by rule, as compiling all of them ends at the first mistake.
+fn mistakes_in_rules(config: &RulesConfig, schema: &mut Schema) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    for (i, rule) in config.rule.iter().enumerate() {
+        let alone = RulesConfig { rule: vec![rule.clone()], ..RulesConfig::default() };
+        if let Err(error) = Rules::compile(&alone, schema) {
+            mistakes.push(Mistake::new(format!("rules.rule[{i}]"), error.to_string()));
+        } else if config.rule[..i].iter().any(|other| other.name == rule.name) {
+            let message = format!("two rules are named \"{}\"; give one another name", rule.name);
+            mistakes.push(Mistake::new(format!("rules.rule[{i}].name"), message));
+        }
+    }
+    // What concerns all rules, or none.
+    let few = RulesConfig { rule: Vec::new(), ..config.clone() };
+    let whole = if mistakes.is_empty() { config } else { &few };
+    mistakes.extend(Rules::compile(whole, schema).err().map(|error| spoken("rules", &error.to_string())));
+    mistakes
+}
+
+/// A mistake from a message that may begin with the key.
+fn spoken(part: &str, message: &str) -> Mistake {
+    match message.split_once(": ") {
+        Some((key, rest)) if key.starts_with(part) && !key.contains(' ') => Mistake::new(key, rest),
+        _ => Mistake::new(part, message),
+    }
+}
+
+fn within(part: &str, mistakes: Vec<Mistake>) -> Vec<Mistake> {
+    mistakes.into_iter().map(|mistake| mistake.within(part)).collect()
+}
+
+impl ClusterConfig {
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        for (key, value) in [("workers", self.workers), ("processes", self.processes)] {
+            if !(1..=1_024).contains(&value) {
+                mistakes.push(Mistake::new(key, format!("expected 1 to 1024, got {value}")));
+            }
+        }
+        if self.process >= self.processes.max(1) {
+            let message = format!("expected less than cluster.processes ({}), got {}", self.processes, self.process);
+            mistakes.push(Mistake::new("process", message));
+        }
+        if !self.hosts.is_empty() && self.hosts.len() != self.processes {
+            let message = format!("expected one for each of {} processes, got {}", self.processes, self.hosts.len());
+            mistakes.push(Mistake::new("hosts", message));
+        }
+        for (i, host) in self.hosts.iter().enumerate() {
+            if !host.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok()) {
+                mistakes.push(Mistake::new(format!("hosts[{i}]"), format!("expected host:port, got \"{host}\"")));
+            }
+        }
+        mistakes
+    }
+}
