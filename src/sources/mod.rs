@@ -9,9 +9,11 @@ pub mod generator;
 pub mod kafka;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use floodmark_dataflows::input::{Feed, PartitionInfo};
+use floodmark_dataflows::time::Millis;
 
 /// A worker's place among all workers of all processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,4 +66,34 @@ pub enum SourceError {
         /// What came back.
         source: std::io::Error,
     },
+}
+
+/// The wall clock in milliseconds since the epoch.
+pub fn wall_clock_ms() -> Millis {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as Millis
+}
+
+/// Gives out the wall clock once a second, for sources whose marks need no recording elsewhere.
+#[derive(Debug)]
+pub struct MarkClock {
+    /// When the next mark is due; `None` for a run without marks.
+    next: Option<Instant>,
+}
+
+impl MarkClock {
+    /// With `marks`, the first mark is due at once; otherwise none ever is.
+    pub fn new(marks: bool) -> Self {
+        Self { next: marks.then(Instant::now) }
+    }
+
+    /// The wall clock in milliseconds, if a mark is due.
+    pub fn due(&mut self) -> Option<Millis> {
+        let now = Instant::now();
+        let next = self.next.as_mut()?;
+        if now < *next {
+            return None;
+        }
+        *next = now + Duration::from_secs(1);
+        Some(wall_clock_ms())
+    }
 }

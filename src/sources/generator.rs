@@ -1,1 +1,0 @@
-//! The generator: the record at (seed, partition, offset) is a pure function.
