@@ -6,6 +6,7 @@
 mod check;
 mod completions;
 mod config;
+mod generate;
 mod logging;
 mod options;
 
@@ -60,6 +61,8 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Print the effective configuration, commented
     Config(config::ShowArgs),
+    /// Make up realistic logs, with incidents whose true times are known
+    Generate(generate::Args),
     /// Print a script that completes commands and flags in a shell
     Completions(completions::CompletionsArgs),
 }
@@ -112,6 +115,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Generate(args) => Ok(generate::run(args)?),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
 }

@@ -86,6 +86,11 @@ impl MarkClock {
         Self { next: marks.then(Instant::now) }
     }
 
+    /// Whether there are marks.
+    pub fn is_on(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// The wall clock in milliseconds, if a mark is due.
     pub fn due(&mut self) -> Option<Millis> {
         let now = Instant::now();

@@ -77,12 +77,12 @@ impl Source for GeneratorSource {
             let end = self.ends[number as usize].clone();
             partitions.push(Partition { info, records, limit, told: Told::Nothing, end, buffers: bounded(2) });
         }
-        let ahead_ns = if generator.is_live() {
+        let ahead = if generator.is_live() {
             // A run that continues an earlier one catches up with what was due meanwhile.
-            wall_clock_ms().saturating_sub(generator.start_ms()) * 1_000_000
+            Duration::from_millis(wall_clock_ms().saturating_sub(generator.start_ms()))
         } else {
             let next = partitions.iter().map(|p: &Partition| generator.due_ns(p.records.next_arrival_ns()));
-            next.min().unwrap_or(0)
+            Duration::from_nanos(next.min().unwrap_or(0))
         };
         let clock = MarkClock::new(self.marks);
         Ok(GeneratorFeed {
@@ -90,7 +90,7 @@ impl Source for GeneratorSource {
             partitions,
             announced: false,
             started: Instant::now(),
-            ahead_ns,
+            ahead,
             clock,
             ticker: None,
         })
@@ -137,7 +137,7 @@ pub struct GeneratorFeed {
     announced: bool,
     started: Instant,
     /// How far the run's start lies before `started`.
-    ahead_ns: u64,
+    ahead: Duration,
     clock: MarkClock,
     /// Dropping it ends the thread that wakes the worker.
     ticker: Option<Sender<()>>,
@@ -174,16 +174,19 @@ impl Feed for GeneratorFeed {
         self.generator.is_live()
     }
 
+    fn has_marks(&self) -> bool {
+        self.clock.is_on()
+    }
+
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<GeneratorBatch>> {
-        let paced = self.generator.config().rate > 0;
-        let now_ns = if paced { self.started.elapsed().as_nanos() as u64 + self.ahead_ns } else { 0 };
+        let now = self.started.elapsed() + self.ahead;
         let partition = &mut self.partitions[partition];
         let records = &mut partition.records;
         if records.next_offset() >= partition.limit {
             let first = std::mem::replace(&mut partition.told, Told::Ended) != Told::Ended;
             return first.then_some(PartitionEvent::Ended);
         }
-        let is_due = |records: &Records| !paced || self.generator.due_ns(records.next_arrival_ns()) <= now_ns;
+        let is_due = |records: &Records| self.generator.is_due(records, now);
         if !is_due(records) {
             let first = std::mem::replace(&mut partition.told, Told::AtEnd) != Told::AtEnd;
             return first.then(|| PartitionEvent::AtEnd { next_offset: records.next_offset() });
@@ -300,7 +303,9 @@ mod tests {
         for (info, lines) in &all {
             let mut expected = Vec::new();
             let mut records = source.generator.records(info.number as u32);
-            lines.iter().for_each(|_| drop(records.write_next(&mut expected)));
+            for _ in lines {
+                records.write_next(&mut expected);
+            }
             assert_eq!(lines.iter().flat_map(|(_, line)| [line, &b"\n"[..]].concat()).collect::<Vec<_>>(), expected);
         }
         let positions = Positions::from([(all[0].0.clone(), 800)]);

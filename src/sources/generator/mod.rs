@@ -17,6 +17,7 @@ mod services;
 mod timeline;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use floodmark_dataflows::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -159,6 +160,11 @@ impl Generator {
         let GeneratorConfig { seed, partitions, services, incidents, .. } = self.config;
         let parts = [seed, partitions.into(), services.into(), incidents.into(), self.start_ms, self.event_rate];
         parts.into_iter().fold(0, |hash, part| draw::Draws::new(hash, part, 0).bits())
+    }
+
+    /// Whether the next record is due this long after the run's start; always, where the run is not paced.
+    pub fn is_due(&self, records: &Records, since_start: Duration) -> bool {
+        self.config.rate == 0 || u128::from(self.due_ns(records.next_arrival_ns())) <= since_start.as_nanos()
     }
 
     /// Nanoseconds of wall clock from the start of a paced run until a record is due, given its arrival on the

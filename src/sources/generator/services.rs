@@ -37,42 +37,42 @@ const fn route(
 }
 
 const AUTH: &[Route] = &[
-    route("POST", "/api/v1/auth/login", None, 85, "password verified, session opened"),
-    route("POST", "/api/v1/auth/refresh", None, 22, "access token renewed from refresh token"),
-    route("POST", "/api/v1/auth/logout", None, 12, "session closed"),
-    route("GET", "/api/v1/auth/sessions/", Some(""), 18, "session looked up in cache"),
-    route("POST", "/api/v1/auth/mfa/verify", None, 64, "second factor accepted"),
+    route("POST", "/api/auth/login", None, 85, "password verified, session opened"),
+    route("POST", "/api/auth/refresh", None, 22, "access token renewed from refresh token"),
+    route("POST", "/api/auth/logout", None, 12, "session closed"),
+    route("GET", "/api/auth/sessions/", Some(""), 18, "session looked up in cache"),
+    route("POST", "/api/auth/mfa/verify", None, 64, "second factor accepted"),
 ];
 const PAYMENT: &[Route] = &[
-    route("POST", "/api/v1/payments", None, 240, "card authorised by acquirer"),
-    route("GET", "/api/v1/payments/", Some(""), 30, "payment read from ledger"),
-    route("POST", "/api/v1/payments/", Some("/capture"), 180, "amount captured"),
-    route("POST", "/api/v1/payments/", Some("/refund"), 210, "refund booked to ledger"),
+    route("POST", "/api/payments", None, 240, "card authorised by acquirer"),
+    route("GET", "/api/payments/", Some(""), 30, "payment read from ledger"),
+    route("POST", "/api/payments/", Some("/capture"), 180, "amount captured"),
+    route("POST", "/api/payments/", Some("/refund"), 210, "refund booked to ledger"),
 ];
 const INVENTORY: &[Route] = &[
-    route("GET", "/api/v1/inventory/items/", Some(""), 14, "stock level read"),
-    route("PUT", "/api/v1/inventory/items/", Some("/stock"), 48, "stock level changed by warehouse feed"),
-    route("POST", "/api/v1/inventory/reservations", None, 55, "items reserved for order"),
-    route("DELETE", "/api/v1/inventory/reservations/", Some(""), 26, "reservation released"),
+    route("GET", "/api/inventory/items/", Some(""), 14, "stock level read"),
+    route("PUT", "/api/inventory/items/", Some("/stock"), 48, "stock level changed by warehouse feed"),
+    route("POST", "/api/inventory/reservations", None, 55, "items reserved for order"),
+    route("DELETE", "/api/inventory/reservations/", Some(""), 26, "reservation released"),
 ];
 const USER: &[Route] = &[
-    route("GET", "/api/v1/users/", Some(""), 16, "profile read from replica"),
-    route("PATCH", "/api/v1/users/", Some("/preferences"), 38, "preferences saved"),
-    route("POST", "/api/v1/users", None, 95, "account created, welcome mail queued"),
-    route("GET", "/api/v1/users/", Some("/orders"), 72, "order history assembled"),
+    route("GET", "/api/users/", Some(""), 16, "profile read from replica"),
+    route("PATCH", "/api/users/", Some("/preferences"), 38, "preferences saved"),
+    route("POST", "/api/users", None, 95, "account created, welcome mail queued"),
+    route("GET", "/api/users/", Some("/orders"), 72, "order history assembled"),
 ];
 const GATEWAY: &[Route] = &[
-    route("GET", "/api/v1/catalog/products", None, 45, "forwarded to upstream catalog"),
-    route("GET", "/api/v1/catalog/products/", Some(""), 28, "answered from edge cache"),
-    route("POST", "/api/v1/cart/", Some("/items"), 60, "forwarded to upstream cart"),
-    route("POST", "/api/v1/checkout", None, 320, "checkout finished over three upstreams"),
-    route("GET", "/api/v1/search", None, 110, "forwarded to upstream search"),
+    route("GET", "/api/catalog/products", None, 45, "forwarded to upstream catalog"),
+    route("GET", "/api/catalog/products/", Some(""), 28, "answered from edge cache"),
+    route("POST", "/api/cart/", Some("/items"), 60, "forwarded to upstream cart"),
+    route("POST", "/api/checkout", None, 320, "checkout finished over three upstreams"),
+    route("GET", "/api/search", None, 110, "forwarded to upstream search"),
 ];
 const GENERIC: &[Route] = &[
-    route("GET", "/api/v1/resources/", Some(""), 20, "resource read from primary"),
-    route("GET", "/api/v1/resources", None, 58, "listing assembled from shards"),
-    route("POST", "/api/v1/resources", None, 90, "resource created and indexed"),
-    route("PUT", "/api/v1/resources/", Some("/state"), 44, "state changed, event published"),
+    route("GET", "/api/resources/", Some(""), 20, "resource read from primary"),
+    route("GET", "/api/resources", None, 58, "listing assembled from shards"),
+    route("POST", "/api/resources", None, 90, "resource created and indexed"),
+    route("PUT", "/api/resources/", Some("/state"), 44, "state changed, event published"),
 ];
 
 const AUTH_CODES: &[&str] = &["AUTH_TOKEN_STORE_TIMEOUT", "AUTH_SIGNING_KEY_UNAVAILABLE", "AUTH_LDAP_UNREACHABLE"];

@@ -1,0 +1,191 @@
+//! What a worker sees of its files.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::Thread;
+
+use crossbeam_channel::{Receiver, Sender};
+use floodmark_dataflows::input::{
+    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, Waker,
+};
+use floodmark_dataflows::time::Millis;
+use parking_lot::Mutex;
+
+use super::FilesConfig;
+use super::reader::{Joined, Reader, Shared};
+use super::registry::Registry;
+use super::tail::Block;
+use crate::sources::{MarkClock, WorkerPlace};
+
+/// One worker's files. Dropping it ends the thread that reads them.
+pub struct FilesFeed {
+    shared: Arc<Shared>,
+    reader: Thread,
+    partitions: Vec<Receiver<PartitionEvent<FileBatch>>>,
+    announced: bool,
+    follow: bool,
+    clock: MarkClock,
+}
+
+impl FilesFeed {
+    /// Starts reading.
+    pub(super) fn start(
+        config: Arc<FilesConfig>,
+        registry: Arc<Mutex<Registry>>,
+        worker: WorkerPlace,
+        marks: bool,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        let follow = config.follow;
+        let reader = Reader::new(config, registry, shared.clone(), worker);
+        let reader = std::thread::spawn(|| reader.run()).thread().clone();
+        Self { shared, reader, partitions: Vec::new(), announced: false, follow, clock: MarkClock::new(marks) }
+    }
+}
+
+impl Drop for FilesFeed {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.reader.unpark();
+    }
+}
+
+impl Feed for FilesFeed {
+    type Batch = FileBatch;
+
+    fn attach(&mut self, waker: Waker) {
+        *self.shared.waker.lock() = Some(waker.clone());
+        // There may be events already, sent when there was nobody to wake.
+        waker();
+    }
+
+    fn joined(&mut self) -> Vec<PartitionInfo> {
+        self.announced = true;
+        let joined = std::mem::take(&mut *self.shared.joined.lock());
+        let mut infos = Vec::with_capacity(joined.len());
+        for Joined { info, events } in joined {
+            infos.push(info);
+            self.partitions.push(events);
+        }
+        infos
+    }
+
+    fn is_discovering(&self) -> bool {
+        !self.announced
+    }
+
+    fn is_live(&self) -> bool {
+        self.follow
+    }
+
+    fn has_marks(&self) -> bool {
+        self.clock.is_on()
+    }
+
+    fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<FileBatch>> {
+        let event = self.partitions[partition].try_recv().ok()?;
+        self.reader.unpark();
+        Some(event)
+    }
+
+    fn mark(&mut self, _positions: &[MarkPosition]) -> Option<Millis> {
+        self.clock.due()
+    }
+}
+
+/// Lines of one file. Empty ones are passed over; a carriage return at the end is not part of a record.
+#[derive(Debug)]
+pub struct FileBatch {
+    block: Block,
+    /// Where the current line begins and where its record ends; the same place behind the last line.
+    line: (usize, usize),
+    /// Where the line after it begins.
+    next: usize,
+    home: Sender<Vec<u8>>,
+}
+
+impl FileBatch {
+    /// The lines of a block, whose buffer goes `home` afterwards.
+    pub(super) fn new(block: Block, home: Sender<Vec<u8>>) -> Self {
+        let mut batch = Self { block, line: (0, 0), next: 0, home };
+        batch.advance();
+        batch
+    }
+}
+
+impl Batch for FileBatch {
+    #[inline]
+    fn current(&self) -> Option<RawRecord<'_>> {
+        let (start, end) = self.line;
+        (start < end).then(|| RawRecord {
+            offset: self.block.offset + start as u64,
+            bytes: &self.block.bytes[start..end],
+            appended_ms: None,
+        })
+    }
+
+    #[inline]
+    fn advance(&mut self) {
+        let bytes = &self.block.bytes[..self.block.length];
+        loop {
+            let start = self.next;
+            let rest = &bytes[start..];
+            let (length, next) = match memchr::memchr(b'\n', rest) {
+                Some(at) => (at, start + at + 1),
+                None => (rest.len(), bytes.len()),
+            };
+            self.next = next;
+            let length = if rest[..length].ends_with(b"\r") { length - 1 } else { length };
+            self.line = (start, start + length);
+            if length > 0 || start == bytes.len() {
+                return;
+            }
+        }
+    }
+
+    fn next_offset(&self) -> u64 {
+        self.block.next_offset
+    }
+}
+
+impl Drop for FileBatch {
+    fn drop(&mut self) {
+        // A full home has buffers enough.
+        let _ = self.home.try_send(std::mem::take(&mut self.block.bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_gives_lines_with_their_positions() {
+        type Case<'a> = (&'a [u8], &'a [(u64, &'a str)]);
+        let cases: [Case<'_>; 5] = [
+            (b"one\ntwo\n", &[(100, "one"), (104, "two")]),
+            (b"one\r\n\r\n\ntwo\r\n", &[(100, "one"), (108, "two")]),
+            (b"\n\n", &[]),
+            (b"last without end", &[(100, "last without end")]),
+            (b"a\rb\n\n", &[(100, "a\rb")]),
+        ];
+        for (bytes, expected) in cases {
+            let length = bytes.len();
+            // What is left over from earlier use must not show.
+            let bytes = [bytes, b"old\nold"].concat();
+            let block = Block { bytes, length, offset: 100, next_offset: 100 + length as u64 };
+            let (home, used) = crossbeam_channel::bounded(1);
+            let mut batch = FileBatch::new(block, home);
+            let mut lines = Vec::new();
+            while let Some(record) = batch.current() {
+                lines.push((record.offset, std::str::from_utf8(record.bytes).unwrap().to_owned()));
+                batch.advance();
+            }
+            batch.advance();
+            assert!(batch.current().is_none());
+            assert_eq!(lines.iter().map(|(at, line)| (*at, line.as_str())).collect::<Vec<_>>(), expected);
+            drop(batch);
+            assert!(used.try_recv().is_ok(), "the buffer goes home");
+        }
+    }
+}

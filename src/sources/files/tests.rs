@@ -1,0 +1,288 @@
+//! The source as a whole: every line once, whatever happens to the files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::input::{Batch, Feed, PartitionEvent, PartitionInfo};
+
+use super::*;
+
+type Lines = Vec<(u64, String)>;
+
+/// Reads feeds and keeps what came, by identity.
+struct Collector {
+    feed: FilesFeed,
+    infos: Vec<PartitionInfo>,
+    lines: BTreeMap<Arc<str>, Lines>,
+    positions: Positions,
+    at_end: Vec<bool>,
+    ended: Vec<bool>,
+    unreachable: usize,
+}
+
+impl Collector {
+    fn new(source: &FilesSource, index: usize, peers: usize) -> Self {
+        let feed = source.feed(WorkerPlace { index, peers }).unwrap();
+        Self {
+            feed,
+            infos: Vec::new(),
+            lines: BTreeMap::new(),
+            positions: Positions::new(),
+            at_end: Vec::new(),
+            ended: Vec::new(),
+            unreachable: 0,
+        }
+    }
+
+    fn one(config: FilesConfig, run: FilesRun) -> Self {
+        Self::new(&FilesSource::new(config, run).unwrap(), 0, 1)
+    }
+
+    /// Takes what there is. Returns whether there was anything.
+    fn turn(&mut self) -> bool {
+        for info in self.feed.joined() {
+            self.lines.entry(info.identity.clone()).or_default();
+            self.infos.push(info);
+            self.at_end.push(false);
+            self.ended.push(false);
+        }
+        let mut any = false;
+        for p in 0..self.infos.len() {
+            let Some(event) = self.feed.poll(p) else { continue };
+            any = true;
+            self.at_end[p] = matches!(event, PartitionEvent::AtEnd { .. });
+            match event {
+                PartitionEvent::Records(mut batch) => {
+                    let lines = self.lines.get_mut(&self.infos[p].identity).unwrap();
+                    while let Some(record) = batch.current() {
+                        let line = String::from_utf8_lossy(record.bytes).into_owned();
+                        assert!(lines.last().is_none_or(|(at, _)| *at < record.offset), "offsets grow");
+                        assert!(record.offset < batch.next_offset());
+                        lines.push((record.offset, line));
+                        batch.advance();
+                    }
+                    self.positions.insert(self.infos[p].clone(), batch.next_offset());
+                }
+                PartitionEvent::Ended => self.ended[p] = true,
+                PartitionEvent::Unreachable => self.unreachable += 1,
+                PartitionEvent::AtEnd { next_offset } => {
+                    assert_eq!(self.positions.get(&self.infos[p]).copied().unwrap_or(next_offset), next_offset);
+                }
+                PartitionEvent::Lost { .. } => panic!("lost"),
+            }
+        }
+        any
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let any = self.turn();
+            if done(self) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not in time: {what}; {:?}", self.lines);
+            if !any {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn finish(mut self) -> Self {
+        self.until("the end of all files", |c| !c.feed.is_discovering() && c.ended.iter().all(|ended| *ended));
+        self
+    }
+
+    fn count(&self) -> usize {
+        self.lines.values().map(Vec::len).sum()
+    }
+
+    fn sorted(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.lines.values().flatten().map(|(_, line)| line.clone()).collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+fn config(dir: &Path, pattern: &str, follow: bool) -> FilesConfig {
+    FilesConfig {
+        paths: vec![dir.join(pattern).to_str().unwrap().to_owned()],
+        follow,
+        poll_interval: Span::from_millis(5),
+        ..FilesConfig::default()
+    }
+}
+
+fn append(path: &Path, text: &str) {
+    let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn all_formats_give_the_same_lines_positions_and_identity() {
+    let text: String = (0..20_000).map(|i| format!("line {i} {}\n", "x".repeat(i % 97))).collect();
+    let half = text.len() / 2;
+    let (a, b) = (&text.as_bytes()[..half], &text.as_bytes()[half..]);
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+    let contents = [text.clone().into_bytes(), [gzip(a), gzip(b)].concat(), [zstd(a), zstd(b)].concat()];
+    let mut results = Vec::new();
+    for bytes in contents {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("log"), bytes).unwrap();
+        let collector = Collector::one(config(dir.path(), "*", false), FilesRun::default()).finish();
+        results.push((collector.lines.clone(), collector.positions.clone()));
+    }
+    assert_eq!(results[0].0.values().next().unwrap().len(), 20_000);
+    assert_eq!(results[0].1.values().next(), Some(&(text.len() as u64)));
+    assert!(results[0] == results[1] && results[0] == results[2]);
+}
+
+#[test]
+fn files_are_numbered_by_path_and_shared_out() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["b", "a", "c"] {
+        append(&dir.path().join(name), &format!("{name}1\n{name}2"));
+    }
+    append(&dir.path().join("empty"), "");
+    let source = FilesSource::new(config(dir.path(), "*", false), FilesRun::default()).unwrap();
+    let all: Vec<Collector> = (0..2).map(|index| Collector::new(&source, index, 2).finish()).collect();
+    let of = |c: &Collector| {
+        let mut all = Vec::new();
+        for info in &c.infos {
+            all.push((info.number, c.lines[&info.identity].clone()));
+        }
+        all
+    };
+    let lines = |name: &str| vec![(0, format!("{name}1")), (3, format!("{name}2"))];
+    assert_eq!(of(&all[0]), [(0, lines("a")), (2, lines("c"))]);
+    assert_eq!(of(&all[1]), [(1, lines("b"))]);
+    assert_eq!(source.ends().values().sum::<u64>(), 15);
+}
+
+#[test]
+fn lines_of_any_length_come_through_blocks_of_any_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let lengths = [10, 70_000, 0, 1, 16_384, 16_383, 300_000, 5, 99_999, 100_000, 100_001, 250_000, 7];
+    let mut expected: Lines = Vec::new();
+    let mut text = String::new();
+    for (i, length) in lengths.into_iter().enumerate() {
+        let line: String = char::from(b'a' + i as u8).to_string().repeat(length);
+        if length > 0 {
+            // What is longer than the limit arrives cut, one byte longer than allowed or whole, so that it shows.
+            expected.push((text.len() as u64, line.clone()));
+        }
+        text += &line;
+        text += if i % 2 == 0 { "\n" } else { "\r\n" };
+    }
+    fs::write(&path, &text).unwrap();
+    let limit = 100_000;
+    let config =
+        FilesConfig { block: ByteSize(16 << 10), max_record_bytes: ByteSize(limit), ..config(dir.path(), "*", false) };
+    let collector = Collector::one(config, FilesRun::default()).finish();
+    let lines = collector.lines.values().next().unwrap();
+    assert_eq!(lines.len(), expected.len());
+    for (got, expected) in lines.iter().zip(&expected) {
+        assert_eq!(got.0, expected.0);
+        if expected.1.len() as u64 <= limit {
+            assert!(got.1 == expected.1, "line at {}", got.0);
+        } else {
+            assert!(got.1.len() as u64 > limit && expected.1.starts_with(&got.1), "line at {}", got.0);
+        }
+    }
+    assert_eq!(collector.positions.values().next(), Some(&(text.len() as u64)));
+}
+
+#[test]
+fn reading_goes_on_at_any_position_and_a_range_is_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = (0..1000).map(|i| format!("{i}\n")).collect();
+    for (name, bytes) in [("plain", text.clone().into_bytes()), ("gzip", gzip(text.as_bytes()))] {
+        let dir = dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("log"), bytes).unwrap();
+        let config = config(&dir, "*", false);
+        let all = Collector::one(config.clone(), FilesRun::default()).finish();
+        let (info, lines) = (all.infos[0].clone(), all.lines.values().next().unwrap().clone());
+        for at in [0, 1, 500, 998, 999] {
+            let positions = Positions::from([(PartitionInfo { number: 7, ..info.clone() }, lines[at].0)]);
+            let rest = Collector::one(config.clone(), FilesRun { positions, ..Default::default() }).finish();
+            assert_eq!(rest.lines.values().next().unwrap(), &lines[at..]);
+            assert_eq!(rest.infos[0].number, 7, "a partition keeps its number");
+        }
+        for (from, to) in [(0, 1), (10, 20), (500, 999), (3, 3)] {
+            for file in [dir.join("log").to_str().unwrap().to_owned(), info.identity.to_string()] {
+                let range = FileRange { file, from: lines[from].0, to: Some(lines[to].0) };
+                let run = FilesRun { ranges: vec![range], ..Default::default() };
+                let part = Collector::one(config.clone(), run).finish();
+                assert_eq!(part.lines.values().next().unwrap(), &lines[from..to]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = |config| FilesSource::new(config, FilesRun::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(message(config(dir.path(), "*.log", false)).contains("*.log"));
+    assert!(message(FilesConfig::default()).contains("paths"));
+    assert!(message(config(dir.path(), "***", false)).contains("pattern"));
+    append(&dir.path().join("a.log"), "# header\nfirst of a\n");
+    append(&dir.path().join("b.log"), "# header\nfirst of b\n");
+    let same = message(config(dir.path(), "*.log", false));
+    assert!(same.contains("b.log") && same.contains("fingerprint_lines"), "{same}");
+    let two = FilesConfig { fingerprint_lines: 2, ..config(dir.path(), "*.log", false) };
+    assert_eq!(Collector::one(two, FilesRun::default()).finish().count(), 4);
+}
+
+#[test]
+fn a_damaged_file_gives_its_good_lines_and_is_reported_while_it_lasts() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = (0..100_000).map(|i| format!("line {i}\n")).collect();
+    let whole = gzip(text.as_bytes());
+    let path = dir.path().join("log.gz");
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let mut collector = Collector::one(config(dir.path(), "*", false), FilesRun::default());
+    collector.until("the damage is reported twice", |c| c.unreachable >= 2);
+    assert!((1..100_000).contains(&collector.count()) && collector.ended == [false]);
+    fs::write(&path, &whole).unwrap();
+    let collector = collector.finish();
+    assert_eq!(collector.sorted().len(), 100_000);
+    assert!(collector.lines.values().next().unwrap().iter().enumerate().all(|(i, (_, l))| *l == format!("line {i}")));
+}
+
+#[test]
+fn a_partition_that_is_not_taken_from_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        let text: String = (0..200_000).map(|i| format!("{name}{i}\n")).collect();
+        append(&dir.path().join(name), &text);
+    }
+    let config = FilesConfig { block: ByteSize(16 << 10), ..config(dir.path(), "*", false) };
+    let source = FilesSource::new(config, FilesRun::default()).unwrap();
+    let mut feed = source.feed(WorkerPlace { index: 0, peers: 1 }).unwrap();
+    assert_eq!(feed.joined().len(), 2);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut read = |partition: usize| {
+        let mut bytes = 0;
+        loop {
+            match feed.poll(partition) {
+                Some(PartitionEvent::Records(batch)) => bytes = batch.next_offset(),
+                Some(PartitionEvent::Ended) => return bytes,
+                Some(other) => panic!("{other:?}"),
+                None => assert!(Instant::now() < deadline),
+            }
+        }
+    };
+    assert_eq!(read(1), read(0));
+}
