@@ -1,1 +1,93 @@
-//! The HTTP API.
+//! The HTTP API: live reads from memory, searches from the store.
+//!
+//! In: requests on one address, loopback unless the configuration says otherwise. Out: JSON, or a problem document
+//! (RFC 9457) for everything that goes wrong; never more of an error than its message.
+//!
+//! - [`config`]: the options. [`server`]: listening, and shutting down.
+//! - [`guard`]: what is done for every request: limits, time, counting, and errors made into problems.
+//! - [`params`]: query parameters, all mistakes found at once. [`problem`]: problem documents.
+//! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`status`]: `/`, `/health`,
+//!   `/progress`, `/metrics`. [`docs`]: `/openapi.json`, `/docs`.
+
+pub mod config;
+mod docs;
+mod guard;
+mod health;
+mod logs;
+mod params;
+mod problem;
+mod schema;
+mod server;
+mod status;
+mod views;
+
+use std::sync::Arc;
+
+use axum::Router;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::live::LiveView;
+use crate::live::progress::ProgressBoard;
+use crate::metrics::Metrics;
+use crate::stores::Store;
+
+pub use config::ApiConfig;
+pub use health::Health;
+pub use server::{ApiError, Server, serve};
+
+/// What the API answers from.
+#[derive(Clone)]
+pub struct ApiState {
+    /// The live state.
+    pub live: Arc<LiveView>,
+    /// Where logs are searched.
+    pub store: Arc<dyn Store>,
+    /// Where the partitions stand.
+    pub progress: Arc<ProgressBoard>,
+    /// Counted into, and shown.
+    pub metrics: Arc<Metrics>,
+    /// What has to work for the process to be ready.
+    pub health: Arc<Health>,
+    /// What this process is, for `/`.
+    pub info: Arc<ApiInfo>,
+}
+
+/// What this process is, in words.
+#[derive(Clone, Debug, Default)]
+pub struct ApiInfo {
+    /// What it reads, in a few words.
+    pub source: String,
+    /// Workers in all processes.
+    pub workers: usize,
+    /// When it started, in milliseconds since the epoch.
+    pub started_ms: u64,
+}
+
+#[derive(Clone)]
+struct Context {
+    state: ApiState,
+    config: Arc<ApiConfig>,
+    openapi: Arc<str>,
+}
+
+/// The API as a service, without a listener.
+pub fn router(config: &ApiConfig, state: ApiState) -> Router {
+    let routes = OpenApiRouter::with_openapi(docs::document())
+        .routes(routes!(status::root))
+        .routes(routes!(status::health))
+        .routes(routes!(status::alive))
+        .routes(routes!(logs::search))
+        .routes(routes!(logs::anomalies))
+        .routes(routes!(logs::stats))
+        .routes(routes!(views::list))
+        .routes(routes!(views::windows))
+        .routes(routes!(views::keys))
+        .routes(routes!(status::progress))
+        .routes(routes!(status::metrics))
+        .routes(routes!(docs::openapi));
+    let (router, document) = routes.split_for_parts();
+    let openapi = serde_json::to_string_pretty(&document).unwrap_or_default().into();
+    let context = Context { state, config: Arc::new(config.clone()), openapi };
+    guard::layers(router.with_state(context.clone()).merge(docs::swagger()), &context)
+}

@@ -133,6 +133,11 @@ impl LiveView {
         LiveWriter(self.clone())
     }
 
+    /// The length of a tick.
+    pub fn tick_ms(&self) -> u64 {
+        self.tick_ms
+    }
+
     /// The views that are listed, in the order of the configuration. Names that start with `__` are not.
     pub fn listed(&self) -> impl Iterator<Item = (ViewId, &View)> {
         (0..).zip(&self.views).filter(|(_, view)| !view.name.starts_with("__"))

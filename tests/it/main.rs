@@ -1,4 +1,6 @@
 //! Tests that cross modules, with embedded parts, mocks and stubs only.
 
 mod cli;
+mod elasticsearch;
+mod stub_elasticsearch;
 mod support;

@@ -146,13 +146,16 @@ impl Client {
         (body, headers)
     }
 
-    /// The nodes in the order to try them: taking turns, those that failed lately last.
-    fn order(&self) -> impl Iterator<Item = &Node> {
+    /// The nodes in the order to try them: taking turns, those that failed lately last. Each once, also when one fails
+    /// while this order is gone through.
+    fn order(&self) -> Vec<&Node> {
         let now = self.started.elapsed().as_millis() as u64;
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let rotated = (0..self.nodes.len()).map(move |i| &self.nodes[turn.wrapping_add(i) % self.nodes.len()]);
-        let failed_lately = move |node: &&Node| node.passed_over_until_ms.load(Ordering::Relaxed) > now;
-        rotated.clone().filter(move |node| !failed_lately(node)).chain(rotated.filter(failed_lately))
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len().max(1);
+        let (later, first) = self.nodes.split_at(turn.min(self.nodes.len()));
+        let failed_lately = |node: &&Node| node.passed_over_until_ms.load(Ordering::Relaxed) > now;
+        let (failed, mut order): (Vec<_>, Vec<_>) = first.iter().chain(later).partition(failed_lately);
+        order.extend(failed);
+        order
     }
 }
 
@@ -278,7 +281,7 @@ mod tests {
         let urls = ["http://a:1", "http://b:1", "http://c:1"];
         let config = ElasticsearchConfig { urls: urls.map(String::from).to_vec(), ..Default::default() };
         let client = Client::new(&config).unwrap();
-        let order = |client: &Client| client.order().map(|node| node.url.clone()).collect::<Vec<_>>();
+        let order = |client: &Client| client.order().iter().map(|node| node.url.clone()).collect::<Vec<_>>();
         assert_eq!(order(&client), ["http://a:1", "http://b:1", "http://c:1"]);
         assert_eq!(order(&client), ["http://b:1", "http://c:1", "http://a:1"]);
         client.nodes[2].passed_over_until_ms.store(u64::MAX, Ordering::Relaxed);

@@ -43,7 +43,15 @@ async fn get(client: &Client, path: &str, query: &[(&str, &str)]) -> Result<Repl
 /// `GET /` says so on most clusters; where it is not to be had, the nodes are asked. Without the privilege for either
 /// the version stays unknown, and the templates decide whether the cluster will do.
 pub(super) async fn identify(client: &Client) -> Result<String, StoreError> {
-    let root = get(client, "/", &[]).await?;
+    let root = match client.send(Method::Get, "/", &[], Payload::Empty, None).await {
+        // Waiting does not change whom this host trusts.
+        Err(Unreachable(detail)) if detail.contains("certificate") => {
+            return Err(StoreError::Fatal(format!(
+                "elasticsearch: {detail}; name the authority that signed the certificate in ca_file"
+            )));
+        }
+        answer => answer?,
+    };
     let (distribution, version) = match root.status {
         200 => {
             let body: Value = serde_json::from_slice(&root.body).unwrap_or_default();

@@ -1,0 +1,105 @@
+//! The options of the HTTP API.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use floodmark_dataflows::units::{ByteSize, Span};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The HTTP API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiConfig {
+    /// Whether the API is served at all.
+    pub enabled: bool,
+    /// Address and port to listen on; port 0 takes any free one. Anything but a loopback address needs `allow_public`,
+    /// because there is no authentication: put a proxy in front that has it.
+    pub listen: SocketAddr,
+    /// Allows an address that other hosts can reach.
+    pub allow_public: bool,
+    /// A request that takes longer is answered with 503. Searches of a slow store are what takes long.
+    pub request_timeout: Span,
+    /// Requests worked on at the same time; further ones are answered with 503 at once.
+    pub max_concurrent_requests: usize,
+    /// The largest body of a request. No request needs one.
+    pub max_body: ByteSize,
+    /// Rows on a page where a request does not say.
+    pub default_page_size: usize,
+    /// The largest number of rows on a page.
+    pub max_page_size: usize,
+    /// How long open requests may take to finish at shutdown.
+    pub shutdown_timeout: Span,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            allow_public: false,
+            request_timeout: Span::from_secs(30),
+            max_concurrent_requests: 256,
+            max_body: ByteSize(64 << 10),
+            default_page_size: 50,
+            max_page_size: 1_000,
+            shutdown_timeout: Span::from_secs(5),
+        }
+    }
+}
+
+impl ApiConfig {
+    /// Every mistake in the options, each with the option's name.
+    pub fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if !self.listen.ip().is_loopback() && !self.allow_public {
+            mistakes.push(format!(
+                "listen: {} can be reached from other hosts and the API has no authentication; \
+                 set allow_public = true if that is meant, or listen on 127.0.0.1",
+                self.listen
+            ));
+        }
+        if self.request_timeout.as_millis() == 0 {
+            mistakes.push("request_timeout: expected more than 0s".into());
+        }
+        let positive = [
+            ("max_concurrent_requests", self.max_concurrent_requests),
+            ("default_page_size", self.default_page_size),
+            ("max_page_size", self.max_page_size),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                mistakes.push(format!("{name}: expected at least 1, got 0"));
+            }
+        }
+        if self.default_page_size > self.max_page_size {
+            mistakes.push(format!(
+                "default_page_size: expected at most max_page_size ({}), got {}",
+                self.max_page_size, self.default_page_size
+            ));
+        }
+        if self.max_page_size > 10_000 {
+            mistakes.push(format!("max_page_size: expected at most 10000, got {}", self.max_page_size));
+        }
+        mistakes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_address_has_to_be_allowed() {
+        assert!(ApiConfig::default().mistakes().is_empty());
+        let public = ApiConfig { listen: "0.0.0.0:8000".parse().unwrap(), ..Default::default() };
+        assert!(public.mistakes()[0].contains("allow_public = true"), "{:?}", public.mistakes());
+        assert!(ApiConfig { allow_public: true, ..public }.mistakes().is_empty());
+        assert!(ApiConfig { listen: "[::1]:0".parse().unwrap(), ..Default::default() }.mistakes().is_empty());
+    }
+
+    #[test]
+    fn all_mistakes_are_found_at_once() {
+        let config = ApiConfig { max_concurrent_requests: 0, max_page_size: 10, ..Default::default() };
+        assert_eq!(config.mistakes().len(), 2, "{:?}", config.mistakes());
+    }
+}
