@@ -63,6 +63,17 @@ pub struct WindowWrite {
     pub document: WindowDocument,
 }
 
+/// A dead letter on its way to a store.
+#[derive(Clone, Debug)]
+pub struct DeadLetterWrite {
+    /// Of the record: the same for the same record.
+    pub id: String,
+    /// When it became a dead letter, by the wall clock.
+    pub timestamp_ms: Millis,
+    /// The document's JSON.
+    pub json: Vec<u8>,
+}
+
 /// A document that the store refuses for good.
 #[derive(Clone, Debug)]
 pub struct Rejected {
@@ -125,6 +136,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores window documents, likewise. An older version never replaces a newer one.
     async fn write_windows(&self, windows: Vec<WindowWrite>) -> Result<(), StoreError>;
+
+    /// Stores dead letters, likewise: those with the same id are the same. A store that has no place for them says so
+    /// with a fatal error.
+    async fn write_dead_letters(&self, letters: Vec<DeadLetterWrite>) -> Result<(), StoreError> {
+        let (count, name) = (letters.len(), self.name());
+        Err(StoreError::Fatal(format!(
+            "the store {name} has no place for dead letters ({count} waiting): write them to a file or a Kafka topic"
+        )))
+    }
 
     /// Searches log documents.
     async fn search_logs(&self, query: &LogQuery) -> Result<LogPage, StoreError>;
