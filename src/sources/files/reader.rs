@@ -257,8 +257,10 @@ impl Slot {
             }
         }
         if let Some((tail, tries)) = cut {
-            let copies = candidates.iter().any(|file| file.plain_length.is_none_or(|length| length >= self.offset));
-            return self.give_up(tail, tries, copies, config);
+            // Shorter than what was read, all of them: what came after was in the cut file alone, and has been read. One
+            // that could not be opened up to here may be a copy that is still being compressed.
+            let complete = !candidates.is_empty() && problem.is_none();
+            return self.give_up(tail, tries, complete, config);
         }
         let (path, error) = problem.unwrap_or_else(|| {
             let path = candidates.first().map_or_else(PathBuf::new, |file| file.path.clone());
@@ -276,19 +278,19 @@ impl Slot {
         &mut self,
         mut tail: Box<Tail>,
         tries: u32,
-        copies: bool,
+        complete: bool,
         config: &FilesConfig,
     ) -> Option<PartitionEvent<FileBatch>> {
-        if !copies && tries < COPY_TRIES {
+        if !complete && tries < COPY_TRIES {
             self.state = State::Closed(Some((tail, tries + 1)));
             self.next_turn = Instant::now() + config.poll_interval.0;
             return None;
         }
-        if !copies {
+        if !complete {
             tracing::error!(
                 partition = self.log.info.number,
                 identity = %self.log.info.identity,
-                "the file was cut at or behind position {} and no file that matches holds a copy: lines written between \
+                "the file was cut at or behind position {} and no file that matches holds a copy of it: lines written between \
                  the last read and the cut are lost; let the patterns match the rotated names too",
                 tail.position()
             );

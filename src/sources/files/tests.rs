@@ -286,3 +286,153 @@ fn a_partition_that_is_not_taken_from_does_not_stop_the_others() {
     };
     assert_eq!(read(1), read(0));
 }
+
+/// The lines of a log that is being followed come through whole, each once, however the writes cut them.
+#[test]
+fn following_waits_for_the_end_of_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    append(&path, "fir");
+    let mut collector = Collector::one(config(dir.path(), "*", true), FilesRun::default());
+    assert!(collector.feed.is_live());
+    collector.until("the feed has announced what there is", |c| !c.feed.is_discovering());
+    assert!(collector.infos.is_empty(), "not known before its first line is whole");
+    append(&path, "st\nsecond");
+    collector.until("the first line and the end", |c| c.count() == 1 && c.at_end == [true]);
+    append(&path, "\r\n\nthi");
+    collector.until("the second line and the end", |c| c.count() == 2 && c.at_end == [true]);
+    append(&path, "rd\n");
+    append(&dir.path().join("log.2"), "other\n");
+    collector.until("the third line and the second file", |c| c.count() == 4 && c.at_end == [true, true]);
+    let lines: Vec<&Lines> = collector.infos.iter().map(|info| &collector.lines[&info.identity]).collect();
+    assert_eq!(*lines[0], [(0, "first".to_owned()), (6, "second".to_owned()), (15, "third".to_owned())]);
+    assert_eq!(*lines[1], [(0, "other".to_owned())]);
+    assert_eq!(collector.infos[1].number, 1);
+}
+
+#[test]
+fn a_file_cut_without_a_copy_goes_on_as_a_new_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    append(&path, "one\ntwo\nhalf");
+    let mut collector = Collector::one(config(dir.path(), "*", true), FilesRun::default());
+    collector.until("two lines and the end", |c| c.count() == 2 && c.at_end == [true]);
+    fs::write(&path, "new one\nnew two\nnew three\n").unwrap();
+    collector.until("the new lines, and what there was of the old", |c| c.count() == 6);
+    assert_eq!(collector.sorted(), ["half", "new one", "new three", "new two", "one", "two"]);
+    assert_eq!(collector.infos.len(), 2);
+}
+
+/// A log that is written, rotated in every way and read at the same time, with restarts of the reader in between, in
+/// random order: no line is lost, none comes twice.
+#[test]
+fn rotation_and_restarts_neither_repeat_nor_lose_a_line() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = seed.map_or_else(|| (1..=12).collect::<Vec<u64>>(), |seed| vec![seed]);
+    for seed in seeds {
+        rotate_and_restart(seed);
+    }
+}
+
+fn rotate_and_restart(seed: u64) {
+    use rand::{RngExt, SeedableRng};
+    let mut random = rand::rngs::Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut events: Vec<String> = Vec::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let config = FilesConfig { block: ByteSize(16 << 10), ..config(dir.path(), "log*", true) };
+    let (mut written, mut partial) = (Vec::<String>::new(), String::new());
+    let mut collector = Collector::one(config.clone(), FilesRun::default());
+    let (mut seen, mut positions) = (Vec::<String>::new(), Positions::new());
+    let mut rotations = 0;
+    for _ in 0..60 {
+        match random.random_range(0..10) {
+            0..5 => {
+                // Some lines, the last perhaps not whole; an earlier half is completed first.
+                let mut text = std::mem::take(&mut partial);
+                let before = text.len();
+                for _ in 0..random.random_range(1..200) {
+                    let line = format!("{seed}-{} {}", written.len(), "y".repeat(random.random_range(0..300)));
+                    if before > 0 && text.len() == before {
+                        text += "\n";
+                    }
+                    text += &line;
+                    text += "\n";
+                    written.push(line);
+                }
+                append(&path("log"), &text[before..]);
+                if random.random_bool(0.3) {
+                    partial = format!("{seed}-{} half", written.len());
+                    append(&path("log"), &partial);
+                    written.push(partial.clone());
+                }
+                events.push(format!("write to {} lines, half: {}", written.len(), !partial.is_empty()));
+            }
+            5 if path("log").exists() && partial.is_empty() => {
+                rotations += 1;
+                fs::rename(path("log"), path(&format!("log.{rotations}"))).unwrap();
+                events.push(format!("rename to log.{rotations}"));
+            }
+            6 if path("log").exists() && partial.is_empty() => {
+                rotations += 1;
+                fs::copy(path("log"), path(&format!("log.{rotations}"))).unwrap();
+                OpenOptions::new().write(true).open(path("log")).unwrap().set_len(0).unwrap();
+                events.push(format!("copy to log.{rotations} and cut"));
+            }
+            7 if rotations > 0 && path(&format!("log.{rotations}")).exists() => {
+                // As gzip does: the compressed file grows beside the other, which is then deleted.
+                let (from, to) = (path(&format!("log.{rotations}")), path(&format!("log.{rotations}.gz")));
+                let bytes = gzip(&fs::read(&from).unwrap());
+                let half = bytes.len() / 2;
+                fs::write(&to, &bytes[..half]).unwrap();
+                collector.turn();
+                let mut file = OpenOptions::new().append(true).open(&to).unwrap();
+                file.write_all(&bytes[half..]).unwrap();
+                fs::remove_file(&from).unwrap();
+                events.push(format!("compress log.{rotations}"));
+            }
+            8 => {
+                seen.extend(collector.sorted());
+                positions.extend(std::mem::take(&mut collector.positions));
+                let run = FilesRun { positions: positions.clone(), ..Default::default() };
+                collector = Collector::one(config.clone(), run);
+                events.push("restart".into());
+            }
+            _ => {
+                for _ in 0..random.random_range(1..50) {
+                    collector.turn();
+                }
+            }
+        }
+    }
+    if !partial.is_empty() {
+        append(&path("log"), "\n");
+    }
+    let count = seen.len();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while count + collector.count() < written.len() && Instant::now() < deadline {
+        collector.turn();
+    }
+    collector.until("the end of all files", |c| c.at_end.iter().all(|at_end| *at_end));
+    seen.extend(collector.sorted());
+    seen.sort_unstable();
+    written.sort_unstable();
+    if seen != written {
+        let (lost, extra): (Vec<&String>, Vec<&String>) = (
+            written.iter().filter(|line| seen.binary_search(line).is_err()).collect(),
+            seen.iter().filter(|line| written.binary_search(line).is_err()).collect(),
+        );
+        let short =
+            |lines: &[&String]| lines.iter().take(5).map(|l| l[..l.len().min(20)].to_owned()).collect::<Vec<_>>();
+        panic!(
+            "SEED={seed}: {} written, {} read; {} lost {:?}; {} never written {:?}\n{}",
+            written.len(),
+            seen.len(),
+            lost.len(),
+            short(&lost),
+            extra.len(),
+            short(&extra),
+            events.join("\n")
+        );
+    }
+}
