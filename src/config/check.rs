@@ -7,7 +7,8 @@ use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::view_config::{Mistake, compile_views};
 
-use super::{ClusterConfig, Config};
+use super::{ClusterConfig, Config, SourceChoice, SourceSection, StoreChoice, StoreSection};
+use crate::sources::generator::Generator;
 
 /// The parts of a configuration that the dataflow is built from, compiled.
 #[derive(Clone, Debug)]
@@ -26,6 +27,9 @@ impl Config {
         let mut mistakes = within("time", self.time.mistakes());
         mistakes.extend(self.compile().err().unwrap_or_default());
         mistakes.extend(within("cluster", self.cluster.mistakes()));
+        mistakes.extend(self.source.mistakes());
+        mistakes.extend(self.store.mistakes());
+        mistakes.extend(self.api.mistakes().iter().map(|text| spoken("", text).within("api")));
         let (every, tick) = (self.publish.every, self.time.tick);
         if every.as_millis() == 0 || !every.as_millis().is_multiple_of(tick.as_millis().max(1)) {
             let message = format!("expected a multiple of time.tick ({tick}), got {every}");
@@ -86,6 +90,33 @@ fn spoken(part: &str, message: &str) -> Mistake {
 
 fn within(part: &str, mistakes: Vec<Mistake>) -> Vec<Mistake> {
     mistakes.into_iter().map(|mistake| mistake.within(part)).collect()
+}
+
+impl SourceSection {
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mistake = match self.chosen() {
+            Err(mistake) => Some(mistake),
+            Ok(SourceChoice::Files(files)) if files.paths.is_empty() => {
+                let message = "expected at least one path or pattern, such as [\"/var/log/app/*.log*\"], got none";
+                Some(Mistake::new("source.files.paths", message))
+            }
+            Ok(SourceChoice::Files(_)) => None,
+            Ok(SourceChoice::Generator(config)) => Generator::new(config.clone(), 0)
+                .err()
+                .map(|error| Mistake::new("source.generator", error.to_string().trim_start_matches("generator: "))),
+        };
+        Vec::from_iter(mistake)
+    }
+}
+
+impl StoreSection {
+    fn mistakes(&self) -> Vec<Mistake> {
+        match self.chosen() {
+            Err(mistake) => vec![mistake],
+            Ok(StoreChoice::Elasticsearch(config)) => within("store.elasticsearch", config.mistakes()),
+            Ok(StoreChoice::Ndjson(_) | StoreChoice::None) => Vec::new(),
+        }
+    }
 }
 
 impl ClusterConfig {

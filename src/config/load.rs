@@ -320,7 +320,7 @@ mod tests {
                 environment: self.environment.iter().map(own).collect(),
                 flags: self.flags.iter().map(|flag| (*flag).to_owned()).collect(),
             };
-            Config::load_unchecked(&sources).and_then(|_| Config::load(&sources)).map_err(|error| match error {
+            Config::load(&sources).map_err(|error| match error {
                 ConfigError::Mistakes(mistakes) => {
                     let prefix = format!("{}/", dir.path().display());
                     mistakes.iter().map(|mistake| mistake.to_string().replace(&prefix, "")).collect()
@@ -330,12 +330,12 @@ mod tests {
         }
     }
 
-    const SOURCE: &str = "";
+    const SOURCE: &str = "[source.generator]\n";
 
     #[test]
     fn flags_win_over_the_environment_and_that_over_the_file() {
         let given = Given {
-            file: "[time]\ntick = \"2s\"\nidle_after = \"7s\"\nmax_ahead = \"30s\"\n\
+            file: "source.generator = {}\n[time]\ntick = \"2s\"\nidle_after = \"7s\"\nmax_ahead = \"30s\"\n\
                 [[view]]\nname = \"v\"\n",
             environment: &[
                 ("FLOODMARK_TIME__TICK", "5s"),
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn all_mistakes_come_at_once_with_their_places() {
         let given = Given {
-            file: "data_dri = \"x\"\n[time]\ntick = 5\nidle_after = \"5 parsecs\"\n\n[[view]]\nname = \"a\"\n\
+            file: "data_dri = \"x\"\nsource.generator = {}\n[time]\ntick = 5\nidle_after = \"5 parsecs\"\n\n[[view]]\nname = \"a\"\n\
                 [[view]]\nname = \"a\"\nwindow = \"1h\"\nmaxkeys = 3\n[store]\nindex = \"anomaly\"\n",
             environment: &[("FLOODMARK_CLUSTER__WORKERS", "many"), ("FLOODMARK_CLUSTER__PROCESS", "3")],
             flags: &["cluster.hosts=[\"a:1\", 7]", "tick=1s", "nonsense"],
@@ -370,13 +370,13 @@ mod tests {
         let expected = [
             "--set nonsense: expected key=value",
             "floodmark.toml:1: data_dri: unknown key; did you mean \"data_dir\"?",
-            "floodmark.toml:11: view[1].maxkeys: unknown key; did you mean \"max_keys\"?",
+            "floodmark.toml:12: view[1].maxkeys: unknown key; did you mean \"max_keys\"?",
             "--set tick: tick: unknown key here; did you mean time.tick?",
             "FLOODMARK_CLUSTER__WORKERS: cluster.workers: expected a whole number, got \"many\"",
             "--set cluster.hosts: cluster.hosts[1]: expected a string, got 7",
-            "floodmark.toml:3: time.tick: expected a duration, got 5",
-            "floodmark.toml:4: time.idle_after: expected a whole number with a unit",
-            "floodmark.toml:13: store.index: expected \"all\" or \"anomalies\" or \"windows\", got \"anomaly\"; did you \
+            "floodmark.toml:4: time.tick: expected a duration, got 5",
+            "floodmark.toml:5: time.idle_after: expected a whole number with a unit",
+            "floodmark.toml:14: store.index: expected \"all\" or \"anomalies\" or \"windows\", got \"anomaly\"; did you \
              mean \"anomalies\"?",
         ];
         for expected in expected {
@@ -388,21 +388,21 @@ mod tests {
     #[test]
     fn values_that_do_not_fit_are_found_with_their_lines() {
         let given = Given {
-            file: "[[view]]\nname = \"a\"\n[[view]]\nname = \"a\"\nwindow = \"1500ms\"\n",
+            file: "source.generator = {}\n[[view]]\nname = \"a\"\n[[view]]\nname = \"a\"\nwindow = \"1500ms\"\n",
             environment: &[],
             flags: &["cluster.process=1"],
         };
         let mistakes = given.load().unwrap_err();
         assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
-        assert!(mistakes[1].starts_with("floodmark.toml:5: view[1].window: expected a multiple of time.tick (1s)"));
-        assert!(mistakes[0].starts_with("floodmark.toml:4: view[1].name: two views are named \"a\""));
+        assert!(mistakes[1].starts_with("floodmark.toml:6: view[1].window: expected a multiple of time.tick (1s)"));
+        assert!(mistakes[0].starts_with("floodmark.toml:5: view[1].name: two views are named \"a\""));
         assert!(mistakes[2].starts_with("--set cluster.process: cluster.process: expected less than"));
     }
 
     #[test]
     fn a_list_of_tables_is_read_item_by_item() {
         let given = Given {
-            file: "[[rules.rule]]\nname = \"a\"\nwhen = [\"level = ERROR\"]\nscore = 90\n\
+            file: "source.generator = {}\n[[rules.rule]]\nname = \"a\"\nwhen = [\"level = ERROR\"]\nscore = 90\n\
                 [[rules.rule]]\nname = \"b\"\nwhen = \"level = ERROR\"\nscore = 90\n\
                 [[rules.rule]]\nname = \"c\"\nscore = 10\n",
             environment: &[],
@@ -411,9 +411,9 @@ mod tests {
         let mistakes = given.load().unwrap_err();
         assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
         assert!(
-            mistakes[0].starts_with("floodmark.toml:7: rules.rule[1].when: expected a list of strings, got \"level")
+            mistakes[0].starts_with("floodmark.toml:8: rules.rule[1].when: expected a list of strings, got \"level")
         );
-        assert!(mistakes[1].starts_with("floodmark.toml:9: rules.rule[2]: missing field `when`"), "{mistakes:#?}");
+        assert!(mistakes[1].starts_with("floodmark.toml:10: rules.rule[2]: missing field `when`"), "{mistakes:#?}");
     }
 
     #[test]

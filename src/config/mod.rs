@@ -10,6 +10,7 @@ pub mod layers;
 pub mod load;
 pub mod mistakes;
 pub mod render;
+pub mod sections;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -20,12 +21,12 @@ use floodmark_dataflows::view_config::{TimeConfig, ViewConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::stores::elasticsearch::ElasticsearchConfig;
-use crate::stores::ndjson::NdjsonConfig;
-use crate::stores::writer::{Indexed, WriterOptions};
-use crate::units::{ByteSize, Span};
+use crate::api::ApiConfig;
+use crate::units::Span;
+pub use check::Compiled;
 pub use load::Sources;
 pub use mistakes::ConfigError;
+pub use sections::{ClusterConfig, NoStoreConfig, SourceChoice, SourceSection, StoreChoice, StoreSection};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +51,8 @@ pub struct Config {
     /// Where documents go, and where searches are answered: at most one of `store.elasticsearch`, `store.embedded`,
     /// `store.ndjson` and `store.none`. Without any, the embedded store.
     pub store: StoreSection,
+    /// The HTTP API.
+    pub api: ApiConfig,
 }
 
 impl Default for Config {
@@ -64,76 +67,10 @@ impl Default for Config {
             view: vec![ViewConfig::default()],
             publish: PublishConfig::default(),
             store: StoreSection::default(),
+            api: ApiConfig::default(),
         }
     }
 }
-
-/// Workers and processes. Results are the same for any number of them.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClusterConfig {
-    /// Worker threads of each process. Partitions are spread over all workers, so more workers than partitions do
-    /// nothing, and more than cores are slower than fewer. `-w`.
-    pub workers: usize,
-    /// Processes. All run with the same configuration but for `process`. `-n`.
-    pub processes: usize,
-    /// The number of this process, from 0. `-p`.
-    pub process: usize,
-    /// `host:port` of each process, in the order of their numbers. Left empty, processes are on this host, on ports from
-    /// 2101. `-h FILE` reads them from a file, one a line. These connections are not encrypted: keep them in a private
-    /// network.
-    pub hosts: Vec<String>,
-}
-
-impl Default for ClusterConfig {
-    fn default() -> Self {
-        Self { workers: 1, processes: 1, process: 0, hosts: Vec::new() }
-    }
-}
-
-/// Where records are read from.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct SourceSection {}
-
-/// Where documents go.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreSection {
-    /// Which documents to store.
-    pub index: Indexed,
-    /// Log documents that may wait for the store or be under way to it, in bytes of JSON. While it is full nothing is
-    /// read. More evens out a store that answers in bursts.
-    pub queue: ByteSize,
-    /// Elasticsearch 7.17, 8 or 9, or OpenSearch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub elasticsearch: Option<ElasticsearchConfig>,
-    /// Files or standard output, one JSON document a line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ndjson: Option<NdjsonConfig>,
-    /// Nowhere: for benchmarks, and where the API's live answers are enough. Has no keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub none: Option<NoStoreConfig>,
-}
-
-impl Default for StoreSection {
-    fn default() -> Self {
-        Self { index: Indexed::default(), queue: ByteSize::from_mib(64), elasticsearch: None, ndjson: None, none: None }
-    }
-}
-
-impl StoreSection {
-    /// What the writer needs of it.
-    pub fn writer_options(&self) -> WriterOptions {
-        let queue_bytes = usize::try_from(self.queue.0).unwrap_or(usize::MAX).max(1);
-        WriterOptions { indexed: self.index, queue_bytes }
-    }
-}
-
-/// The options of the store that keeps nothing: none.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct NoStoreConfig {}
 
 /// When window documents go to the store.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

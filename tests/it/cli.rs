@@ -16,9 +16,10 @@ fn all_mistakes_are_printed_once_and_the_code_is_2() {
     dir.file("floodmark.toml", "[time]\ntock = \"1s\"\nidle_after = \"soon\"\n");
     let stderr = dir.command(&["check"]).run().expect_code(2).stderr();
     for expected in [
-        "floodmark: the configuration has 2 mistakes",
+        "floodmark: the configuration has 3 mistakes",
         "floodmark.toml:2: time.tock: unknown key; did you mean \"tick\"?",
         "floodmark.toml:3: time.idle_after: expected a whole number with a unit",
+        "source: expected one of",
     ] {
         assert_eq!(stderr.matches(expected).count(), 1, "{expected}\nin {stderr}");
     }

@@ -1,0 +1,144 @@
+//! The sections that belong to no single part: how many workers, which source, which store.
+
+use floodmark_dataflows::view_config::Mistake;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sources::files::FilesConfig;
+use crate::sources::generator::GeneratorConfig;
+use crate::stores::elasticsearch::ElasticsearchConfig;
+use crate::stores::ndjson::NdjsonConfig;
+use crate::stores::writer::{Indexed, WriterOptions};
+use crate::units::ByteSize;
+
+/// Workers and processes. Results are the same for any number of them.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Worker threads of each process. Partitions are spread over all workers, so more workers than partitions do
+    /// nothing, and more than cores are slower than fewer. `-w`.
+    pub workers: usize,
+    /// Processes. All run with the same configuration but for `process`. `-n`.
+    pub processes: usize,
+    /// The number of this process, from 0. `-p`.
+    pub process: usize,
+    /// `host:port` of each process, in the order of their numbers. Left empty, processes are on this host, on ports from
+    /// 2101. `-h FILE` reads them from a file, one a line. These connections are not encrypted: keep them in a private
+    /// network.
+    pub hosts: Vec<String>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { workers: 1, processes: 1, process: 0, hosts: Vec::new() }
+    }
+}
+
+/// Where records are read from.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SourceSection {
+    /// Files, followed or read to their ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesConfig>,
+    /// Made-up logs, the same for the same options.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generator: Option<GeneratorConfig>,
+}
+
+/// The source that is configured.
+#[derive(Clone, Copy, Debug)]
+pub enum SourceChoice<'a> {
+    /// `source.files`.
+    Files(&'a FilesConfig),
+    /// `source.generator`.
+    Generator(&'a GeneratorConfig),
+}
+
+impl SourceSection {
+    /// The source that is configured; a mistake if there is none or more than one.
+    pub fn chosen(&self) -> Result<SourceChoice<'_>, Mistake> {
+        let choices = [
+            self.files.as_ref().map(|config| ("files", SourceChoice::Files(config))),
+            self.generator.as_ref().map(|config| ("generator", SourceChoice::Generator(config))),
+        ];
+        only("source", &choices)?.ok_or_else(|| {
+            let names = "[source.kafka], [source.files] or [source.generator]";
+            Mistake::new("source", format!("expected one of {names}, got none; add the one to read from"))
+        })
+    }
+}
+
+/// The one choice that is there, if any; a mistake if there are more.
+fn only<T: Copy>(section: &str, choices: &[Option<(&str, T)>]) -> Result<Option<T>, Mistake> {
+    let mut there = choices.iter().flatten();
+    let first = there.next();
+    match (first, there.next()) {
+        (Some((first, _)), Some((second, _))) => {
+            let message =
+                format!("expected one of them, got both {section}.{first} and {section}.{second}; remove one");
+            Err(Mistake::new(section, message))
+        }
+        _ => Ok(first.map(|(_, choice)| *choice)),
+    }
+}
+
+/// Where documents go.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSection {
+    /// Which documents to store.
+    pub index: Indexed,
+    /// Log documents that may wait for the store or be under way to it, in bytes of JSON. While it is full nothing is
+    /// read. More evens out a store that answers in bursts.
+    pub queue: ByteSize,
+    /// Elasticsearch 7.17, 8 or 9, or OpenSearch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elasticsearch: Option<ElasticsearchConfig>,
+    /// Files or standard output, one JSON document a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ndjson: Option<NdjsonConfig>,
+    /// Nowhere: for benchmarks, and where the API's live answers are enough. Has no keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub none: Option<NoStoreConfig>,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { index: Indexed::default(), queue: ByteSize::from_mib(64), elasticsearch: None, ndjson: None, none: None }
+    }
+}
+
+impl StoreSection {
+    /// The store that is configured, the embedded one by default; a mistake if there is more than one.
+    pub fn chosen(&self) -> Result<StoreChoice<'_>, Mistake> {
+        let choices = [
+            self.elasticsearch.as_ref().map(|config| ("elasticsearch", StoreChoice::Elasticsearch(config))),
+            self.ndjson.as_ref().map(|config| ("ndjson", StoreChoice::Ndjson(config))),
+            self.none.as_ref().map(|_| ("none", StoreChoice::None)),
+        ];
+        Ok(only("store", &choices)?.unwrap_or(StoreChoice::None))
+    }
+
+    /// What the writer needs of it.
+    pub fn writer_options(&self) -> WriterOptions {
+        let queue_bytes = usize::try_from(self.queue.0).unwrap_or(usize::MAX).max(1);
+        WriterOptions { indexed: self.index, queue_bytes }
+    }
+}
+
+/// The store that is configured.
+#[derive(Clone, Copy, Debug)]
+pub enum StoreChoice<'a> {
+    /// `store.elasticsearch`.
+    Elasticsearch(&'a ElasticsearchConfig),
+    /// `store.ndjson`.
+    Ndjson(&'a NdjsonConfig),
+    /// `store.none`.
+    None,
+}
+
+/// The options of the store that keeps nothing: none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NoStoreConfig {}
