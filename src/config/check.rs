@@ -8,6 +8,7 @@ use floodmark_dataflows::view::View;
 use floodmark_dataflows::view_config::{Mistake, compile_views};
 
 use super::{ClusterConfig, Config, SourceChoice, SourceSection, StoreChoice, StoreSection};
+use crate::dead_letters::Place;
 use crate::sources::generator::Generator;
 
 /// The parts of a configuration that the dataflow is built from, compiled.
@@ -29,6 +30,10 @@ impl Config {
         mistakes.extend(within("cluster", self.cluster.mistakes()));
         mistakes.extend(self.source.mistakes());
         mistakes.extend(self.store.mistakes());
+        if self.dead_letters.to == Place::Index && !matches!(self.store.chosen(), Ok(StoreChoice::Elasticsearch(_))) {
+            let message = "an index for dead letters needs [store.elasticsearch]; add it, or write them to a file";
+            mistakes.push(Mistake::new("dead_letters.to", message));
+        }
         mistakes.extend(self.api.mistakes().iter().map(|text| spoken("", text).within("api")));
         let (every, tick) = (self.publish.every, self.time.tick);
         if every.as_millis() == 0 || !every.as_millis().is_multiple_of(tick.as_millis().max(1)) {

@@ -22,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::ApiConfig;
+use crate::dead_letters::DeadLettersConfig;
 use crate::units::Span;
 pub use check::Compiled;
 pub use load::Sources;
@@ -51,6 +52,8 @@ pub struct Config {
     /// Where documents go, and where searches are answered: at most one of `store.elasticsearch`, `store.embedded`,
     /// `store.ndjson` and `store.none`. Without any, the embedded store.
     pub store: StoreSection,
+    /// Records that cannot be read, indexed or trusted.
+    pub dead_letters: DeadLettersConfig,
     /// The HTTP API.
     pub api: ApiConfig,
 }
@@ -67,6 +70,7 @@ impl Default for Config {
             view: vec![ViewConfig::default()],
             publish: PublishConfig::default(),
             store: StoreSection::default(),
+            dead_letters: DeadLettersConfig::default(),
             api: ApiConfig::default(),
         }
     }
