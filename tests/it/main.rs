@@ -1,6 +1,7 @@
 //! Tests that cross modules, with embedded parts, mocks and stubs only.
 
 mod cli;
+mod dead_letters;
 mod elasticsearch;
 mod stub_elasticsearch;
 mod support;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::client::ErrorCause;
 use super::config::Kind;
 use super::index::Day;
-use crate::stores::{LogBatch, WindowWrite};
+use crate::stores::{DeadLetterWrite, LogBatch, WindowWrite};
 
 /// Documents that can be sent, in an order of their own.
 pub(super) trait Documents: Sync {
@@ -139,6 +139,40 @@ impl Documents for Windows {
 
     fn version(&self, i: usize) -> Option<u64> {
         Some(self.entries[i].version)
+    }
+}
+
+/// Dead letters, by the day they became such. The same letter under its id is the same.
+pub(super) struct DeadLetters<'a>(pub(super) &'a [DeadLetterWrite]);
+
+impl Documents for DeadLetters<'_> {
+    fn kind(&self) -> Kind {
+        Kind::DeadLetters
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn day(&self, i: usize) -> Day {
+        Day::of(self.0[i].timestamp_ms)
+    }
+
+    fn json(&self, i: usize) -> &[u8] {
+        &self.0[i].json
+    }
+
+    fn push_action(&self, i: usize, body: &mut Vec<u8>) {
+        body.extend_from_slice(b"\"_id\":");
+        body.extend_from_slice(json_string(&self.0[i].id).as_bytes());
+    }
+
+    fn id(&self, i: usize) -> String {
+        self.0[i].id.clone()
+    }
+
+    fn version(&self, _: usize) -> Option<u64> {
+        None
     }
 }
 

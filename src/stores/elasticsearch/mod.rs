@@ -38,13 +38,13 @@ use async_trait::async_trait;
 use elasticsearch::http::Method;
 use tokio::sync::OnceCell;
 
-use self::bulk::{Documents, Logs, Windows};
+use self::bulk::{DeadLetters, Documents, Logs, Windows};
 use self::client::{Client, Payload};
 pub use self::config::{Compression, ElasticsearchConfig};
 pub use self::deliver::Counters;
 use self::deliver::Delivery;
 use self::index::Day;
-use super::{LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{DeadLetterWrite, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 
 /// How often old indices are looked for.
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
@@ -178,6 +178,17 @@ impl Store for ElasticsearchStore {
                 "elasticsearch refuses the window document {}: {}; its index was made with another mapping, or two views \
                  use one name both for a field and for an object: use another prefix, or delete the index",
                 windows[refused.document].id, refused.detail
+            ))),
+        }
+    }
+
+    async fn write_dead_letters(&self, letters: Vec<DeadLetterWrite>) -> Result<(), StoreError> {
+        match self.deliver(&DeadLetters(&letters)).await?.first() {
+            None => Ok(()),
+            Some(refused) => Err(StoreError::Fatal(format!(
+                "elasticsearch refuses the dead letter {}: {}; its index was made with another mapping: use another \
+                 prefix, or delete the index",
+                letters[refused.document].id, refused.detail
             ))),
         }
     }
