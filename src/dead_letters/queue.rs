@@ -88,18 +88,6 @@ impl DeadLetterQueue {
         REASONS.into_iter().zip(self.shared.counts.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
-    /// The first offset of each partition that has a letter which is not safely written. A position must not be
-    /// committed beyond it.
-    pub fn unwritten(&self) -> Positions {
-        let state = self.shared.state.lock();
-        let mut first = Positions::new();
-        for letter in state.writing.iter().chain(&state.waiting) {
-            let offset = first.entry(letter.partition.as_ref().clone()).or_insert(letter.offset);
-            *offset = letter.offset.min(*offset);
-        }
-        first
-    }
-
     /// Where the letters go, or why they cannot be written at present.
     ///
     /// # Errors
@@ -162,6 +150,16 @@ impl DeadLetters for DeadLetterQueue {
         if state.waiting.len() == 1 {
             self.shared.filled.notify_one();
         }
+    }
+
+    fn unwritten(&self) -> Positions {
+        let state = self.shared.state.lock();
+        let mut first = Positions::new();
+        for letter in state.writing.iter().chain(&state.waiting) {
+            let offset = first.entry(letter.partition.as_ref().clone()).or_insert(letter.offset);
+            *offset = letter.offset.min(*offset);
+        }
+        first
     }
 }
 

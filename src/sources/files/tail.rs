@@ -91,17 +91,19 @@ impl Tail {
         }
         buffer[..kept].copy_from_slice(&self.partial);
         let mut dropped = self.dropped;
+        // Up to here there is no line feed. What is kept may hold whole lines that came behind one that was too long.
+        let mut searched = 0;
         loop {
             let (length, at_end) = self.fill(&mut buffer, kept)?;
             if !self.is_unchanged(at_end, self.position() + (length - kept) as u64)? {
                 return Ok(Step::Replaced(buffer));
             }
-            if dropped > 0 || (length > self.limits.line_bytes && !buffer[kept..length].contains(&b'\n')) {
+            if dropped > 0 || (length > self.limits.line_bytes && !buffer[searched..length].contains(&b'\n')) {
                 // Within a line that is too long: its first bytes stay, the others are read over.
                 let line_bytes = self.limits.line_bytes.min(if dropped > 0 { kept } else { length });
-                match memchr::memchr(b'\n', &buffer[kept..length]) {
+                match memchr::memchr(b'\n', &buffer[searched..length]) {
                     Some(at) => {
-                        let behind = kept + at + 1;
+                        let behind = searched + at + 1;
                         let next_offset = self.offset + dropped + behind as u64;
                         self.partial.clear();
                         self.partial.extend_from_slice(&buffer[behind..length]);
@@ -109,7 +111,7 @@ impl Tail {
                     }
                     None => {
                         dropped += (length - line_bytes) as u64;
-                        kept = line_bytes;
+                        (kept, searched) = (line_bytes, line_bytes);
                         self.dropped = dropped;
                         self.partial.clear();
                         self.partial.extend_from_slice(&buffer[..kept]);
@@ -120,8 +122,8 @@ impl Tail {
                     }
                 }
             }
-            if let Some(at) = memchr::memrchr(b'\n', &buffer[kept..length]) {
-                let whole = kept + at + 1;
+            if let Some(at) = memchr::memrchr(b'\n', &buffer[searched..length]) {
+                let whole = searched + at + 1;
                 self.partial.clear();
                 self.partial.extend_from_slice(&buffer[whole..length]);
                 let next_offset = self.offset + whole as u64;
@@ -132,7 +134,7 @@ impl Tail {
             if at_end {
                 return Ok(Step::AtEnd(buffer));
             }
-            kept = length;
+            (kept, searched) = (length, length);
             buffer.resize(length + self.limits.block_bytes, 0);
         }
     }
@@ -182,5 +184,75 @@ impl Tail {
         Ok(length == self.head.len()
             && self.scratch == self.head
             && (!at_end || self.stream.metadata()?.len() >= position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(bytes: &[u8], limits: Limits) -> (tempfile::TempDir, Tail) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, bytes).unwrap();
+        (dir, Tail::new(Stream::open(&path).unwrap(), 0, Vec::new(), limits).unwrap())
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_more_memory_than_allowed() {
+        let limits = Limits { block_bytes: 4096, line_bytes: 10_001 };
+        let mut text = vec![b'x'; 20_000_000];
+        text.extend_from_slice(b"\nnext\n");
+        let (_dir, mut tail) = tail(&text, limits);
+        let Step::Block(block) = tail.step(Vec::new()).unwrap() else { panic!("no block") };
+        assert_eq!((block.offset, block.next_offset, block.length), (0, 20_000_001, 10_001));
+        assert!(block.bytes.len() <= limits.line_bytes + 2 * limits.block_bytes, "{} bytes", block.bytes.len());
+        let Step::Block(block) = tail.step(block.bytes).unwrap() else { panic!("no block") };
+        assert_eq!(&block.bytes[..block.length], b"next\n");
+        assert!(matches!(tail.step(block.bytes).unwrap(), Step::AtEnd(_)));
+        assert!(tail.last_line(Vec::new()).is_none());
+    }
+
+    /// Against cutting the whole text at its line feeds, for blocks, lines and limits of random sizes.
+    #[test]
+    fn blocks_hold_the_same_lines_as_the_text() {
+        use rand::{RngExt, SeedableRng};
+        for seed in 1..=200 {
+            let mut random = rand::rngs::Xoshiro256PlusPlus::seed_from_u64(seed);
+            let limits = Limits { block_bytes: random.random_range(8..200), line_bytes: random.random_range(1..300) };
+            let mut text = Vec::new();
+            for i in 0..random.random_range(0..50) {
+                text.extend(std::iter::repeat_n(b'a' + i % 26, random.random_range(0..400)));
+                text.push(b'\n');
+            }
+            text.extend(std::iter::repeat_n(b'!', random.random_range(0..100)));
+            let (_dir, mut tail) = tail(&text, limits);
+            let (mut buffer, mut position, mut ended) = (Vec::new(), 0, false);
+            while !ended {
+                let block = match tail.step(buffer).unwrap() {
+                    Step::Block(block) => block,
+                    Step::AtEnd(rest) => {
+                        ended = true;
+                        match tail.last_line(rest) {
+                            Some(block) => block,
+                            None => break,
+                        }
+                    }
+                    Step::Replaced(_) => panic!("seed {seed}: replaced"),
+                };
+                let (from, to) = (block.offset as usize, block.next_offset as usize);
+                assert_eq!(from, position, "seed {seed}");
+                let (got, expected) = (&block.bytes[..block.length], &text[from..to]);
+                if got.len() == expected.len() {
+                    assert_eq!(got, expected, "seed {seed}");
+                } else {
+                    assert_eq!(got, &expected[..limits.line_bytes], "seed {seed}");
+                    assert!(!expected[..expected.len() - 1].contains(&b'\n'), "seed {seed}: one line");
+                }
+                position = to;
+                buffer = block.bytes;
+            }
+            assert_eq!(position, text.len(), "seed {seed}");
+        }
     }
 }

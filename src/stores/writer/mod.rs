@@ -73,6 +73,9 @@ pub trait DeadLetters: Send + Sync + 'static {
 
     /// Takes a record. `detail` says what was expected and what came.
     fn send(&self, partition: &Arc<PartitionInfo>, offset: u64, reason: Reason, detail: &str, raw: &[u8]);
+
+    /// The first offset of each partition that has a record which was sent and is not safely written.
+    fn unwritten(&self) -> Positions;
 }
 
 /// The writer of a process. The workers' halves are made by [`Writer::records`] and [`Writer::windows`]; the background
@@ -140,7 +143,14 @@ impl Writer {
 
     /// Up to which offset (exclusive) everything of each partition is stored or needs no storing.
     pub fn acknowledged(&self) -> Positions {
-        self.shared.acks.positions()
+        let mut positions = self.shared.acks.positions();
+        // Asked after the positions: a letter is sent before its position is passed.
+        for (partition, offset) in self.shared.dead_letters.unwritten() {
+            if let Some(position) = positions.get_mut(&partition) {
+                *position = offset.min(*position);
+            }
+        }
+        positions
     }
 
     /// Waits until everything handed in is stored, durable and searchable. Call it when the workers' halves are

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::DeadLetters;
+use crate::sources::Positions;
 use crate::stores::{LogBatch, LogEntry, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 
 pub(in crate::stores) fn partition(number: i32) -> Arc<PartitionInfo> {
@@ -157,5 +158,12 @@ impl DeadLetters for FakeDeadLetters {
         let raw = String::from_utf8(raw.to_vec()).unwrap();
         let (partition, detail) = (partition.number, detail.to_owned());
         self.letters.lock().push(Letter { partition, offset, reason, detail, raw });
+    }
+
+    /// While it is full, nothing was written.
+    fn unwritten(&self) -> Positions {
+        let letters = self.letters.lock();
+        let letters = letters.iter().filter(|_| !self.ready()).rev();
+        letters.map(|letter| (PartitionInfo::clone(&partition(letter.partition)), letter.offset)).collect()
     }
 }

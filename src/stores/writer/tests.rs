@@ -133,6 +133,8 @@ async fn refused_documents_become_dead_letters_and_are_acknowledged() {
     let letter = Letter { partition: 3, offset: 8, reason, detail, raw: raw(8, false) };
     assert_eq!(*dead_letters.letters.lock(), [letter]);
     assert_eq!(position(&writer, &p), Some(9));
+    dead_letters.full.store(true, Ordering::SeqCst);
+    assert_eq!(position(&writer, &p), Some(8), "a letter that is not safe holds the position back");
     let stats = writer.stats();
     assert_eq!((stats.documents.load(Ordering::SeqCst), stats.rejected.load(Ordering::SeqCst)), (1, 1));
 }
