@@ -1,13 +1,38 @@
 //! `floodmark check`: is the configuration right, and do the services answer?
+//!
+//! In: a configuration. Out: one line for each thing that a run would use, with what was found. Nothing is written
+//! or changed anywhere: files are not opened, indices not made.
 
+use std::future::Future;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
 use clap::Args;
 
 use super::{ConfigArgs, Failure};
+use crate::config::{Config, SourceChoice, StoreChoice};
+use crate::dead_letters::Place;
+use crate::sources::files::{FilesRun, FilesSource};
+use crate::sources::generator::GeneratorSource;
+use crate::sources::{Positions, Source, wall_clock_ms};
+use crate::stores::Store;
+use crate::stores::elasticsearch::ElasticsearchStore;
+use crate::stores::writer::Indexed;
+
+/// A service has this long to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Validate a configuration and reach each service it names.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Exit codes:\n  0  all is well\n  2  the configuration is wrong: every mistake is printed\n  \
-                        3  a service does not answer")]
+#[command(after_help = "\
+Nothing is written anywhere.
+
+Exit codes:
+  0  all is well
+  2  the configuration is wrong: every mistake is printed
+  3  a service does not answer, or a file is not to be had")]
 pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -15,12 +40,134 @@ pub struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let config = args.config.load(&[])?;
-    match args.config.file() {
-        Some(path) => println!("configuration  {} is right", path.display()),
-        None => println!("configuration  defaults, environment and flags are right"),
+    let mut findings = Findings::default();
+    findings.note(match args.config.file() {
+        Some(path) => ("configuration", Ok(format!("{} is right", path.display()))),
+        None => ("configuration", Ok("environment and flags are right; no file".to_owned())),
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    findings.note(("source", runtime.block_on(source(&config))));
+    findings.note(("store", runtime.block_on(store(&config))));
+    findings.note(("dead letters", dead_letters(&config)));
+    findings.note(("data", folder(&config.data_dir)));
+    if config.api.enabled {
+        findings.note(("api", api(&config)));
     }
     for view in &config.view {
-        println!("view           {}: by {}, windows of {}", view.name, view.key.join(", "), view.window);
+        let slide = view.slide.map(|slide| format!(" every {slide}")).unwrap_or_default();
+        findings.note(("view", Ok(format!("{}: by {}, {}{slide}", view.name, view.key.join(", "), view.window))));
     }
-    Ok(())
+    // Connections that hang must not hold up the exit.
+    runtime.shutdown_background();
+    findings.finish()
+}
+
+/// What is printed: what it is about, and what was found or what is wrong.
+type Finding = (&'static str, Result<String, String>);
+
+#[derive(Default)]
+struct Findings {
+    bad: Vec<&'static str>,
+}
+
+impl Findings {
+    fn note(&mut self, (about, result): Finding) {
+        match result {
+            Ok(found) => println!("{about:<14} {found}"),
+            Err(wrong) => {
+                println!("{about:<14} NOT OK: {wrong}");
+                self.bad.push(about);
+            }
+        }
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        if self.bad.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Unreachable(anyhow!("not ready to run: {}; see above", self.bad.join(", "))))
+    }
+}
+
+async fn source(config: &Config) -> Result<String, String> {
+    match config.source.chosen().map_err(|mistake| mistake.to_string())? {
+        SourceChoice::Files(files) => {
+            let source = FilesSource::new(files.clone(), FilesRun::default()).map_err(|error| chain(&error))?;
+            reach(source.health()).await
+        }
+        SourceChoice::Generator(generator) => {
+            let source = GeneratorSource::new(generator.clone(), wall_clock_ms(), Positions::new(), false)
+                .map_err(|error| chain(&error))?;
+            reach(source.health()).await
+        }
+    }
+}
+
+async fn store(config: &Config) -> Result<String, String> {
+    let stored = match config.store.index {
+        Indexed::All => "all logs, and windows",
+        Indexed::Anomalies => "logs that are anomalies, and windows",
+        Indexed::Windows => "windows only",
+    };
+    let store = match config.store.chosen().map_err(|mistake| mistake.to_string())? {
+        StoreChoice::Elasticsearch(elasticsearch) => {
+            let store = ElasticsearchStore::new(elasticsearch).map_err(|error| chain(&error))?;
+            reach(store.health()).await?
+        }
+        StoreChoice::Ndjson(ndjson) => {
+            format!("ndjson: {} and {}", ndjson.logs.display(), ndjson.windows.display())
+        }
+        StoreChoice::None => "none: nothing is stored".to_owned(),
+    };
+    Ok(format!("{store} ({stored})"))
+}
+
+fn dead_letters(config: &Config) -> Result<String, String> {
+    Ok(match config.dead_letters.to {
+        Place::File => config.data_dir.join(&config.dead_letters.file).display().to_string(),
+        Place::Index => "an index of their own in the store".to_owned(),
+    })
+}
+
+/// Whether the folder is there, or can be made: the nearest one above it that is there decides.
+fn folder(path: &Path) -> Result<String, String> {
+    let absolute = std::path::absolute(path).map_err(|error| error.to_string())?;
+    let there = absolute.ancestors().find(|above| above.exists()).unwrap_or(&absolute);
+    let metadata = there.metadata().map_err(|error| format!("{}: {error}", there.display()))?;
+    if !metadata.is_dir() {
+        return Err(format!("{} is no folder", there.display()));
+    }
+    if metadata.permissions().readonly() {
+        return Err(format!("{} cannot be written to", there.display()));
+    }
+    let state = if there == absolute { "is there" } else { "will be made" };
+    Ok(format!("{} {state}", path.display()))
+}
+
+fn api(config: &Config) -> Result<String, String> {
+    let address = config.api.listen;
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(format!("{address} is free")),
+        Err(error) => Err(format!("cannot listen on {address}: {error}; set api.listen to another port")),
+    }
+}
+
+/// An answer in time.
+async fn reach<E: std::error::Error>(health: impl Future<Output = Result<String, E>>) -> Result<String, String> {
+    match tokio::time::timeout(PATIENCE, health).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// An error with its causes, as one line.
+fn chain<E: std::error::Error>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -26,6 +26,48 @@ fn all_mistakes_are_printed_once_and_the_code_is_2() {
 }
 
 #[test]
+fn check_says_what_it_found() {
+    let dir = Dir::new();
+    dir.file("app.log", "{\"timestamp\":1}\n");
+    dir.file(
+        "floodmark.toml",
+        "[source.files]\npaths = [\"app.log*\"]\n[store.none]\n[api]\nlisten = \"127.0.0.1:0\"\n",
+    );
+    let stdout = dir.command(&["check"]).run().expect_code(0).stdout();
+    for expected in
+        ["floodmark.toml is right", "files: 1 file", "nothing is stored", "per_service: by service_name, 10s"]
+    {
+        assert!(stdout.contains(expected), "{expected}\nnot in {stdout}");
+    }
+    assert!(!dir.path().join("floodmark-data").exists(), "a check writes nothing");
+}
+
+#[test]
+fn check_ends_with_3_when_a_service_does_not_answer() {
+    let dir = Dir::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let store = format!("store.elasticsearch.urls=[\"http://{free}\"]");
+    let arguments = ["check", "--set", "source.generator={}", "--set", &store, "--set", "api.enabled=false"];
+    let ran = dir.command(&arguments).run().expect_code(3);
+    assert!(ran.stdout().contains("NOT OK"), "{}", ran.stdout());
+    assert!(ran.stderr().contains("not ready to run: store"), "{}", ran.stderr());
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let dir = Dir::new();
+    let shown = dir
+        .command(&["config", "--set", "store.elasticsearch.username=me"])
+        .env("FLOODMARK_STORE__ELASTICSEARCH__PASSWORD", "hunter2")
+        .run()
+        .expect_code(0)
+        .stdout();
+    assert!(shown.contains("password = \"***\""), "{shown}");
+    let refused = dir.command(&["check", "--set", "store.elasticsearch.password={a=\"hunter2\"}"]).run().expect_code(2);
+    assert!(!shown.contains("hunter2") && !refused.stderr().contains("hunter2"), "{}", refused.stderr());
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let dir = Dir::new();
     let stderr = dir.command(&["check", "-c", "nowhere.toml"]).run().expect_code(2).stderr();
