@@ -42,6 +42,12 @@ pub trait Source: Send + Sync + 'static {
     /// Notes positions up to which everything is stored, for tools that show lag. Never moves the source's reading.
     async fn commit(&self, positions: &Positions) -> Result<(), SourceError>;
 
+    /// Why the source cannot go on and the run should end, if something like that happened: the log ends before the
+    /// position that was reached, say.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Whether the source answers, and what it has, in one line each.
     async fn health(&self) -> Result<String, SourceError>;
 }

@@ -3,5 +3,8 @@
 mod cli;
 mod dead_letters;
 mod elasticsearch;
+mod kafka;
+#[path = "../support/reading.rs"]
+mod reading;
 mod stub_elasticsearch;
 mod support;
