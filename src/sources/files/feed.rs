@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::FilesConfig;
 use super::reader::{Joined, Reader, Shared};
 use super::registry::Registry;
-use super::tail::Block;
+use super::tail::{Block, Limits};
 use crate::sources::{MarkClock, WorkerPlace};
 
 /// One worker's files. Dropping it ends the thread that reads them.
@@ -33,11 +33,12 @@ impl FilesFeed {
         config: Arc<FilesConfig>,
         registry: Arc<Mutex<Registry>>,
         worker: WorkerPlace,
+        limits: Limits,
         marks: bool,
     ) -> Self {
         let shared = Arc::new(Shared::default());
         let follow = config.follow;
-        let reader = Reader::new(config, registry, shared.clone(), worker);
+        let reader = Reader::new(config, registry, shared.clone(), worker, limits);
         let reader = std::thread::spawn(|| reader.run()).thread().clone();
         Self { shared, reader, partitions: Vec::new(), announced: false, follow, clock: MarkClock::new(marks) }
     }

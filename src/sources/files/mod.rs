@@ -26,6 +26,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use floodmark_dataflows::decode::RecordsConfig;
 use floodmark_dataflows::units::{ByteSize, Span};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,10 @@ pub use feed::{FileBatch, FilesFeed};
 
 use super::{Positions, Source, SourceError, WorkerPlace};
 use registry::Registry;
+use tail::Limits;
+
+/// Blocks are not made smaller than this, however many files there are.
+const SMALLEST_BLOCK: u64 = 16 << 10;
 
 /// Options of the files source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -41,7 +46,7 @@ use registry::Registry;
 pub struct FilesConfig {
     /// The files: paths or patterns with `*`, `?`, `[a-z]` and `**`. Rotated names should match too (`app.log*`), so
     /// that what was written just before a rotation is still read after it. Plain, gzip and zstd are told apart by
-    /// their contents.
+    /// their contents. All processes of a cluster must see the same files.
     pub paths: Vec<String>,
     /// The `topic` field of the documents.
     pub topic: String,
@@ -54,9 +59,6 @@ pub struct FilesConfig {
     /// How many first lines (at most 4 KiB of them) a file is known by. Raise it if different logs begin with the same
     /// lines, such as a header; a file is read once it has that many.
     pub fingerprint_lines: u32,
-    /// A longer line is read over, and its first bytes become a dead letter (`too_long`). Also the most memory that one
-    /// line can take.
-    pub max_record_bytes: ByteSize,
     /// Bytes read from a file at once. Up to four blocks are in memory for a file; with many files blocks are made
     /// smaller, so that all of a worker's together stay near `memory`.
     pub block: ByteSize,
@@ -72,7 +74,6 @@ impl Default for FilesConfig {
             follow: true,
             poll_interval: Span::from_millis(250),
             fingerprint_lines: 1,
-            max_record_bytes: ByteSize::from_mib(1),
             block: ByteSize(256 << 10),
             memory: ByteSize::from_mib(16),
         }
@@ -90,8 +91,8 @@ pub struct FileRange {
     pub to: Option<u64>,
 }
 
-/// Where to begin and end, and whether there are marks. Not configuration: it differs from run to run.
-#[derive(Clone, Debug, Default)]
+/// Where to begin and end, and what other parts of the configuration say.
+#[derive(Clone, Debug)]
 pub struct FilesRun {
     /// Where an earlier run stopped. A partition keeps its number; other files are read from the start.
     pub positions: Positions,
@@ -99,6 +100,16 @@ pub struct FilesRun {
     pub ranges: Vec<FileRange>,
     /// Whether the feeds give out marks with the wall clock.
     pub marks: bool,
+    /// The longest record that decoding accepts. A longer line is read over, and its first bytes, one more than
+    /// allowed, are handed on, so that it becomes a dead letter. Also bounds the memory that one line takes.
+    pub max_record_bytes: ByteSize,
+}
+
+impl Default for FilesRun {
+    fn default() -> Self {
+        let max_record_bytes = RecordsConfig::default().max_record_bytes;
+        Self { positions: Positions::new(), ranges: Vec::new(), marks: false, max_record_bytes }
+    }
 }
 
 /// Files behind the [`Source`] trait.
@@ -106,6 +117,7 @@ pub struct FilesSource {
     config: Arc<FilesConfig>,
     registry: Arc<Mutex<Registry>>,
     marks: bool,
+    limits: Limits,
 }
 
 impl FilesSource {
@@ -115,10 +127,13 @@ impl FilesSource {
         if config.paths.is_empty() {
             return Err(SourceError::Configuration("files: `paths` is empty: expected at least one path".into()));
         }
-        let config = Arc::new(config);
+        let poll_interval = config.poll_interval.max(Span::from_millis(1));
+        let config = Arc::new(FilesConfig { poll_interval, ..config });
         let marks = run.marks;
+        let block_bytes = config.block.0.max(SMALLEST_BLOCK) as usize;
+        let limits = Limits { block_bytes, line_bytes: run.max_record_bytes.0 as usize + 1 };
         let registry = Registry::new(config.clone(), run)?;
-        Ok(Self { config, registry: Arc::new(Mutex::new(registry)), marks })
+        Ok(Self { config, registry: Arc::new(Mutex::new(registry)), marks, limits })
     }
 }
 
@@ -127,7 +142,7 @@ impl Source for FilesSource {
     type Feed = FilesFeed;
 
     fn feed(&self, worker: WorkerPlace) -> Result<FilesFeed, SourceError> {
-        Ok(FilesFeed::start(self.config.clone(), self.registry.clone(), worker, self.marks))
+        Ok(FilesFeed::start(self.config.clone(), self.registry.clone(), worker, self.limits, self.marks))
     }
 
     fn ends(&self) -> Positions {

@@ -20,11 +20,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use floodmark_dataflows::input::{PartitionEvent, PartitionInfo, Waker};
 use parking_lot::Mutex;
 
-use super::FilesConfig;
 use super::feed::FileBatch;
 use super::registry::{Log, Registry, advice};
 use super::stream::Stream;
 use super::tail::{Block, Limits, Step, Tail};
+use super::{FilesConfig, SMALLEST_BLOCK};
 use crate::sources::WorkerPlace;
 
 /// Events waiting for the worker, a partition.
@@ -37,7 +37,6 @@ const COPY_TRIES: u32 = 20;
 /// A file that cannot be read is tried again after this, and twice that each further time.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
-const SMALLEST_BLOCK: u64 = 16 << 10;
 
 /// What the thread and the feed share.
 #[derive(Default)]
@@ -106,14 +105,14 @@ impl Reader {
         registry: Arc<Mutex<Registry>>,
         shared: Arc<Shared>,
         worker: WorkerPlace,
+        limits: Limits,
     ) -> Self {
-        let limits = Limits { block_bytes: 0, line_bytes: config.max_record_bytes.0 as usize + 1 };
         let mut reader = Self { config, registry, shared, worker, taken: 0, limits, slots: Vec::new() };
         reader.take_new();
         // A queue, a block being filled and one being used.
         let blocks = (QUEUE as u64 + 2) * reader.slots.len().max(1) as u64;
-        let block = (reader.config.memory.0 / blocks).clamp(SMALLEST_BLOCK, reader.config.block.0.max(SMALLEST_BLOCK));
-        reader.limits.block_bytes = block as usize;
+        let share = (reader.config.memory.0 / blocks).max(SMALLEST_BLOCK) as usize;
+        reader.limits.block_bytes = limits.block_bytes.min(share);
         reader
     }
 

@@ -186,9 +186,9 @@ fn lines_of_any_length_come_through_blocks_of_any_size() {
     }
     fs::write(&path, &text).unwrap();
     let limit = 100_000;
-    let config =
-        FilesConfig { block: ByteSize(16 << 10), max_record_bytes: ByteSize(limit), ..config(dir.path(), "*", false) };
-    let collector = Collector::one(config, FilesRun::default()).finish();
+    let config = FilesConfig { block: ByteSize(16 << 10), ..config(dir.path(), "*", false) };
+    let run = FilesRun { max_record_bytes: ByteSize(limit), ..FilesRun::default() };
+    let collector = Collector::one(config, run).finish();
     let lines = collector.lines.values().next().unwrap();
     assert_eq!(lines.len(), expected.len());
     for (got, expected) in lines.iter().zip(&expected) {
