@@ -1,6 +1,8 @@
 //! Tests against real services. Without them they do not run, and the last line says which: see `support`.
 
 mod kafka;
+#[path = "../support/reading.rs"]
+mod reading;
 mod support;
 
 fn main() -> std::process::ExitCode {
