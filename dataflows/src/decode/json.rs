@@ -8,75 +8,149 @@ use std::borrow::Cow;
 use crate::decode::config::NumericLevels;
 use crate::decode::names::{ROOT, Target};
 use crate::decode::numbers::{TimeUnit, epoch_ms, integer, response_us, rfc3339_ms};
-use crate::decode::scan::{Malformed, Scanner};
+use crate::decode::scan::{LearntName, Malformed, Scanner};
 use crate::decode::schema::{ALLOWED, Schema};
 use crate::decode::{DecodeError, text};
 use crate::output::Reason;
 use crate::record::{FIELD_NAMES, Fields, Kind, Level, Record, Span, slot};
 
+/// The names of the last record's top-level members in their order, with what they stand for. Records of one producer
+/// have mostly the same names in the same order, so comparing with the expected one saves finding the end of a name
+/// and looking it up.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Learnt {
+    members: Vec<Option<(LearntName, Option<Target>)>>,
+}
+
+/// Members of an object whose names are learnt; those behind are looked up.
+const MAX_LEARNT: usize = 64;
+
+impl Learnt {
+    /// The member that stands here by what was learnt: the one in this place, or the one behind it where a member is
+    /// missing. Moves the scanner to the member's value.
+    #[inline(always)]
+    fn member(&self, scanner: &mut Scanner<'_>, place: &mut usize) -> Option<Option<Target>> {
+        for skipped in 0..2 {
+            if let Some(Some((name, target))) = self.members.get(*place + skipped)
+                && scanner.learnt_name(name)
+            {
+                *place += skipped + 1;
+                return Some(*target);
+            }
+        }
+        None
+    }
+
+    #[cold]
+    fn learn(&mut self, place: usize, name: Option<LearntName>, target: Option<Target>) {
+        if self.members.len() <= place && place < MAX_LEARNT {
+            self.members.resize(place + 1, None);
+        }
+        if let Some(member) = self.members.get_mut(place) {
+            *member = name.map(|name| (name, target));
+        }
+    }
+}
+
 /// Decodes a record that is known to be UTF-8.
-pub(crate) fn decode<'a>(schema: &Schema, raw: &'a str) -> Result<Record<'a>, DecodeError> {
+#[inline]
+pub(crate) fn decode<'a>(schema: &Schema, learnt: &mut Learnt, raw: &'a str) -> Result<Record<'a>, DecodeError> {
     let mut record = Record { fields: Fields { raw, ..Fields::default() }, ..Record::default() };
     let mut scanner = Scanner::new(raw);
-    scan(schema, &mut scanner, &mut record).map_err(|malformed| DecodeError::malformed(raw, malformed))?;
+    outermost(schema, learnt, &mut scanner, &mut record).map_err(|malformed| DecodeError::malformed(raw, malformed))?;
     record.fields.has_line_feed = scanner.has_line_feed;
     read(schema, &mut record)?;
     Ok(record)
 }
 
-fn scan(schema: &Schema, scanner: &mut Scanner<'_>, record: &mut Record<'_>) -> Result<(), Malformed> {
+fn outermost(
+    schema: &Schema,
+    learnt: &mut Learnt,
+    scanner: &mut Scanner<'_>,
+    record: &mut Record<'_>,
+) -> Result<(), Malformed> {
     scanner.space();
-    members(schema, scanner, record, ROOT)?;
+    let mut more = scanner.first_member()?;
+    let mut place = 0;
+    while more {
+        let target = match learnt.member(scanner, &mut place) {
+            Some(target) => {
+                scanner.space();
+                target
+            }
+            None => {
+                let start = scanner.at;
+                let name = scanner.key()?;
+                let target = find(schema, record.fields.raw, ROOT, name);
+                learnt.learn(place, scanner.learn_name(start), target);
+                place += 1;
+                target
+            }
+        };
+        member(schema, scanner, record, target)?;
+        more = scanner.another_member()?;
+    }
     scanner.end()
 }
 
-/// The members of an object. Calls itself as deep as the paths of the schema go, no deeper.
+fn find(schema: &Schema, raw: &str, node: usize, name: Span) -> Option<Target> {
+    match name.kind() {
+        Kind::Text => schema.names.find(node, &raw.as_bytes()[name.range()]),
+        _ => schema.names.find(node, text::of_span(raw, name).as_bytes()),
+    }
+}
+
+/// The members of an object inside the outermost. Calls itself as deep as the paths of the schema go, no deeper.
 fn members(schema: &Schema, scanner: &mut Scanner<'_>, record: &mut Record<'_>, node: usize) -> Result<(), Malformed> {
     let mut more = scanner.first_member()?;
     while more {
         let name = scanner.key()?;
-        let target = match name.kind() {
-            Kind::Text => schema.names.find(node, &record.fields.raw.as_bytes()[name.range()]),
-            _ => schema.names.find(node, text::of_span(record.fields.raw, name).as_bytes()),
-        };
-        match target {
-            None => {
-                scanner.value()?;
-            }
-            Some(target) => {
-                record.has_reserved_name |= target.reserved;
-                member(schema, scanner, record, target)?;
-            }
-        }
+        let target = find(schema, record.fields.raw, node, name);
+        member(schema, scanner, record, target)?;
         more = scanner.another_member()?;
     }
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn member(
     schema: &Schema,
     scanner: &mut Scanner<'_>,
     record: &mut Record<'_>,
-    target: Target,
+    target: Option<Target>,
 ) -> Result<(), Malformed> {
-    let start = scanner.at;
+    let Some(target) = target else {
+        scanner.value()?;
+        return Ok(());
+    };
+    record.has_reserved_name |= target.reserved;
     let span = match target.node() {
-        Some(node) if scanner.peek() == b'{' => {
-            members(schema, scanner, record, node)?;
-            Span::new(start, scanner.at, Kind::Object)
-        }
-        Some(node) if schema.otel_values && scanner.peek() == b'[' => {
-            let span = scanner.value()?;
-            attributes(schema, record, node, span);
-            span
-        }
-        _ => scanner.value()?,
+        Some(node) => members_or_value(schema, scanner, record, node)?,
+        None => scanner.value()?,
     };
     if let Some(slot) = target.slot() {
         record.fields.spans[slot] = if schema.otel_values { unwrapped(record.fields.raw, span) } else { span };
     }
     Ok(())
+}
+
+/// A value in which, if it is an object, fields are looked for.
+fn members_or_value(
+    schema: &Schema,
+    scanner: &mut Scanner<'_>,
+    record: &mut Record<'_>,
+    node: usize,
+) -> Result<Span, Malformed> {
+    let start = scanner.at;
+    if scanner.peek() == b'{' {
+        members(schema, scanner, record, node)?;
+        return Ok(Span::new(start, scanner.at, Kind::Object));
+    }
+    let span = scanner.value()?;
+    if schema.otel_values && span.kind() == Kind::Array {
+        attributes(schema, record, node, span);
+    }
+    Ok(span)
 }
 
 /// A scanner over a value that was passed over before, and so is known to be well-formed.

@@ -13,6 +13,8 @@ mod names;
 mod numbers;
 mod scan;
 mod schema;
+#[cfg(target_arch = "x86_64")]
+mod sixteen;
 pub(crate) mod text;
 
 pub use config::{Format, NumericLevels, Preset, RecordsConfig};
@@ -27,12 +29,13 @@ use crate::record::{Kind, Record};
 #[derive(Clone, Debug)]
 pub struct Decoder {
     schema: Schema,
+    learnt: json::Learnt,
 }
 
 impl Decoder {
     /// A decoder for all fields that were asked of the schema so far.
     pub fn new(schema: Schema) -> Self {
-        Self { schema }
+        Self { schema, learnt: json::Learnt::default() }
     }
 
     /// Decodes one record.
@@ -42,7 +45,7 @@ impl Decoder {
             return Err(DecodeError::too_long(raw.len(), self.schema.max_record_bytes));
         }
         let raw = std::str::from_utf8(raw).map_err(|e| DecodeError::not_utf8(e.valid_up_to()))?;
-        json::decode(&self.schema, raw)
+        json::decode(&self.schema, &mut self.learnt, raw)
     }
 }
 

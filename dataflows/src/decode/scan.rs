@@ -100,12 +100,18 @@ impl<'a> Scanner<'a> {
     }
 
     /// The first byte from `at` on that ends plain text: a quote, a backslash or a control character.
-    #[inline]
+    #[inline(always)]
     fn special(&self, mut at: usize) -> usize {
-        while let Some(chunk) = self.bytes.get(at..at + 8) {
-            let mut eight = [0; 8];
-            eight.copy_from_slice(chunk);
-            let word = u64::from_le_bytes(eight);
+        #[cfg(target_arch = "x86_64")]
+        while let Some(sixteen) = self.bytes.get(at..).and_then(<[u8]>::first_chunk) {
+            let found = crate::decode::sixteen::specials(*sixteen);
+            if found != 0 {
+                return at + found.trailing_zeros() as usize;
+            }
+            at += 16;
+        }
+        while let Some(eight) = self.bytes.get(at..).and_then(<[u8]>::first_chunk) {
+            let word = u64::from_le_bytes(*eight);
             let control = word.wrapping_sub(ONES * 0x20) & !word;
             let found = (equal_bytes(word, b'"') | equal_bytes(word, b'\\') | control) & HIGHS;
             if found != 0 {
@@ -176,16 +182,17 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    #[inline(always)]
     fn literal(&mut self, literal: &'static [u8], kind: Kind) -> Result<Span, Malformed> {
-        if !self.bytes[self.at..].starts_with(literal) {
+        let start = self.at;
+        if self.bytes.get(start..start + literal.len()) != Some(literal) {
             return self.malformed("true, false or null");
         }
-        let start = self.at;
         self.at += literal.len();
         Ok(Span::new(start, self.at, kind))
     }
 
-    #[inline]
+    #[inline(always)]
     fn digits(&mut self) -> usize {
         let start = self.at;
         while self.peek().is_ascii_digit() {
@@ -194,7 +201,7 @@ impl<'a> Scanner<'a> {
         self.at - start
     }
 
-    #[inline]
+    #[inline(always)]
     fn number(&mut self) -> Result<Span, Malformed> {
         let start = self.at;
         if self.peek() == b'-' {
@@ -309,6 +316,32 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Passes over a name that was learnt, with its colon and the space around, if it stands here.
+    #[inline(always)]
+    pub fn learnt_name(&mut self, name: &LearntName) -> bool {
+        let Some(bytes) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) else { return false };
+        let differs =
+            words(bytes).into_iter().zip(name.words).zip(name.masks).fold(0, |d, ((a, b), m)| d | (a ^ b) & m);
+        if differs == 0 {
+            self.at += name.length;
+        }
+        differs == 0
+    }
+
+    /// The name, colon and space from `start` up to this place, to be compared with other records; `None` where it is
+    /// too long or has line feeds, or stands too near to the end.
+    pub fn learn_name(&self, start: usize) -> Option<LearntName> {
+        let length = self.at - start;
+        let bytes = self.bytes.get(start..)?.first_chunk::<LEARNT_BYTES>()?;
+        let name = bytes.get(..length)?;
+        if name.iter().any(|b| matches!(b, b'\n' | b'\r')) {
+            return None;
+        }
+        let mut mask = [0; LEARNT_BYTES];
+        mask[..length].fill(0xff);
+        Some(LearntName { words: words(bytes), masks: words(&mask), length })
+    }
+
     /// The opening of an object: `true` when it has members, with the place moved to the first name.
     #[inline]
     pub fn first_member(&mut self) -> Result<bool, Malformed> {
@@ -320,6 +353,27 @@ impl<'a> Scanner<'a> {
         }
         Ok(true)
     }
+}
+
+/// The longest name that is learnt, with quotes, colon and space.
+const LEARNT_BYTES: usize = 24;
+
+/// A name as it stood in another record, ready to be compared in a few instructions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LearntName {
+    words: [u64; 3],
+    masks: [u64; 3],
+    length: usize,
+}
+
+#[inline(always)]
+fn words(bytes: &[u8; LEARNT_BYTES]) -> [u64; 3] {
+    let word = |at: usize| {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(eight)
+    };
+    [word(0), word(8), word(16)]
 }
 
 #[cfg(test)]
