@@ -6,14 +6,24 @@
 //! 2. [`decode`]: raw bytes become a [`Record`](record::Record) that borrows from them.
 //! 3. [`rules`]: each record gets a severity from 0 to 100 and the names of the rules that matched.
 //! 4. [`document`]: the log document is the raw JSON with the computed fields spliced in.
-//! 5. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`]: what is kept per key and window.
-//! 6. [`output`]: what the outside implements to receive documents, dead letters and windows.
+//! 5. [`ingest`]: the source operator does 1 to 4, and [`combine`]s per tick what goes on.
+//! 6. [`windows`]: a differential arrangement of panes, and the documents of the windows over them.
+//!    [`live`]: the same updates for live reads on every process. [`clocks`]: what workers tell each other of time.
+//! 7. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`]: what is kept per key and window.
+//! 8. [`output`]: what the outside implements to receive documents, dead letters and windows.
+//!
+//! [`dataflow::build`] puts it together on a worker.
 
 pub mod aggregate;
+pub mod clocks;
+pub mod combine;
+pub mod dataflow;
 pub mod decode;
 pub mod document;
 pub mod histogram;
+pub mod ingest;
 pub mod input;
+pub mod live;
 pub mod output;
 pub mod record;
 pub mod rules;
@@ -21,3 +31,4 @@ pub mod time;
 pub mod units;
 pub mod view;
 pub mod view_config;
+pub mod windows;

@@ -1,0 +1,238 @@
+//! Combining before the exchange: one update per (view, key, pane) and tick instead of one per record.
+//!
+//! In: decoded records of one partition, in offset order, with their timestamps. Out: [`ViewUpdate`]s. A combiner
+//! belongs to one partition, because which keys fit into `max_keys` must be a function of that partition's contents
+//! alone. Nothing here fails.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use differential_dataflow::difference::IsZero;
+use foldhash::fast::FixedState;
+
+use crate::aggregate::Accumulator;
+use crate::output::ViewUpdate;
+use crate::record::{FieldRef, Record};
+use crate::rules::Verdict;
+use crate::time::{Millis, Tick, window_start};
+use crate::view::{Key, OTHER, View, ViewId};
+
+/// How many times per `forget_after` silent keys are looked for.
+const FORGET_CHECKS: u64 = 16;
+
+/// The combiner of one partition, over all views.
+#[derive(Debug)]
+pub struct Combiner {
+    tick_ms: u64,
+    /// The timestamp of everything gathered and not yet drained.
+    time: Tick,
+    views: Vec<ViewCombiner>,
+    /// Accumulators whose buffers can be used again.
+    spare: Vec<Accumulator>,
+}
+
+#[derive(Debug)]
+struct ViewCombiner {
+    view: Arc<View>,
+    pane_ms: u64,
+    /// Slots by the value of the key field, or by the encoded key where there are several fields. Never iterated in an
+    /// order that shows.
+    index: HashMap<Arc<str>, u32, FixedState>,
+    slots: Vec<Slot>,
+    /// Slots of forgotten keys.
+    free: Vec<u32>,
+    /// Slots that have something gathered.
+    touched: Vec<u32>,
+    /// The slot of [`OTHER`], once a key did not fit.
+    other: Option<u32>,
+    /// The pane that the last record fell into.
+    last_pane: Millis,
+    /// The encoded key of the last record, where there are several key fields.
+    scratch: String,
+    /// When silent keys are looked for again.
+    next_forget: Tick,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: Key,
+    last_seen: Tick,
+    /// What is gathered, by pane. `None` stands for records too late for every window.
+    gathered: Vec<(Option<Millis>, Accumulator)>,
+}
+
+impl Combiner {
+    /// A combiner for these views, whose numbers are their places.
+    pub fn new(views: &[Arc<View>], tick_ms: u64) -> Self {
+        let views = views
+            .iter()
+            .map(|view| ViewCombiner {
+                view: view.clone(),
+                pane_ms: view.pane_ms(),
+                index: HashMap::default(),
+                slots: Vec::new(),
+                free: Vec::new(),
+                touched: Vec::new(),
+                other: None,
+                last_pane: 0,
+                scratch: String::new(),
+                next_forget: 0,
+            })
+            .collect();
+        Self { tick_ms, time: 0, views, spare: Vec::new() }
+    }
+
+    /// Adds a record with timestamp `time`, which never falls. Updates of an earlier timestamp are first drained
+    /// into `out`.
+    #[inline]
+    pub fn add(&mut self, time: Tick, record: &Record<'_>, verdict: Verdict, out: &mut Vec<ViewUpdate>) {
+        if time != self.time {
+            self.drain(out);
+            self.time = time;
+            // Here and not in `drain`, which also runs where a batch happens to end.
+            for view in &mut self.views {
+                if time >= view.next_forget {
+                    view.forget(time, self.tick_ms);
+                }
+            }
+        }
+        for view in &mut self.views {
+            if view.view.conditions.iter().all(|condition| condition.holds(record)) {
+                view.add(time, time * self.tick_ms, record, verdict, &mut self.spare);
+            }
+        }
+    }
+
+    /// Moves everything gathered into `out`.
+    pub fn drain(&mut self, out: &mut Vec<ViewUpdate>) {
+        for (id, view) in self.views.iter_mut().enumerate() {
+            for slot in view.touched.drain(..) {
+                let slot = &mut view.slots[slot as usize];
+                for (pane, mut accumulator) in slot.gathered.drain(..) {
+                    let aggregate = accumulator.take();
+                    debug_assert!(!aggregate.is_zero());
+                    out.push(ViewUpdate {
+                        view: id as ViewId,
+                        pane,
+                        key: slot.key.clone(),
+                        time: self.time,
+                        aggregate,
+                    });
+                    self.spare.push(accumulator);
+                }
+            }
+        }
+    }
+}
+
+impl ViewCombiner {
+    #[inline]
+    fn add(
+        &mut self,
+        time: Tick,
+        time_ms: Millis,
+        record: &Record<'_>,
+        verdict: Verdict,
+        spare: &mut Vec<Accumulator>,
+    ) {
+        let event = record.timestamp_ms;
+        if event.wrapping_sub(self.last_pane) >= self.pane_ms {
+            self.last_pane = window_start(event, self.pane_ms);
+        }
+        let is_too_late = self.view.gone_at(self.view.last_window_of(self.last_pane)) <= time_ms;
+        let pane = (!is_too_late).then_some(self.last_pane);
+
+        let slot = match self.view.key_fields[..] {
+            [field] => {
+                let text = record.text(field).unwrap_or_default();
+                self.slot(&text, |text| Key::from_values(&[text]))
+            }
+            _ => {
+                let mut scratch = std::mem::take(&mut self.scratch);
+                let slot = self.slot(encode(record, &self.view.key_fields, &mut scratch), |text| Key(text.into()));
+                self.scratch = scratch;
+                slot
+            }
+        };
+        let entry = &mut self.slots[slot as usize];
+        entry.last_seen = time;
+        if entry.gathered.is_empty() {
+            self.touched.push(slot);
+        }
+        match entry.gathered.iter_mut().find(|(p, _)| *p == pane) {
+            Some((_, accumulator)) => accumulator.add(record, verdict),
+            None => {
+                let mut accumulator = spare.pop().unwrap_or_default();
+                accumulator.add(record, verdict);
+                entry.gathered.push((pane, accumulator));
+            }
+        }
+    }
+
+    /// The slot of a key, made if need be and if there is room, else the slot of [`OTHER`].
+    #[inline]
+    fn slot(&mut self, text: &str, key: impl FnOnce(&str) -> Key) -> u32 {
+        match self.index.get(text) {
+            Some(&slot) => slot,
+            None => self.new_slot(text, key),
+        }
+    }
+
+    #[cold]
+    fn new_slot(&mut self, text: &str, key: impl FnOnce(&str) -> Key) -> u32 {
+        if self.index.len() >= self.view.max_keys {
+            if let Some(other) = self.other {
+                return other;
+            }
+            let slot = self.push(Key::from_values(&vec![OTHER; self.view.key_fields.len()]));
+            self.other = Some(slot);
+            return slot;
+        }
+        let key = key(text);
+        let shared = if *key.0 == *text { key.0.clone() } else { text.into() };
+        let slot = self.push(key);
+        self.index.insert(shared, slot);
+        slot
+    }
+
+    fn push(&mut self, key: Key) -> u32 {
+        let slot = Slot { key, last_seen: 0, gathered: Vec::new() };
+        match self.free.pop() {
+            Some(number) => {
+                self.slots[number as usize] = slot;
+                number
+            }
+            None => {
+                self.slots.push(slot);
+                (self.slots.len() - 1) as u32
+            }
+        }
+    }
+
+    /// Lets go of keys silent for `forget_after`, so that others find room.
+    fn forget(&mut self, now: Tick, tick_ms: u64) {
+        let after = (self.view.forget_after_ms / tick_ms).max(1);
+        let step = (after / FORGET_CHECKS).max(1);
+        self.next_forget = (now / step + 1) * step;
+        let (slots, free) = (&self.slots, &mut self.free);
+        self.index.retain(|_, &mut slot| {
+            let keep = slots[slot as usize].last_seen + after > now;
+            if !keep {
+                free.push(slot);
+            }
+            keep
+        });
+    }
+}
+
+/// The encoded key of several fields.
+fn encode<'s>(record: &Record<'_>, fields: &[FieldRef], scratch: &'s mut String) -> &'s str {
+    scratch.clear();
+    for (i, &field) in fields.iter().enumerate() {
+        if i > 0 {
+            scratch.push('/');
+        }
+        record.key_text(field, scratch);
+    }
+    scratch
+}

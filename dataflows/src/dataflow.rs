@@ -1,0 +1,77 @@
+//! The whole dataflow of one worker.
+//!
+//! ```text
+//! feed ──► ingest ──► panes ──► arrange panes ──► windows ──► publish ──► probe
+//!             │                       ▲              │
+//!             │                       └── negations ◄┘  (panes that are gone)
+//!             └──► copy per process ──► live
+//! ```
+
+use std::sync::Arc;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::probe::{self, Probe};
+use timely::worker::Worker;
+
+use crate::clocks::ClockBoard;
+use crate::ingest::{ClockConfig, Ingested, RecordPath, ingest};
+use crate::input::Feed;
+use crate::live::live;
+use crate::output::{LiveSink, RecordSink, WindowSink};
+use crate::time::Tick;
+use crate::view::View;
+use crate::windows::{Publish, windows};
+
+/// What is computed. The same on every worker.
+#[derive(Clone, Debug)]
+pub struct Computation {
+    /// The views; their places are their numbers.
+    pub views: Vec<Arc<View>>,
+    /// The event clock.
+    pub clock: ClockConfig,
+    /// When windows are published.
+    pub publish: Publish,
+    /// The workers that keep the live state: the first of each process. Empty for none.
+    pub live_workers: Vec<usize>,
+}
+
+/// Builds the dataflow on a worker. The result shows the frontier up to which everything is published, and is done when
+/// the input has ended and all is published.
+pub fn build<F, S, W, L>(
+    worker: &mut Worker,
+    computation: &Computation,
+    feed: F,
+    path: RecordPath<S>,
+    mut publisher: W,
+    live_sink: Option<L>,
+) -> probe::Handle<Tick>
+where
+    F: Feed + 'static,
+    S: RecordSink + 'static,
+    W: WindowSink + 'static,
+    L: LiveSink + 'static,
+{
+    let board = ClockBoard::new(worker);
+    worker.dataflow_named("floodmark", |scope| {
+        let probe = probe::Handle::new();
+        let Computation { views, clock, publish, live_workers } = computation;
+        let Ingested { updates, ends, activator } = ingest(scope, feed, path, views, *clock, board, probe.clone());
+        if !live_workers.is_empty() {
+            live(updates.clone(), ends.clone(), live_workers.clone(), live_sink);
+        }
+        windows(updates, ends, views, *clock, *publish)
+            .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "publish", move |_, _| {
+                move |input, _| input.for_each(|_, documents| publisher.windows(std::mem::take(documents)))
+            })
+            .probe_with(&probe)
+            .unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "wake ingest", move |_, _| {
+                move |(input, _), _| {
+                    input.for_each(|_, _| {});
+                    activator.activate();
+                }
+            });
+        probe
+    })
+}

@@ -1,0 +1,283 @@
+//! The source operator: from raw records to combined updates.
+//!
+//! In: a [`Feed`]. Out: [`ViewUpdate`]s, combined per tick; and, once, the highest timestamp reached, when the input has
+//! ended. Log documents and dead letters go to the [`RecordSink`], not through the dataflow.
+//!
+//! Capabilities: each partition holds one for the updates, at its timestamp (the higher of event clock and hold), and
+//! drops it when it has ended. The operator holds one for its second output at the lowest of these, so that the
+//! frontier of that output is the frontier of the sources; it drops it when the input has ended. While partitions may
+//! still join, it keeps a spare one at the same place.
+//!
+//! Each activation reads a bounded number of records a partition. A full sink stops the reading. A record that cannot
+//! be used is a dead letter, never an error.
+//!
+//! - [`partition`]: one partition: its clock, and the loop over its records.
+//! - [`holds`]: idle and stalled partitions.
+
+mod holds;
+mod partition;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::probe;
+use timely::dataflow::{Scope, Stream};
+use timely::scheduling::Activator;
+
+use crate::clocks::ClockBoard;
+use crate::combine::Combiner;
+use crate::decode::Decoder;
+use crate::input::{Feed, MarkPosition};
+use crate::output::{RecordSink, ViewUpdate};
+use crate::rules::Rules;
+use crate::time::{Millis, Tick};
+use crate::view::View;
+
+use partition::{Partition, Reading};
+
+/// Records read from a partition in one activation.
+const BUDGET: usize = 8_192;
+/// How soon to look again when the sink was full.
+const SINK_RETRY: Duration = Duration::from_millis(1);
+/// How often to offer a mark while nothing else wakes the worker.
+const MARK_OFFER: Duration = Duration::from_millis(200);
+
+/// The clock's limits. All durations in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockConfig {
+    /// The length of a tick.
+    pub tick_ms: u64,
+    /// How far event time may be ahead of arrival.
+    pub max_future_ms: u64,
+    /// How long a partition must be at its end to be idle.
+    pub idle_after_ms: u64,
+    /// How long a partition must be unreadable to be stalled.
+    pub stall_after_ms: u64,
+    /// How far a partition may be before the frontier.
+    pub max_ahead_ms: u64,
+}
+
+impl ClockConfig {
+    /// `max_ahead_ms` in ticks, rounded up.
+    pub fn max_ahead(&self) -> Tick {
+        self.max_ahead_ms.div_ceil(self.tick_ms)
+    }
+}
+
+/// What records are decoded, judged and sent to.
+#[derive(Debug)]
+pub struct RecordPath<S> {
+    /// Bytes to records.
+    pub decoder: Decoder,
+    /// Records to severities.
+    pub rules: Rules,
+    /// Where documents and dead letters go.
+    pub sink: S,
+}
+
+/// What the source operator gives.
+pub struct Ingested<'scope> {
+    /// Combined updates.
+    pub updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
+    /// The highest timestamp reached, once this worker's input has ended. Its frontier is that of the sources.
+    pub ends: Stream<'scope, Tick, Vec<Tick>>,
+    /// To be activated when the probe has moved: a partition may have been too far ahead of it.
+    pub activator: Activator,
+}
+
+/// Reads a feed. `probe` shows the frontier of the whole dataflow, by which partitions far ahead are told.
+pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
+    scope: Scope<'scope, Tick>,
+    mut feed: F,
+    path: RecordPath<S>,
+    views: &[Arc<View>],
+    config: ClockConfig,
+    board: ClockBoard,
+    probe: probe::Handle<Tick>,
+) -> Ingested<'scope> {
+    let mut builder = OperatorBuilder::new("ingest".to_owned(), scope);
+    let info = builder.operator_info();
+    let activator = scope.activator_for(Rc::clone(&info.address));
+    let waker = scope.worker().sync_activator_for(info.address.to_vec());
+    // An error here means that the worker is gone, and nothing is left to wake.
+    feed.attach(Arc::new(move || _ = waker.activate()));
+
+    let (updates, updates_stream) = builder.new_output();
+    let (ends, ends_stream) = builder.new_output();
+    let mut updates: OutputBuilder<Tick, CapacityContainerBuilder<Vec<ViewUpdate>>> = OutputBuilder::from(updates);
+    let mut ends: OutputBuilder<Tick, CapacityContainerBuilder<Vec<Tick>>> = OutputBuilder::from(ends);
+
+    let views = views.to_vec();
+    builder.build(move |mut capabilities| {
+        let ends_capability = capabilities.pop();
+        let mut state = Ingest {
+            feed,
+            path,
+            views,
+            config,
+            board,
+            probe,
+            partitions: Vec::new(),
+            spare: capabilities.pop(),
+            ends_capability,
+            first_clock: None,
+            highest: None,
+            last_mark_ms: None,
+            last_record_ms: 0,
+            positions: Vec::new(),
+            gathered: Vec::new(),
+        };
+        move |_frontiers| {
+            let mut updates = updates.activate();
+            let more = state.step(|capability, gathered| {
+                updates.session(capability).give_iterator(gathered.drain(..));
+            });
+            if let Some((capability, highest)) = state.finish() {
+                if let Some(highest) = highest {
+                    ends.activate().session(&capability).give(highest);
+                }
+                return;
+            }
+            match more {
+                More::Now => activator.activate(),
+                More::AfterSink => activator.activate_after(SINK_RETRY),
+                More::Later if state.feed.has_marks() => activator.activate_after(MARK_OFFER),
+                More::Later => {}
+            }
+        }
+    });
+    let activator = scope.activator_for(info.address);
+    Ingested { updates: updates_stream, ends: ends_stream, activator }
+}
+
+/// When the operator wants to run again.
+enum More {
+    Now,
+    AfterSink,
+    /// When the feed or the frontier has something new.
+    Later,
+}
+
+struct Ingest<F: Feed, S> {
+    feed: F,
+    path: RecordPath<S>,
+    views: Vec<Arc<View>>,
+    config: ClockConfig,
+    board: ClockBoard,
+    probe: probe::Handle<Tick>,
+    partitions: Vec<Partition<F::Batch>>,
+    /// Where partitions that join take their capability from.
+    spare: Option<Capability<Tick>>,
+    ends_capability: Option<Capability<Tick>>,
+    /// The first event clock of the run: before the frontier leaves 0, being ahead is counted from here.
+    first_clock: Option<Tick>,
+    /// The highest event clock read.
+    highest: Option<Tick>,
+    last_mark_ms: Option<Millis>,
+    /// The wall clock of the last mark that covered a new record.
+    last_record_ms: Millis,
+    positions: Vec<MarkPosition>,
+    gathered: Vec<ViewUpdate>,
+}
+
+impl<F: Feed, S: RecordSink> Ingest<F, S> {
+    /// Reads once from every partition that may be read.
+    fn step(&mut self, mut send: impl FnMut(&Capability<Tick>, &mut Vec<ViewUpdate>)) -> More {
+        self.join();
+        self.mark();
+        let frontier = self.probe.with_frontier(|frontier| frontier.first().copied());
+        if let Some(frontier) = frontier {
+            self.path.sink.frontier(frontier);
+        }
+        let ahead_of = frontier.unwrap_or(0).max(self.first_clock.unwrap_or(0));
+        let ahead_limit = ahead_of.saturating_add(self.config.max_ahead());
+        let mut more = More::Later;
+        for (index, partition) in self.partitions.iter_mut().enumerate() {
+            if partition.capability.is_none() {
+                continue;
+            }
+            if !self.path.sink.ready() {
+                more = More::AfterSink;
+                break;
+            }
+            let latest_arrival = match self.last_mark_ms {
+                Some(wall) => wall.saturating_add(self.config.max_future_ms),
+                None if self.feed.has_marks() => 0,
+                None => Millis::MAX,
+            };
+            let limits = partition::Limits {
+                tick_ms: self.config.tick_ms,
+                ahead_limit,
+                max_future_ms: self.config.max_future_ms,
+                latest_event_ms: latest_arrival,
+                budget: BUDGET,
+            };
+            let reading = partition.read(&mut self.path, limits, || self.feed.poll(index), &mut self.gathered);
+            if let Some(clock) = partition.clock {
+                self.first_clock.get_or_insert(clock);
+                self.highest = self.highest.max(Some(clock));
+            }
+            if let Some(capability) = &mut partition.capability {
+                if !self.gathered.is_empty() {
+                    send(capability, &mut self.gathered);
+                }
+                let time = partition.clock.unwrap_or(0).max(partition.hold);
+                if *capability.time() < time {
+                    capability.downgrade(&time);
+                }
+            }
+            if partition.moved {
+                partition.moved = false;
+                self.path.sink.progress(&partition.info, partition.progress());
+            }
+            if partition.ended {
+                partition.capability = None;
+            }
+            if matches!(reading, Reading::Budget) {
+                more = More::Now;
+            }
+        }
+        self.lower_bound();
+        more
+    }
+
+    /// Takes in partitions that joined.
+    fn join(&mut self) {
+        let Some(spare) = &self.spare else { return };
+        for info in self.feed.joined() {
+            self.partitions.push(Partition::new(
+                Arc::new(info),
+                spare.clone(),
+                Combiner::new(&self.views, self.config.tick_ms),
+            ));
+        }
+        if !self.feed.is_live() && !self.feed.is_discovering() {
+            self.spare = None;
+        }
+    }
+
+    /// Moves the spare capability and that of the second output up to the lowest of the partitions'.
+    fn lower_bound(&mut self) {
+        let lowest = self.partitions.iter().filter_map(|p| p.capability.as_ref().map(|c| *c.time())).min();
+        let Some(lowest) = lowest else { return };
+        for capability in [&mut self.spare, &mut self.ends_capability].into_iter().flatten() {
+            if *capability.time() < lowest {
+                capability.downgrade(&lowest);
+            }
+        }
+    }
+
+    /// Once nothing more can come: the capability of the second output, and the highest timestamp reached.
+    fn finish(&mut self) -> Option<(Capability<Tick>, Option<Tick>)> {
+        if self.spare.is_some() || self.partitions.iter().any(|p| p.capability.is_some()) {
+            return None;
+        }
+        let holds = self.partitions.iter().map(|p| p.hold).filter(|&hold| hold > 0).max();
+        Some((self.ends_capability.take()?, self.highest.max(holds)))
+    }
+}

@@ -1,0 +1,199 @@
+//! One partition: its event clock, and the loop over its records.
+
+use std::sync::Arc;
+
+use timely::dataflow::operators::Capability;
+
+use super::RecordPath;
+use crate::combine::Combiner;
+use crate::input::{Batch, PartitionEvent, PartitionInfo};
+use crate::output::{PartitionProgress, Reason, RecordSink, ViewUpdate};
+use crate::time::{Millis, Tick};
+
+/// Bounds on one round of reading.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub tick_ms: u64,
+    /// A partition whose clock is beyond this is left alone.
+    pub ahead_limit: Tick,
+    pub max_future_ms: u64,
+    /// Later event times must wait for the next mark to be judged: the last mark's wall clock plus `max_future`.
+    pub latest_event_ms: Millis,
+    /// Records to read at the most.
+    pub budget: usize,
+}
+
+/// Why a round of reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// There may be more at once.
+    Budget,
+    /// The feed has nothing now.
+    Dry,
+    /// Too far before the frontier.
+    Ahead,
+    /// A record cannot be judged before the next mark.
+    AwaitsMark,
+}
+
+pub(super) struct Partition<B> {
+    pub info: Arc<PartitionInfo>,
+    /// `None` once the partition has ended.
+    pub capability: Option<Capability<Tick>>,
+    combiner: Combiner,
+    batch: Option<B>,
+    pub clock: Option<Tick>,
+    pub hold: Tick,
+    pub next_offset: u64,
+    pub at_end: bool,
+    pub unreachable: bool,
+    pub ended: bool,
+    pub idle: bool,
+    pub stalled: bool,
+    /// The wall clock of the first mark since which it has been at its end or unreachable without a break.
+    pub quiet_since_ms: Option<Millis>,
+    /// A record awaits a mark; the wall clock of that mark once it is there.
+    pub awaits_mark: bool,
+    pub covering_mark_ms: Option<Millis>,
+    /// Read something since the last mark.
+    pub read_since_mark: bool,
+    paused: bool,
+    /// Something changed that [`PartitionProgress`] shows.
+    pub moved: bool,
+}
+
+impl<B: Batch> Partition<B> {
+    pub fn new(info: Arc<PartitionInfo>, capability: Capability<Tick>, combiner: Combiner) -> Self {
+        Self {
+            info,
+            hold: *capability.time(),
+            capability: Some(capability),
+            combiner,
+            batch: None,
+            clock: None,
+            next_offset: 0,
+            at_end: false,
+            unreachable: false,
+            ended: false,
+            idle: false,
+            stalled: false,
+            quiet_since_ms: None,
+            awaits_mark: false,
+            covering_mark_ms: None,
+            read_since_mark: false,
+            paused: false,
+            moved: true,
+        }
+    }
+
+    /// Reads until a limit; what was combined is in `out` afterwards, all of it.
+    pub fn read<S: RecordSink>(
+        &mut self,
+        path: &mut RecordPath<S>,
+        limits: Limits,
+        mut poll: impl FnMut() -> Option<PartitionEvent<B>>,
+        out: &mut Vec<ViewUpdate>,
+    ) -> Reading {
+        let mut budget = limits.budget;
+        let reading = loop {
+            if self.clock.is_some_and(|clock| clock > limits.ahead_limit) {
+                break Reading::Ahead;
+            }
+            let Some(batch) = &mut self.batch else {
+                match poll() {
+                    Some(event) => self.take(event, path),
+                    None => break Reading::Dry,
+                }
+                if self.ended {
+                    break Reading::Dry;
+                }
+                continue;
+            };
+            let Some(raw) = batch.current() else {
+                self.next_offset = batch.next_offset();
+                self.batch = None;
+                continue;
+            };
+            if budget == 0 {
+                break Reading::Budget;
+            }
+            match path.decoder.decode(raw.bytes) {
+                Ok(record) => {
+                    let is_ahead = match raw.appended_ms.or(self.covering_mark_ms) {
+                        Some(arrival) => record.timestamp_ms > arrival.saturating_add(limits.max_future_ms),
+                        None if record.timestamp_ms > limits.latest_event_ms => {
+                            self.awaits_mark = true;
+                            self.next_offset = raw.offset + 1;
+                            break Reading::AwaitsMark;
+                        }
+                        None => false,
+                    };
+                    if is_ahead {
+                        let detail = "the event time is further ahead of the arrival than time.max_future allows";
+                        path.sink.dead_letter(&self.info, raw, Reason::ClockAhead, detail);
+                    } else {
+                        let tick = record.timestamp_ms / limits.tick_ms;
+                        let clock = self.clock.map_or(tick, |clock| clock.max(tick));
+                        self.clock = Some(clock);
+                        let verdict = path.rules.judge(&record);
+                        self.combiner.add(clock.max(self.hold), &record, verdict, out);
+                        path.sink.log(&self.info, raw, &record, verdict);
+                    }
+                }
+                Err(error) => path.sink.dead_letter(&self.info, raw, error.reason, &error.detail),
+            }
+            self.covering_mark_ms = None;
+            self.next_offset = raw.offset + 1;
+            batch.advance();
+            budget -= 1;
+        };
+        self.combiner.drain(out);
+        let paused = reading == Reading::Ahead;
+        self.moved |= budget < limits.budget || paused != self.paused;
+        self.paused = paused;
+        reading
+    }
+
+    fn take<S: RecordSink>(&mut self, event: PartitionEvent<B>, path: &mut RecordPath<S>) {
+        self.moved = true;
+        match event {
+            PartitionEvent::Records(batch) => {
+                self.batch = Some(batch);
+                self.read_since_mark = true;
+                (self.at_end, self.unreachable, self.quiet_since_ms) = (false, false, None);
+                (self.idle, self.stalled) = (false, false);
+            }
+            PartitionEvent::AtEnd { next_offset } => {
+                self.next_offset = next_offset;
+                if self.unreachable {
+                    (self.unreachable, self.stalled, self.quiet_since_ms) = (false, false, None);
+                }
+                self.at_end = true;
+            }
+            PartitionEvent::Unreachable => {
+                if self.at_end {
+                    (self.at_end, self.idle, self.quiet_since_ms) = (false, false, None);
+                }
+                self.unreachable = true;
+            }
+            PartitionEvent::Lost { from, to } => {
+                path.sink.lost(&self.info, from, to);
+                self.next_offset = to;
+            }
+            PartitionEvent::Ended => self.ended = true,
+        }
+    }
+
+    pub fn progress(&self) -> PartitionProgress {
+        PartitionProgress {
+            next_offset: self.next_offset,
+            clock: self.clock,
+            hold: self.hold,
+            at_end: self.at_end,
+            idle: self.idle,
+            stalled: self.stalled,
+            paused: self.paused,
+            ended: self.ended,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Windows: an arrangement of panes, and the operator that turns its changes into window documents.
+//!
+//! In: combined updates of all workers, and the end of the input. Out: [`WindowDocument`]s, each window at the times
+//! that [`Publish`] says. Nothing here fails.
+//!
+//! Panes are arranged by (view, start) with the key as value and the [`Aggregate`] as difference, sharded by (view,
+//! key). So a row is there once per (key, pane), whatever the number of records; a window is the sum of its panes; and
+//! all keys of a window lie side by side, which is how windows are closed, made final and let go.
+//!
+//! # Letting go
+//!
+//! When the frontier reaches the time at which the last window over a pane is gone, the operator reads the pane and
+//! sends its negation through a feedback loop into the arrangement. The arrangement then compacts both away. No record
+//! reaches the pane any more: [`Combiner`](crate::combine::Combiner) turns away what is too late, by the same rule. The
+//! capability for that negation is taken from the first message with records for the pane; it is for the time at which
+//! the pane is gone, so it holds nobody back before.
+//!
+//! The loop adds `max_ahead` to the time. As the arrangement can be sealed no further than what may still come out of
+//! the loop, a loop of one tick would have it sealed tick by tick when catching up; no source is further than
+//! `max_ahead` before the frontier, so this loop never holds it back. A pane stays in memory that much longer.
+//!
+//! # Capabilities
+//!
+//! One for the documents, at the frontier of the arrangement; one a pane start for its negation. At the end of the
+//! input, which the second input tells, all are dropped.
+
+mod life;
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use differential_dataflow::operators::arrange::arrangement::arrange_core;
+use differential_dataflow::trace::TraceReader;
+use differential_dataflow::trace::implementations::{ValBatcher, ValSpine};
+use foldhash::fast::FixedState;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::generic::{Operator, OutputBuilder};
+use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Concat, ConnectLoop, Feedback};
+use timely::progress::Antichain;
+
+use crate::aggregate::Aggregate;
+use crate::ingest::ClockConfig;
+use crate::output::{ViewUpdate, WindowDocument};
+use crate::time::{Millis, Tick};
+use crate::view::{Key, View, ViewId};
+use life::Windows;
+
+/// What the arrangement is ordered by: a view and the start of a pane.
+type Place = (ViewId, Millis);
+type PaneUpdate = ((Place, Key), Tick, Aggregate);
+type PaneSpine = ValSpine<Place, Key, Tick, Aggregate>;
+
+/// When windows are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publish {
+    /// While somebody watches: open windows that changed every so many milliseconds of event clock, every window when
+    /// it closes and when it is final, and each change in between and after.
+    Live {
+        /// Milliseconds between publications of an open window.
+        open_every_ms: u64,
+    },
+    /// When they are final, each change after that, and at the end of the input what is not final yet.
+    Final,
+}
+
+/// The windows of all views, as documents.
+pub fn windows<'scope>(
+    updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
+    ends: Stream<'scope, Tick, Vec<Tick>>,
+    views: &[Arc<View>],
+    clock: ClockConfig,
+    publish: Publish,
+) -> Stream<'scope, Tick, Vec<WindowDocument>> {
+    let scope = updates.scope();
+    let delay = clock.max_ahead().max(1);
+    let (gone_handle, gone) = scope.feedback::<Vec<PaneUpdate>>(delay);
+    let panes = updates
+        .unary::<CapacityContainerBuilder<Vec<PaneUpdate>>, _, _, _>(Pipeline, "panes", |_, _| {
+            |input, output| {
+                input.for_each(|capability, updates| {
+                    output.session(&capability).give_iterator(updates.drain(..).filter_map(|update| {
+                        Some((((update.view, update.pane?), update.key), update.time, update.aggregate))
+                    }));
+                });
+            }
+        })
+        .concat(gone);
+    let by_key = Exchange::new(|((place, key), _, _): &PaneUpdate| FixedState::with_seed(1).hash_one((place.0, key)));
+    let arranged = arrange_core::<_, _, ValBatcher<Place, Key, Tick, Aggregate>, PaneSpine>(
+        panes,
+        by_key,
+        "arrange panes",
+        ValBatcher::new,
+    );
+    let mut trace = arranged.trace;
+
+    let mut builder = OperatorBuilder::new("windows".to_owned(), scope);
+    let mut batches = builder.new_input(arranged.stream, Pipeline);
+    let mut ends = builder.new_input(ends.broadcast(), Pipeline);
+    // Nothing is sent because of the second input.
+    let of_batches = [(0, Antichain::from_elem(Default::default()))];
+    let (documents, documents_stream) = builder.new_output_connection(of_batches.clone());
+    let (negations, negations_stream) = builder.new_output_connection(of_batches);
+    let mut documents: OutputBuilder<Tick, CapacityContainerBuilder<Vec<WindowDocument>>> =
+        OutputBuilder::from(documents);
+    let mut negations: OutputBuilder<Tick, CapacityContainerBuilder<Vec<PaneUpdate>>> = OutputBuilder::from(negations);
+    let mut windows = Windows::new(views, clock.tick_ms, publish);
+
+    // Where the batches received so far end.
+    let mut upper = Antichain::from_elem(Tick::MIN);
+    builder.build(move |mut capabilities| {
+        capabilities.truncate(1);
+        let mut documents_capability = capabilities.pop();
+        let negations_port = 1;
+        move |frontiers| {
+            ends.for_each(|_, highest| {
+                for &tick in highest.iter() {
+                    windows.end_at(tick);
+                }
+            });
+            batches.for_each(|capability, spans| {
+                for span in spans.iter() {
+                    upper.clone_from(span.upper());
+                    if let Some(batch) = &span.inner {
+                        windows.note(batch, |gone| capability.delayed(&gone, negations_port));
+                    }
+                }
+            });
+            let Some(capability) = &mut documents_capability else { return };
+            // Not this operator's frontier: the trace may have been sealed beyond it, and can be cut at its seals only.
+            trace.advance_upper(&mut upper);
+            // What the sources have reached, whatever still comes out of the loop.
+            let sources = frontiers[1].frontier().first().copied();
+            let has_ended = sources.is_none();
+            match upper.first().copied() {
+                Some(frontier) if frontier > windows.frontier() && sources.is_some_and(|s| frontier <= s) => {
+                    let rows = trace.batches_through(upper.borrow()).unwrap_or_default();
+                    documents
+                        .activate()
+                        .session(capability)
+                        .give_iterator(windows.advance(frontier, &rows).into_iter());
+                    let mut negations = negations.activate();
+                    for (capability, mut updates) in windows.let_go(&rows, delay) {
+                        negations.session(&capability).give_iterator(updates.drain(..));
+                    }
+                    capability.downgrade(&frontier);
+                    trace.set_logical_compaction(upper.borrow());
+                    trace.set_physical_compaction(upper.borrow());
+                }
+                None if has_ended => {
+                    let rows = trace.batches_through(upper.borrow()).unwrap_or_default();
+                    documents.activate().session(capability).give_iterator(windows.finish(&rows).into_iter());
+                    documents_capability = None;
+                }
+                _ => {}
+            }
+            if has_ended {
+                windows.keep_all();
+            }
+        }
+    });
+    negations_stream.connect_loop(gone_handle);
+    documents_stream
+}

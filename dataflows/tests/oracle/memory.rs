@@ -1,0 +1,210 @@
+//! A log in memory, and sinks that keep everything.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use floodmark_dataflows::input::{
+    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, Waker,
+};
+use floodmark_dataflows::output::{
+    LiveSink, PartitionProgress, Reason, RecordSink, ViewUpdate, WindowDocument, WindowSink,
+};
+use floodmark_dataflows::record::Record;
+use floodmark_dataflows::rules::Verdict;
+use floodmark_dataflows::time::{Millis, Tick};
+
+pub fn partition(number: i32) -> PartitionInfo {
+    PartitionInfo { topic: "logs".into(), identity: "logs".into(), number }
+}
+
+/// Records with consecutive offsets.
+pub struct MemoryBatch {
+    pub first_offset: u64,
+    pub records: VecDeque<Vec<u8>>,
+}
+
+impl Batch for MemoryBatch {
+    fn current(&self) -> Option<RawRecord<'_>> {
+        let bytes = self.records.front()?;
+        Some(RawRecord { offset: self.first_offset, bytes, appended_ms: None })
+    }
+
+    fn advance(&mut self) {
+        self.records.pop_front();
+        self.first_offset += 1;
+    }
+
+    fn next_offset(&self) -> u64 {
+        self.first_offset + self.records.len() as u64
+    }
+}
+
+/// A bounded feed over whole partitions, without marks.
+pub struct LogFeed {
+    infos: Vec<PartitionInfo>,
+    batches: Vec<VecDeque<MemoryBatch>>,
+}
+
+impl LogFeed {
+    /// The records of some partitions, cut into batches of `cut` records.
+    pub fn new<'a>(partitions: impl Iterator<Item = (usize, &'a Vec<Vec<u8>>)>, cut: usize) -> Self {
+        let batches = |records: &Vec<Vec<u8>>| {
+            let chunks = records.chunks(cut).enumerate();
+            chunks
+                .map(|(i, chunk)| MemoryBatch { first_offset: (i * cut) as u64, records: chunk.to_vec().into() })
+                .collect()
+        };
+        let (infos, batches) = partitions.map(|(p, records)| (partition(p as i32), batches(records))).unzip();
+        Self { infos, batches }
+    }
+}
+
+impl Feed for LogFeed {
+    type Batch = MemoryBatch;
+
+    fn attach(&mut self, _: Waker) {}
+
+    fn joined(&mut self) -> Vec<PartitionInfo> {
+        std::mem::take(&mut self.infos)
+    }
+
+    fn is_discovering(&self) -> bool {
+        false
+    }
+
+    fn is_live(&self) -> bool {
+        false
+    }
+
+    fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<MemoryBatch>> {
+        Some(self.batches[partition].pop_front().map_or(PartitionEvent::Ended, PartitionEvent::Records))
+    }
+
+    fn mark(&mut self, _: &[MarkPosition]) -> Option<Millis> {
+        None
+    }
+}
+
+/// What a test gives a feed to say, step by step.
+pub enum Step {
+    Event(PartitionIndex, PartitionEvent<MemoryBatch>),
+    /// A mark with this wall clock.
+    Mark(Millis),
+}
+
+/// A live feed that plays a script, and ends behind it.
+pub struct ScriptFeed {
+    pub infos: Vec<PartitionInfo>,
+    pub steps: VecDeque<Step>,
+    /// What the marks that were made said.
+    pub marks: Arc<Mutex<Vec<(Millis, Vec<MarkPosition>)>>>,
+    pub waker: Option<Waker>,
+}
+
+impl ScriptFeed {
+    /// Takes the next step, and has the worker come back for the one behind.
+    fn next(&mut self) -> Option<Step> {
+        if let Some(wake) = &self.waker {
+            wake();
+        }
+        self.steps.pop_front()
+    }
+}
+
+impl Feed for ScriptFeed {
+    type Batch = MemoryBatch;
+
+    fn attach(&mut self, waker: Waker) {
+        self.waker = Some(waker);
+    }
+
+    fn joined(&mut self) -> Vec<PartitionInfo> {
+        std::mem::take(&mut self.infos)
+    }
+
+    fn is_discovering(&self) -> bool {
+        false
+    }
+
+    fn is_live(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    fn has_marks(&self) -> bool {
+        true
+    }
+
+    fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<MemoryBatch>> {
+        if !matches!(self.steps.front(), Some(Step::Event(p, _)) if *p == partition) {
+            return if self.steps.is_empty() { Some(PartitionEvent::Ended) } else { None };
+        }
+        match self.next() {
+            Some(Step::Event(_, event)) => Some(event),
+            _ => None,
+        }
+    }
+
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<Millis> {
+        let Some(Step::Mark(wall)) = self.steps.front() else { return None };
+        let wall = *wall;
+        self.next();
+        self.marks.lock().unwrap().push((wall, positions.to_vec()));
+        Some(wall)
+    }
+}
+
+/// Everything that came out of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Offsets of the records logged, by partition number, with their severities.
+    pub logged: BTreeMap<(i32, u64), u8>,
+    pub dead: BTreeMap<(i32, u64), Reason>,
+    pub progress: BTreeMap<i32, PartitionProgress>,
+    /// Window documents in the order of publication, by (view, key, start).
+    pub windows: BTreeMap<(String, String, Millis), Vec<WindowDocument>>,
+    pub live: Vec<(Tick, Vec<ViewUpdate>)>,
+}
+
+/// A sink of all kinds that writes to a shared [`Seen`].
+#[derive(Clone, Default)]
+pub struct SeenSink(pub Arc<Mutex<Seen>>);
+
+impl RecordSink for SeenSink {
+    fn ready(&mut self) -> bool {
+        true
+    }
+
+    fn log(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, _: &Record<'_>, verdict: Verdict) {
+        let before = self.0.lock().unwrap().logged.insert((partition.number, raw.offset), verdict.severity);
+        assert!(before.is_none(), "{}@{} was logged twice", partition.number, raw.offset);
+    }
+
+    fn dead_letter(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, reason: Reason, _: &str) {
+        let before = self.0.lock().unwrap().dead.insert((partition.number, raw.offset), reason);
+        assert!(before.is_none(), "{}@{} died twice", partition.number, raw.offset);
+    }
+
+    fn lost(&mut self, _: &Arc<PartitionInfo>, _: u64, _: u64) {}
+
+    fn progress(&mut self, partition: &Arc<PartitionInfo>, progress: PartitionProgress) {
+        self.0.lock().unwrap().progress.insert(partition.number, progress);
+    }
+
+    fn frontier(&mut self, _: Tick) {}
+}
+
+impl WindowSink for SeenSink {
+    fn windows(&mut self, documents: Vec<WindowDocument>) {
+        let windows = &mut self.0.lock().unwrap().windows;
+        for document in documents {
+            let key: Vec<_> = document.key.0.iter().map(|(_, value)| value.as_str()).collect();
+            windows.entry((document.view.to_string(), key.join("/"), document.start)).or_default().push(document);
+        }
+    }
+}
+
+impl LiveSink for SeenSink {
+    fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>) {
+        self.0.lock().unwrap().live.push((frontier, updates));
+    }
+}

@@ -1,0 +1,100 @@
+//! The naive reference: every record is kept, every window is computed from scratch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use floodmark_dataflows::aggregate::Accumulator;
+use floodmark_dataflows::decode::Decoder;
+use floodmark_dataflows::output::{WindowDocument, WindowState};
+use floodmark_dataflows::rules::Rules;
+use floodmark_dataflows::time::Millis;
+use floodmark_dataflows::view::{Key, OTHER, View};
+
+/// What a run over these partitions must end with.
+pub struct Expected {
+    /// The last document of each (view, key, start).
+    pub windows: BTreeMap<(String, String, Millis), WindowDocument>,
+    /// Records per (view, key) that no window took.
+    pub too_late: BTreeMap<(usize, Key), i64>,
+    /// Records per (view, key).
+    pub totals: BTreeMap<(usize, Key), i64>,
+}
+
+#[derive(Default)]
+struct Row {
+    accumulator: Accumulator,
+    late: BTreeSet<u64>,
+}
+
+pub fn expected(
+    partitions: &[Vec<Vec<u8>>],
+    decoder: &mut Decoder,
+    rules: &Rules,
+    views: &[Arc<View>],
+    tick_ms: u64,
+) -> Expected {
+    let mut rows: BTreeMap<(usize, Key, Millis), Row> = BTreeMap::new();
+    let (mut too_late, mut totals) = (BTreeMap::new(), BTreeMap::new());
+    let mut end = 0;
+    for partition in partitions {
+        let mut clock = 0;
+        let mut admitted = vec![BTreeSet::new(); views.len()];
+        for raw in partition {
+            let Ok(record) = decoder.decode(raw) else { continue };
+            clock = clock.max(record.timestamp_ms / tick_ms);
+            let time_ms = clock * tick_ms;
+            let verdict = rules.judge(&record);
+            for (id, view) in views.iter().enumerate() {
+                if !view.conditions.iter().all(|condition| condition.holds(&record)) {
+                    continue;
+                }
+                let values: Vec<_> =
+                    view.key_fields.iter().map(|&f| record.text(f).unwrap_or_default().into_owned()).collect();
+                let mut key = Key::from_values(&values);
+                if !admitted[id].contains(&key) {
+                    if admitted[id].len() < view.max_keys {
+                        admitted[id].insert(key.clone());
+                    } else {
+                        key = Key::from_values(&vec![OTHER; values.len()]);
+                    }
+                }
+                *totals.entry((id, key.clone())).or_default() += 1;
+                let mut is_taken = false;
+                let first = (record.timestamp_ms + 1).saturating_sub(view.width_ms).div_ceil(view.slide_ms);
+                for start in (first * view.slide_ms..=record.timestamp_ms).step_by(view.slide_ms as usize) {
+                    if time_ms >= start + view.width_ms + view.retention_ms {
+                        continue;
+                    }
+                    is_taken = true;
+                    let row = rows.entry((id, key.clone(), start)).or_default();
+                    row.accumulator.add(&record, verdict);
+                    if time_ms >= start + view.width_ms + view.lateness_ms {
+                        row.late.insert(clock);
+                    }
+                }
+                if !is_taken {
+                    *too_late.entry((id, key)).or_default() += 1;
+                }
+            }
+        }
+        end = end.max(clock);
+    }
+    let windows = rows
+        .into_iter()
+        .map(|((id, key, start), mut row)| {
+            let view = &views[id];
+            let final_at = start + view.width_ms + view.lateness_ms;
+            let is_final = end * tick_ms >= final_at;
+            let last_late = row.late.last().copied().unwrap_or(0) * tick_ms;
+            let state = WindowState {
+                revision: row.late.len() as u32,
+                is_final,
+                as_of_ms: if is_final { final_at.max(last_late) } else { end * tick_ms },
+            };
+            let document = WindowDocument::new(view, &key, start, &row.accumulator.take(), state);
+            let place = (view.name.to_string(), key.values().join("/"), start);
+            (place, document)
+        })
+        .collect();
+    Expected { windows, too_late, totals }
+}

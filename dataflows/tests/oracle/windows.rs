@@ -1,0 +1,217 @@
+//! Random disordered logs against the reference.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use floodmark_dataflows::dataflow::{Computation, build};
+use floodmark_dataflows::decode::{Decoder, RecordsConfig, Schema};
+use floodmark_dataflows::ingest::{ClockConfig, RecordPath};
+use floodmark_dataflows::rules::{Rules, RulesConfig};
+use floodmark_dataflows::units::Span;
+use floodmark_dataflows::view::View;
+use floodmark_dataflows::view_config::ViewConfig;
+use floodmark_dataflows::windows::Publish;
+use proptest::prelude::*;
+
+use crate::memory::{LogFeed, Seen, SeenSink};
+use crate::reference::expected;
+
+pub const TICK_MS: u64 = 1_000;
+
+pub fn clock_config() -> ClockConfig {
+    ClockConfig {
+        tick_ms: TICK_MS,
+        max_future_ms: 60_000,
+        idle_after_ms: 5_000,
+        stall_after_ms: 300_000,
+        max_ahead_ms: 20_000,
+    }
+}
+
+pub struct Setup {
+    pub decoder: Decoder,
+    pub rules: Rules,
+    pub views: Vec<Arc<View>>,
+}
+
+pub fn setup(views: &[ViewConfig]) -> Setup {
+    let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
+    let rules = Rules::compile(&RulesConfig::default(), &mut schema).unwrap();
+    let views = views.iter().map(|v| Arc::new(v.compile(Span::from_millis(TICK_MS), &mut schema).unwrap())).collect();
+    Setup { decoder: Decoder::new(schema), rules, views }
+}
+
+pub fn views() -> Vec<ViewConfig> {
+    let seconds = Span::from_secs;
+    vec![
+        ViewConfig {
+            name: "tumbling".into(),
+            window: seconds(10),
+            allowed_lateness: seconds(20),
+            retention: seconds(60),
+            ..ViewConfig::default()
+        },
+        ViewConfig {
+            name: "sliding".into(),
+            key: vec!["service_name".into(), "path".into()],
+            window: seconds(15),
+            slide: Some(seconds(6)),
+            allowed_lateness: seconds(6),
+            retention: seconds(30),
+            max_keys: 4,
+            ..ViewConfig::default()
+        },
+    ]
+}
+
+/// Runs the whole dataflow over partitions, cut into batches of `cut` records.
+pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, publish: Publish) -> Seen {
+    let seen = SeenSink::default();
+    let out = seen.clone();
+    let partitions = partitions.to_vec();
+    let guards = timely::execute(workers, move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let Setup { decoder, rules, views } = setup(&views());
+        let mine = partitions.iter().enumerate().filter(|(p, _)| p % peers == index);
+        let feed = LogFeed::new(mine, cut);
+        let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![0] };
+        let path = RecordPath { decoder, rules, sink: out.clone() };
+        let live = (index == 0).then(|| out.clone());
+        let probe = build(worker, &computation, feed, path, out.clone(), live);
+        while !probe.done() {
+            worker.step_or_park(Some(std::time::Duration::from_millis(10)));
+        }
+    });
+    for result in guards.unwrap().join() {
+        result.unwrap();
+    }
+    let seen = seen.0.lock().unwrap();
+    seen.clone()
+}
+
+fn check(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, publish: Publish) {
+    let seen = run(partitions, workers, cut, publish);
+    let Setup { mut decoder, rules, views } = setup(&views());
+    let expected = expected(partitions, &mut decoder, &rules, &views, TICK_MS);
+
+    let last: BTreeMap<_, _> =
+        seen.windows.iter().map(|(place, all)| (place.clone(), all[all.len() - 1].clone())).collect();
+    for (place, document) in &expected.windows {
+        assert_eq!(last.get(place), Some(document), "window {place:?}");
+    }
+    assert_eq!(last.len(), expected.windows.len(), "windows that should not be there");
+    if publish == Publish::Final {
+        for (place, all) in &seen.windows {
+            assert!(all.iter().rev().skip(1).all(|d| d.is_final), "{place:?} was published before it was final");
+            assert!(all.windows(2).all(|pair| pair[0].revision < pair[1].revision), "{place:?} was published twice");
+        }
+    }
+
+    let (mut totals, mut too_late) = (BTreeMap::new(), BTreeMap::new());
+    for (frontier, updates) in &seen.live {
+        for update in updates {
+            assert!(update.time <= *frontier);
+            *totals.entry((update.view as usize, update.key.clone())).or_default() += update.aggregate.count();
+            if update.pane.is_none() {
+                *too_late.entry((update.view as usize, update.key.clone())).or_default() += update.aggregate.count();
+            }
+        }
+    }
+    assert_eq!(totals, expected.totals);
+    assert_eq!(too_late, expected.too_late);
+
+    let records: usize = partitions.iter().map(Vec::len).sum();
+    assert_eq!(seen.logged.len() + seen.dead.len(), records, "records logged and dead");
+}
+
+/// One record in a random log: how far the partition's time moves, how far behind it the record is, and what it holds.
+#[derive(Clone, Debug)]
+struct Drawn {
+    advance_ms: u64,
+    behind_ms: u64,
+    service: u8,
+    path: u8,
+    status: u16,
+    response_us: u32,
+    broken: bool,
+}
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    let behind = prop_oneof![6 => 0..1_500u64, 2 => 0..30_000u64, 1 => 0..120_000u64];
+    let advance = prop_oneof![20 => 0..900u64, 1 => 0..40_000u64];
+    (advance, behind, 0..4u8, 0..3u8, 100..600u16, any::<u32>(), prop::bool::weighted(0.02)).prop_map(
+        |(advance_ms, behind_ms, service, path, status, response_us, broken)| Drawn {
+            advance_ms,
+            behind_ms,
+            service,
+            path,
+            status,
+            response_us,
+            broken,
+        },
+    )
+}
+
+fn log() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
+    prop::collection::vec(prop::collection::vec(drawn(), 0..400), 1..5).prop_map(|partitions| {
+        partitions
+            .into_iter()
+            .enumerate()
+            .map(|(p, records)| {
+                let mut now = 1_700_000_000_000 + p as u64 * 7_000;
+                records
+                    .into_iter()
+                    .map(|r| {
+                        now += r.advance_ms;
+                        let mut text = String::new();
+                        write!(
+                            text,
+                            r#"{{"timestamp":{},"service_name":"s{}","path":"/p/{}","status_code":{},"response_time_ms":{}.{:03}}}"#,
+                            now - r.behind_ms,
+                            r.service,
+                            r.path,
+                            r.status,
+                            r.response_us / 1_000_000,
+                            r.response_us % 1_000
+                        )
+                        .unwrap();
+                        if r.broken {
+                            text.truncate(text.len() / 2);
+                        }
+                        text.into_bytes()
+                    })
+                    .collect()
+            })
+            .collect()
+    })
+}
+
+fn serialised(threads: usize) -> timely::Config {
+    timely::Config {
+        communication: timely::CommunicationConfig::ProcessBinary(threads),
+        worker: timely::WorkerConfig::default(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_end_result_is_that_of_the_reference(partitions in log(), cut in 1..500usize) {
+        check(&partitions, timely::Config::thread(), cut, Publish::Final);
+        check(&partitions, timely::Config::process(2), cut, Publish::Live { open_every_ms: 5_000 });
+        check(&partitions, serialised(4), 7, Publish::Final);
+    }
+}
+
+#[test]
+fn windows_that_are_gone_do_not_come_back() {
+    let records: Vec<Vec<u8>> = (0..7_200u64)
+        .map(|s| format!(r#"{{"timestamp":{},"service_name":"a"}}"#, 1_700_000_000_000 + s * 1_000).into_bytes())
+        .collect();
+    let seen = run(std::slice::from_ref(&records), timely::Config::thread(), 100, Publish::Final);
+    let tumbling: Vec<_> = seen.windows.iter().filter(|((view, ..), _)| view == "tumbling").collect();
+    assert_eq!(tumbling.len(), 720);
+    assert!(tumbling.iter().all(|(_, all)| all.len() == 1 && all[0].count == 10));
+}
