@@ -16,6 +16,7 @@ use crate::config::{Config, SourceChoice, StoreChoice};
 use crate::dead_letters::Place;
 use crate::sources::files::{FilesRun, FilesSource};
 use crate::sources::generator::GeneratorSource;
+use crate::sources::kafka::{Extent, KafkaSource};
 use crate::sources::{Positions, Source, wall_clock_ms};
 use crate::stores::Store;
 use crate::stores::elasticsearch::ElasticsearchStore;
@@ -91,6 +92,12 @@ impl Findings {
 
 async fn source(config: &Config) -> Result<String, String> {
     match config.source.chosen().map_err(|mistake| mistake.to_string())? {
+        SourceChoice::Kafka(kafka) => {
+            let kafka = kafka.clone();
+            let connect = move || KafkaSource::connect(kafka, Extent::UntilEnd);
+            let source = tokio::task::spawn_blocking(connect).await.map_err(|error| chain(&error))?;
+            reach(source.map_err(|error| chain(&error))?.health()).await
+        }
         SourceChoice::Files(files) => {
             let source = FilesSource::new(files.clone(), FilesRun::default()).map_err(|error| chain(&error))?;
             reach(source.health()).await

@@ -101,6 +101,9 @@ impl SourceSection {
     fn mistakes(&self) -> Vec<Mistake> {
         let mistake = match self.chosen() {
             Err(mistake) => Some(mistake),
+            Ok(SourceChoice::Kafka(config)) => {
+                config.check().err().map(|error| spoken("", &error.to_string()).within("source.kafka"))
+            }
             Ok(SourceChoice::Files(files)) if files.paths.is_empty() => {
                 let message = "expected at least one path or pattern, such as [\"/var/log/app/*.log*\"], got none";
                 Some(Mistake::new("source.files.paths", message))

@@ -91,7 +91,11 @@ fn contains(outer: &str, inner: &str) -> bool {
 }
 
 fn remove_unknown(table: &mut Table, keys: &Kind, path: &str, mistakes: &mut Vec<Mistake>) {
-    let Kind::Section(fields) = keys else { return };
+    let fields = match keys {
+        Kind::Section(fields) => fields,
+        Kind::Map(_) => return flatten(table),
+        _ => return,
+    };
     table.retain(|name, value| {
         let path = join(path, name);
         let Some(field) = fields.iter().find(|field| field.name == name) else {
@@ -111,6 +115,15 @@ fn remove_unknown(table: &mut Table, keys: &Kind, path: &str, mistakes: &mut Vec
         }
         true
     });
+}
+
+/// Makes `security.protocol = "SSL"` without quotes, which is a table in TOML, the free key that was meant.
+fn flatten(table: &mut Table) {
+    while let Some(name) = table.iter().find(|(_, value)| value.is_table()).map(|(name, _)| name.clone()) {
+        if let Some(Value::Table(inner)) = table.remove(&name) {
+            table.extend(inner.into_iter().map(|(rest, value)| (format!("{name}.{rest}"), value)));
+        }
+    }
 }
 
 /// The message for a key that is not among `keys`: the nearest one here or elsewhere, or all there are.
@@ -436,6 +449,24 @@ mod tests {
         for expected in expected {
             assert!(mistakes.iter().any(|mistake| mistake.starts_with(expected)), "{expected}\nnot in {mistakes:#?}");
         }
+    }
+
+    #[test]
+    fn settings_of_kafka_are_written_with_dots_or_in_the_environment() {
+        let given = Given {
+            file: "[source.kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\n\"sasl.mechanism\" = \"PLAIN\"\n",
+            environment: &[("FLOODMARK_SOURCE__KAFKA__PROPERTIES__SASL_PASSWORD", "123")],
+            flags: &["source.kafka.properties.\"sasl.username\"=me"],
+        };
+        let shown = format!("{:?}", given.load().unwrap().source);
+        for expected in
+            ["\"security.protocol\": \"SASL_SSL\"", "\"sasl.username\": \"me\"", "\"sasl.password\": \"***\""]
+        {
+            assert!(shown.contains(expected), "{expected} not in {shown}");
+        }
+        let wrong = Given { flags: &["source.kafka.properties.auto.offset.reset=latest"], ..given };
+        let mistakes = wrong.load().unwrap_err();
+        assert!(mistakes[0].contains("source.kafka.properties: \"auto.offset.reset\" is always"), "{mistakes:#?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sources::files::FilesConfig;
 use crate::sources::generator::GeneratorConfig;
+use crate::sources::kafka::KafkaConfig;
 use crate::stores::elasticsearch::ElasticsearchConfig;
 use crate::stores::ndjson::NdjsonConfig;
 use crate::stores::writer::{Indexed, WriterOptions};
@@ -38,6 +39,9 @@ impl Default for ClusterConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceSection {
+    /// Topics of a Kafka cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaConfig>,
     /// Files, followed or read to their ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<FilesConfig>,
@@ -49,6 +53,8 @@ pub struct SourceSection {
 /// The source that is configured.
 #[derive(Clone, Copy, Debug)]
 pub enum SourceChoice<'a> {
+    /// `source.kafka`.
+    Kafka(&'a KafkaConfig),
     /// `source.files`.
     Files(&'a FilesConfig),
     /// `source.generator`.
@@ -59,6 +65,7 @@ impl SourceSection {
     /// The source that is configured; a mistake if there is none or more than one.
     pub fn chosen(&self) -> Result<SourceChoice<'_>, Mistake> {
         let choices = [
+            self.kafka.as_ref().map(|config| ("kafka", SourceChoice::Kafka(config))),
             self.files.as_ref().map(|config| ("files", SourceChoice::Files(config))),
             self.generator.as_ref().map(|config| ("generator", SourceChoice::Generator(config))),
         ];

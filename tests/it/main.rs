@@ -2,6 +2,7 @@
 
 mod cli;
 mod dead_letters;
+mod docs;
 mod elasticsearch;
 mod kafka;
 #[path = "../support/reading.rs"]

@@ -65,6 +65,10 @@ impl Ran {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
+    pub fn code(&self) -> Option<i32> {
+        self.output.status.code()
+    }
+
     /// Fails unless it ended with this exit code.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {

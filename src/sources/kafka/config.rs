@@ -292,6 +292,14 @@ impl KafkaConfig {
         client(options, &CONSUMER_DEFAULTS, &self.properties, &CONSUMER_FIXED)
     }
 
+    /// Checks all that can be checked without a broker.
+    ///
+    /// # Errors
+    /// The first mistake, beginning with the option's name.
+    pub fn check(&self) -> Result<(), SourceError> {
+        self.client(1).map(drop)
+    }
+
     /// How long a broker may hold a fetch back when there is nothing new, in milliseconds.
     pub(super) fn fetch_wait_ms(&self) -> i64 {
         let set = self.properties.0.get("fetch.wait.max.ms").map(String::as_str);
