@@ -1,6 +1,8 @@
 //! The Elasticsearch store against a stub that fails in every way the real one does: nothing may be lost, nothing kept
 //! twice, and only what failed is sent again.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

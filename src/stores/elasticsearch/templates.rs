@@ -70,7 +70,6 @@ fn logs() -> Value {
             "status_code": { "type": "short" },
             "response_time_ms": { "type": "double" },
             "error_code": keyword(),
-            "host": keyword(),
             "tags": keyword(),
             "severity": { "type": "byte" },
             "severity_level": keyword(),
@@ -130,6 +129,11 @@ fn dead_letters() -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use floodmark_dataflows::document::COMPUTED_NAMES;
+    use floodmark_dataflows::record::FIELD_NAMES;
+
     use super::*;
     use crate::units::Span;
 
@@ -149,6 +153,13 @@ mod tests {
         assert_eq!(settings, json!({ "number_of_shards": 3, "number_of_replicas": 0, "refresh_interval": "7000ms" }));
         let config = ElasticsearchConfig { refresh_interval: Span::from_millis(0), ..Default::default() };
         assert_eq!(body(&config, Kind::Logs)["template"]["settings"]["index"].get("refresh_interval"), None);
+    }
+
+    #[test]
+    fn every_field_that_log_documents_agree_on_is_mapped_and_no_other() {
+        let mapping = logs();
+        let mapped: BTreeSet<&str> = mapping["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(mapped, FIELD_NAMES.into_iter().chain(COMPUTED_NAMES).collect());
     }
 
     /// A field that a window document has and the mapping does not would be kept but could not be searched for.
