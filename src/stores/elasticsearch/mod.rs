@@ -162,6 +162,10 @@ impl Store for ElasticsearchStore {
         "elasticsearch"
     }
 
+    fn max_in_flight(&self) -> usize {
+        self.shared.config.in_flight
+    }
+
     async fn write_logs(&self, batch: Arc<LogBatch>) -> Result<Vec<Rejected>, StoreError> {
         let refused = self.deliver(&Logs::new(&batch)).await?;
         Ok(refused.into_iter().map(|r| Rejected { entry: r.document, detail: r.detail }).collect())
