@@ -1,5 +1,8 @@
 //! Tests that cross modules, with embedded parts, mocks and stubs only.
 
+// Helpers outside test functions are tests too.
+#![allow(clippy::unwrap_used)]
+
 mod cli;
 mod dead_letters;
 mod docs;

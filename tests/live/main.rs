@@ -1,5 +1,8 @@
 //! Tests against real services. Without them they do not run, and the last line says which: see `support`.
 
+// Helpers outside test functions are tests too.
+#![allow(clippy::unwrap_used)]
+
 mod kafka;
 #[path = "../support/reading.rs"]
 mod reading;

@@ -32,7 +32,7 @@ const HIGHS: u64 = ONES << 7;
 /// The high bit of each byte of `word` that equals `byte`; exact for the lowest such byte, which is all we use.
 #[inline]
 const fn equal_bytes(word: u64, byte: u8) -> u64 {
-    let x = word ^ ONES * byte as u64;
+    let x = word ^ (ONES * byte as u64);
     x.wrapping_sub(ONES) & !x
 }
 
