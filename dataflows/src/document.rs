@@ -13,9 +13,9 @@
 //! So a name means the same in every document. A raw top-level field that has such a name and is not that value (a
 //! producer's own `severity`, a `level` of `"warning"`, an RFC 3339 `timestamp`) is kept as `original.` with its name;
 //! in such a record, names that begin with `original.` themselves get another one in front. Line feeds between the
-//! tokens of the raw JSON become spaces.
+//! tokens of the raw JSON become spaces. Of an access log line, which is no JSON, the document has the fields instead.
 
-use crate::decode::{Scanner, text};
+use crate::decode::{Scanner, access_log_field_names, text};
 use crate::input::{PartitionInfo, RawRecord};
 use crate::record::{FIELD_NAMES, Fields, Kind, Record, slot};
 use crate::rules::{Rules, Verdict, severity_level};
@@ -43,7 +43,9 @@ pub fn write_document(
     let fields = &record.fields;
     // What follows the raw JSON is about 200 bytes with a topic's name and two reasons.
     out.reserve(fields.raw.len() + 256);
-    if record.has_reserved_name {
+    if fields.is_access_log {
+        write_access_log(out, record);
+    } else if record.has_reserved_name {
         write_renamed(out, fields);
     } else {
         let object = fields.raw.trim_ascii();
@@ -85,8 +87,9 @@ pub fn write_document(
     }
 }
 
-/// The raw record of a document, for when a store refuses it: byte for byte, unless line feeds or reserved names made
-/// a change necessary. `None` where the raw record was not JSON.
+/// The raw record of a document, for when a store refuses it: byte for byte, unless line feeds, reserved names or white
+/// space at its ends made a change necessary. An access log line comes back as the JSON of its fields. `None` for what
+/// is no document.
 pub fn raw_of(document: &[u8]) -> Option<Vec<u8>> {
     let end = memchr::memmem::rfind(document, FIRST_COMPUTED)?;
     Some([&document[..end], b"}"].concat())
@@ -125,6 +128,33 @@ fn is_taken(fields: &Fields<'_>, name: &str) -> bool {
         || name.starts_with(ORIGINAL_PREFIX)
 }
 
+/// The object of an access log line, without its closing brace: the fields that the line has.
+fn write_access_log(out: &mut Vec<u8>, record: &Record<'_>) {
+    out.extend_from_slice(b"{\"timestamp\":");
+    write_integer(out, record.timestamp_ms);
+    out.extend_from_slice(b",\"service_name\":");
+    write_text(out, &record.service_name);
+    out.extend_from_slice(b",\"level\":");
+    write_text(out, record.level.name());
+    if let Some(status) = record.status_code {
+        out.extend_from_slice(b",\"status_code\":");
+        write_integer(out, u64::from(status));
+    }
+    if let Some(us) = record.response_time_us {
+        out.extend_from_slice(b",\"response_time_ms\":");
+        write_millis(out, us);
+    }
+    for (name, span) in access_log_field_names().zip(&record.fields.spans).filter(|(_, span)| span.is_some()) {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        match span.kind() {
+            Kind::Number => out.extend_from_slice(record.at(*span).as_bytes()),
+            _ => write_text(out, &record.text_at(*span)),
+        }
+    }
+}
+
 /// The default fields that the raw JSON does not have in their place and form.
 fn write_defaults(out: &mut Vec<u8>, record: &Record<'_>) {
     let fields = &record.fields;
@@ -144,7 +174,7 @@ fn write_defaults(out: &mut Vec<u8>, record: &Record<'_>) {
                 out.push(b'"');
             }
             (slot::SERVICE_NAME, _) => write_text(out, &record.service_name),
-            (_, Kind::Text | Kind::Escaped | Kind::LogEscaped) => write_text(out, &record.text_at(span)),
+            (_, Kind::Text) => out.extend_from_slice(b"\"\""),
             _ => out.extend_from_slice(record.at(span).as_bytes()),
         }
     }
@@ -203,7 +233,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::decode::{Decoder, Preset, RecordsConfig, Schema};
+    use crate::decode::{Decoder, Format, Preset, RecordsConfig, Schema};
     use crate::rules::RulesConfig;
 
     fn document(config: &RecordsConfig, raw: &str) -> String {
@@ -283,6 +313,22 @@ mod tests {
         ] {
             assert_eq!(value[name], expected, "{name}");
         }
+    }
+
+    #[test]
+    fn access_logs_become_json() {
+        let config = RecordsConfig { format: Format::AccessLog, ..Default::default() };
+        let line = r#"::1 - - [01/Jan/1970:00:00:01 +0000] "GET /\"a\" HTTP/1.1" 200 0012 "-" "x\x0a" 0.0015"#;
+        let mut value = parsed(&config, line);
+        for name in COMPUTED_NAMES {
+            assert!(value.as_object_mut().unwrap().remove(name).is_some(), "{name}");
+        }
+        let expected = json!({
+            "timestamp": 1000, "service_name": "web", "level": "INFO", "status_code": 200, "response_time_ms": 1.5,
+            "message": "GET /\"a\" HTTP/1.1", "path": "/\"a\"", "method": "GET", "client": "::1",
+            "protocol": "HTTP/1.1", "bytes": 12, "user_agent": "x\n",
+        });
+        assert_eq!(value, expected);
     }
 
     #[test]

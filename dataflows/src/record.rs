@@ -258,6 +258,8 @@ pub struct Fields<'a> {
     pub(crate) take: u16,
     /// The raw JSON has line feeds between its tokens.
     pub(crate) has_line_feed: bool,
+    /// The raw record is no JSON.
+    pub(crate) is_access_log: bool,
 }
 
 /// What the rest of the dataflow needs of a record. Only fields that something asked for are decoded; the others stay

@@ -12,7 +12,9 @@ use crate::units::ByteSize;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordsConfig {
-    /// `json`: one JSON object a record. `access_log`: Apache and nginx access logs, common or combined.
+    /// `json`: one JSON object a record. `access_log`: Apache and nginx access logs, common or combined; their fields
+    /// are `client`, `ident`, `user_id`, `message` (the request), `method`, `path`, `protocol`, `status_code`, `bytes`,
+    /// `referer`, `user_agent` and, with a request time in seconds at the end, `response_time_ms`.
     pub format: Format,
     /// Where the fields stand in JSON records: `default` (under our own names), `ecs` (Elastic Common Schema), `otel`
     /// (OpenTelemetry log records, one a record), `pino`, `zerolog`, `logrus` or `log4j` (JsonLayout).
@@ -56,6 +58,8 @@ pub enum Format {
     /// One JSON object a record.
     #[default]
     Json,
+    /// Access logs of Apache and nginx, common or combined, with or without a request time in seconds at the end.
+    AccessLog,
 }
 
 /// Names of fields as a known producer writes them.

@@ -5,8 +5,10 @@
 //!
 //! - [`RecordsConfig`]: format, names, units. [`Schema`]: which fields are looked for, and where.
 //! - `names`: a trie over the paths of the fields. `scan`: finds values in JSON text.
-//! - `json`: JSON records. `numbers`: times and durations. `text`: escapes.
+//! - `json`: JSON records. `access_log`: Apache and nginx access logs.
+//! - `numbers`: times and durations. `text`: escapes.
 
+mod access_log;
 mod config;
 mod json;
 mod names;
@@ -17,6 +19,7 @@ mod schema;
 mod sixteen;
 pub(crate) mod text;
 
+pub(crate) use access_log::field_names as access_log_field_names;
 pub use config::{Format, NumericLevels, Preset, RecordsConfig};
 pub use numbers::{MAX_RESPONSE_US, MAX_TIMESTAMP_MS, TimeUnit};
 pub(crate) use scan::Scanner;
@@ -45,7 +48,10 @@ impl Decoder {
             return Err(DecodeError::too_long(raw.len(), self.schema.max_record_bytes));
         }
         let raw = std::str::from_utf8(raw).map_err(|e| DecodeError::not_utf8(e.valid_up_to()))?;
-        json::decode(&self.schema, &mut self.learnt, raw)
+        match self.schema.format {
+            Format::Json => json::decode(&self.schema, &mut self.learnt, raw),
+            Format::AccessLog => access_log::decode(&self.schema, raw),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which fields are looked for, where they stand, and what types they may have.
 
-use crate::decode::config::{NumericLevels, RecordsConfig};
+use crate::decode::access_log::{PARTS, field_names};
+use crate::decode::config::{Format, NumericLevels, Preset, RecordsConfig};
 use crate::decode::names::{MAX_STEPS, Names};
 use crate::decode::numbers::TimeUnit;
 use crate::document::COMPUTED_NAMES;
@@ -25,6 +26,14 @@ pub enum SchemaError {
         /// Another.
         second: &'static str,
     },
+    /// Not a part of an access log line.
+    #[error("\"{0}\" is no field of an access log; expected one of {names}", names = field_names().collect::<Vec<_>>().join(", "))]
+    NoPart(String),
+    /// The field map does not apply.
+    #[error(
+        "records.fields and records.preset are for format = \"json\"; the parts of an access log have their places"
+    )]
+    MapOfAccessLog,
     /// No room for another field.
     #[error(
         "\"{0}\" is one field too many: views, rules and conditions can use {max} fields beside {names}",
@@ -40,6 +49,7 @@ pub enum SchemaError {
 /// The fields that are looked for in records.
 #[derive(Clone, Debug)]
 pub struct Schema {
+    pub(crate) format: Format,
     pub(crate) names: Names,
     /// Paths with the number of the field that stands there.
     paths: Vec<(String, usize)>,
@@ -66,7 +76,13 @@ impl Schema {
             return Err(SchemaError::UnknownField(name.clone()));
         }
         let preset = config.preset;
+        let is_log = config.format == Format::AccessLog;
+        if is_log && (preset != Preset::Default || !config.fields.is_empty()) {
+            return Err(SchemaError::MapOfAccessLog);
+        }
+        let unnamed = if is_log { "web" } else { "unknown" };
         let mut schema = Self {
+            format: config.format,
             names: Names::new(),
             paths: Vec::new(),
             next_slot: slot::EXTRA,
@@ -74,14 +90,19 @@ impl Schema {
             timestamp_unit: config.timestamp_unit.unwrap_or(preset.timestamp_unit()),
             response_time_unit: config.response_time_unit.unwrap_or(preset.response_time_unit()),
             numeric_levels: config.numeric_levels.or(preset.numeric_levels()),
-            otel_values: preset == crate::decode::Preset::Otel,
-            default_service: config.default_service.as_deref().map_or("unknown", |name| match name {
-                "" | "unknown" => "unknown",
+            otel_values: preset == Preset::Otel,
+            default_service: config.default_service.as_deref().map_or(unnamed, |name| match name {
+                "" => unnamed,
                 // Records borrow it, so it must outlive them all; a process makes a handful of schemas.
                 name => name.to_owned().leak(),
             }),
             max_record_bytes,
         };
+        if is_log {
+            schema.paths = field_names().enumerate().map(|(number, name)| (name.to_owned(), number)).collect();
+            schema.next_slot += PARTS.len();
+            return Ok(schema);
+        }
         for name in COMPUTED_NAMES {
             schema.names.reserve(name);
         }
@@ -124,6 +145,7 @@ impl Schema {
         let known = FIELD_NAMES.iter().position(|known| *known == name);
         let number = match known.or_else(|| self.paths.iter().find(|(path, _)| path == name).map(|(_, at)| *at)) {
             Some(number) => number,
+            None if self.format == Format::AccessLog => return Err(SchemaError::NoPart(name.to_owned())),
             None if self.next_slot == MAX_FIELDS => return Err(SchemaError::TooManyFields(name.to_owned())),
             None => {
                 self.add_path(name, self.next_slot)?;
@@ -165,7 +187,6 @@ pub(crate) const ALLOWED: [(u16, &str); FIELD_NAMES.len()] = {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::Preset;
 
     #[test]
     fn fields_resolve_once() {
