@@ -78,14 +78,15 @@ async fn watch(State(guard): State<Guard>, request: Request, next: Next) -> Resp
     response
 }
 
-/// Gives problems their body, and errors that are not ours (405, 413) one too. OPTIONS is answered with what is
-/// allowed.
+/// Gives problems their body, and errors that are not ours (405, 413) one too; `/health` answers 503 with a body of
+/// its own. OPTIONS is answered with what is allowed.
 fn finish(mut response: Response<Body>, method: &Method, path: &str) -> Response<Body> {
     let status = response.status();
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         return problem.respond(path);
     }
-    if !status.is_client_error() && !status.is_server_error() {
+    let answered = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if answered || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let allow = response.headers().get(header::ALLOW).cloned();

@@ -3,6 +3,7 @@
 // Helpers outside test functions are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod api;
 mod cli;
 mod dead_letters;
 mod docs;
@@ -12,3 +13,5 @@ mod kafka;
 mod reading;
 mod stub_elasticsearch;
 mod support;
+#[path = "../support/synthetic.rs"]
+mod synthetic;
