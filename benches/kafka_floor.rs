@@ -78,7 +78,7 @@ fn feed(brokers: &str, topic: &str, work: &mut Work) -> Result<u64> {
                     }
                 }
                 Some(PartitionEvent::Ended) => *ended = true,
-                Some(event) => bail!("unexpected: {event:?}", event = kind(&event)),
+                Some(event) => bail!("did not expect: {}", kind(&event)),
                 None => {}
             }
         }

@@ -10,7 +10,7 @@
 //! - [`service`]: the thread that waits for brokers on behalf of the feeds.
 //! - [`native`]: batches of messages from librdkafka without a copy; the only `unsafe` code.
 //! - [`client`]: librdkafka's log, errors and statistics.
-//! - [`producer`]: writing.
+//! - [`producer`]: writing to topics.
 //!
 //! # Errors
 //!
