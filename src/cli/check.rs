@@ -16,7 +16,7 @@ use crate::config::{Config, SourceChoice, StoreChoice};
 use crate::dead_letters::Place;
 use crate::sources::files::{FilesRun, FilesSource};
 use crate::sources::generator::GeneratorSource;
-use crate::sources::kafka::{Extent, KafkaSource};
+use crate::sources::kafka::{Extent, KafkaProducer, KafkaSource};
 use crate::sources::{Positions, Source, wall_clock_ms};
 use crate::stores::Store;
 use crate::stores::elasticsearch::ElasticsearchStore;
@@ -133,6 +133,12 @@ fn dead_letters(config: &Config) -> Result<String, String> {
     Ok(match config.dead_letters.to {
         Place::File => config.data_dir.join(&config.dead_letters.file).display().to_string(),
         Place::Index => "an index of their own in the store".to_owned(),
+        Place::Topic => {
+            let (kafka, topic) = (&config.dead_letters.kafka, &config.dead_letters.topic);
+            let found = KafkaProducer::partitions_of(kafka, topic).map_err(|error| chain(&error))?;
+            let found = found.map_or("not there yet".to_owned(), |partitions| format!("{partitions} partitions"));
+            format!("the topic {topic} at {}: {found}", kafka.brokers)
+        }
     })
 }
 

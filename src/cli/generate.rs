@@ -1,23 +1,28 @@
-//! `floodmark generate`: writes made-up logs to files.
+//! `floodmark generate`: writes made-up logs to files, or produces them to Kafka.
 //!
-//! In: options. Out: one file a partition, and the labels of the incidents in them. Any error ends the command; files
-//! written so far stay.
+//! In: options. Out: one file or Kafka partition for each partition, and the labels of the incidents in them. Any error
+//! ends the command; what was written so far stays.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
 use crate::sources::generator::{Generator, GeneratorConfig, Records};
+use crate::sources::kafka::{self, KafkaProducer, ProducerConfig};
 use crate::sources::wall_clock_ms;
 
 /// Bytes handed to a file at once.
 const CHUNK_BYTES: usize = 256 << 10;
 /// With `--rate`, due records are written this often.
 const PACE: Duration = Duration::from_millis(20);
+
+/// The end of a run waits this long for what brokers have not confirmed.
+const DELIVERY: Duration = Duration::from_secs(120);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,6 +32,8 @@ Examples:
     floodmark generate --out logs --services 20 --incidents none --compression zstd
   A live log to follow, 500 records a second, until Ctrl-C:
     floodmark generate --out logs --records 0 --rate 500
+  The same into Kafka, over six partitions:
+    floodmark generate --kafka localhost:9092 --topic logs_raw --partitions 6 --records 0 --rate 500
 
 The same seed and options always give the same records.";
 
@@ -36,8 +43,20 @@ The same seed and options always give the same records.";
 pub struct Args {
     /// Folder to write part-0.jsonl, part-1.jsonl, … to, one file a partition; made if it is not there. Files of the
     /// same names are replaced.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kafka")]
+    pub out: Option<PathBuf>,
+
+    /// Brokers to produce to, host:port with commas between. Each record arrives once (idempotent producer).
+    #[arg(long, value_name = "BROKERS", conflicts_with = "out")]
+    pub kafka: Option<String>,
+
+    /// Topic to produce to; made with --partitions if it is not there.
+    #[arg(long, value_name = "NAME", default_value = "logs_raw", requires = "kafka")]
+    pub topic: String,
+
+    /// Setting of librdkafka, such as security.protocol=SASL_SSL. May be repeated.
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property, requires = "kafka")]
+    pub properties: Vec<(String, String)>,
 
     /// Records over all partitions; 0 goes on until Ctrl-C.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
@@ -77,9 +96,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
 
-    /// How to compress the files.
-    #[arg(long, value_enum, default_value_t = Compression::Plain)]
-    pub compression: Compression,
+    /// How to compress the files, or the batches to Kafka [default: plain files, lz4 to Kafka].
+    #[arg(long, value_enum)]
+    pub compression: Option<Compression>,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Whether incidents are played.
@@ -92,15 +116,19 @@ pub enum Incidents {
     None,
 }
 
-/// How files are compressed.
+/// How what is written is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Compression {
     /// Not at all.
     Plain,
-    /// gzip, level 6; the files end in .gz.
+    /// gzip, level 6; files end in .gz.
     Gzip,
-    /// Zstandard, level 3; the files end in .zst.
+    /// Zstandard, level 3; files end in .zst.
     Zstd,
+    /// LZ4, to Kafka only.
+    Lz4,
+    /// Snappy, to Kafka only.
+    Snappy,
 }
 
 /// Runs the command.
@@ -120,8 +148,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ..GeneratorConfig::default()
     };
     let generator = Generator::new(config, wall_clock_ms())?;
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-    let parts = (0..args.partitions).map(|p| Part::create(&generator, p, &args)).collect::<anyhow::Result<Vec<_>>>()?;
+    let (writers, place) = match (&args.out, &args.kafka) {
+        (Some(folder), _) => (files(folder, &args)?, format!("files in {}", folder.display())),
+        (None, Some(brokers)) => (partitions(brokers, &args)?, format!("partitions of the topic {}", args.topic)),
+        (None, None) => bail!("expected --out or --kafka"),
+    };
+    let part = |(partition, (writer, name))| {
+        let limit = generator.count(partition).unwrap_or(u64::MAX);
+        Part { records: generator.records(partition), limit, writer, name }
+    };
+    let parts = (0..).zip(writers).map(part).collect();
 
     let started = Instant::now();
     let progress = progress_bar(args.records);
@@ -133,11 +169,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let seconds = started.elapsed().as_secs_f64();
     eprintln!(
-        "wrote {} records ({}) to {} files in {} in {seconds:.1} s, {} records/s",
+        "wrote {} records ({}) to {} {place} in {seconds:.1} s, {} records/s",
         HumanCount(records),
         HumanBytes(bytes),
         args.partitions,
-        args.out.display(),
         HumanCount((records as f64 / seconds) as u64)
     );
     Ok(())
@@ -153,41 +188,100 @@ fn progress_bar(records: u64) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// A partition's file being written.
+/// A partition being written.
 struct Part {
     records: Records,
     limit: u64,
     writer: PartWriter,
-    path: PathBuf,
+    name: String,
 }
 
 enum PartWriter {
     Plain(File),
     Gzip(flate2::write::GzEncoder<File>),
     Zstd(zstd::Encoder<'static, File>),
+    Kafka { producer: Arc<KafkaProducer>, topic: String, partition: i32 },
 }
 
-impl Part {
-    fn create(generator: &Generator, partition: u32, args: &Args) -> anyhow::Result<Self> {
-        let suffix = match args.compression {
-            Compression::Plain => "",
-            Compression::Gzip => ".gz",
-            Compression::Zstd => ".zst",
-        };
-        let path = args.out.join(format!("part-{partition}.jsonl{suffix}"));
+/// A file for each partition.
+fn files(folder: &Path, args: &Args) -> anyhow::Result<Vec<(PartWriter, String)>> {
+    let compression = args.compression.unwrap_or(Compression::Plain);
+    let suffix = match compression {
+        Compression::Plain => "",
+        Compression::Gzip => ".gz",
+        Compression::Zstd => ".zst",
+        Compression::Lz4 | Compression::Snappy => {
+            bail!("--compression: expected plain, gzip or zstd for files, got {compression:?}")
+        }
+    };
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let file = |partition| {
+        let path = folder.join(format!("part-{partition}.jsonl{suffix}"));
         let open = || {
             let file = File::create(&path)?;
-            io::Result::Ok(match args.compression {
-                Compression::Plain => PartWriter::Plain(file),
+            io::Result::Ok(match compression {
                 Compression::Gzip => PartWriter::Gzip(flate2::write::GzEncoder::new(file, flate2::Compression::new(6))),
                 Compression::Zstd => PartWriter::Zstd(zstd::Encoder::new(file, 3)?),
+                _ => PartWriter::Plain(file),
             })
         };
         let writer = open().with_context(|| format!("cannot write to {}", path.display()))?;
-        let limit = generator.count(partition).unwrap_or(u64::MAX);
-        Ok(Self { records: generator.records(partition), limit, writer, path })
+        Ok((writer, path.display().to_string()))
+    };
+    (0..args.partitions).map(file).collect()
+}
+
+/// A partition of a Kafka topic for each partition.
+fn partitions(brokers: &str, args: &Args) -> anyhow::Result<Vec<(PartWriter, String)>> {
+    let compression = match args.compression {
+        Some(Compression::Plain) => kafka::Compression::None,
+        Some(Compression::Gzip) => kafka::Compression::Gzip,
+        Some(Compression::Zstd) => kafka::Compression::Zstd,
+        Some(Compression::Snappy) => kafka::Compression::Snappy,
+        Some(Compression::Lz4) | None => kafka::Compression::Lz4,
+    };
+    let mut config = ProducerConfig { brokers: brokers.to_owned(), compression, ..ProducerConfig::default() };
+    for (name, value) in &args.properties {
+        config.properties.set(name, value);
+    }
+    KafkaProducer::ensure_topic(&config, &args.topic, args.partitions)?;
+    let producer = Arc::new(KafkaProducer::new(&config)?);
+    let writer = |partition: u32| {
+        let (producer, topic, partition) = (producer.clone(), args.topic.clone(), partition as i32);
+        let name = format!("{topic}:{partition} at {brokers}");
+        (PartWriter::Kafka { producer, topic, partition }, name)
+    };
+    Ok((0..args.partitions).map(writer).collect())
+}
+
+impl PartWriter {
+    /// Writes whole lines.
+    fn write(&mut self, lines: &[u8]) -> anyhow::Result<()> {
+        match self {
+            PartWriter::Plain(writer) => writer.write_all(lines)?,
+            PartWriter::Gzip(writer) => writer.write_all(lines)?,
+            PartWriter::Zstd(writer) => writer.write_all(lines)?,
+            PartWriter::Kafka { producer, topic, partition } => {
+                for line in lines.split_inclusive(|byte| *byte == b'\n') {
+                    producer.send(topic, Some(*partition), None, line.trim_ascii_end())?;
+                }
+            }
+        }
+        Ok(())
     }
 
+    /// Writes what is held back.
+    fn finish(self) -> anyhow::Result<()> {
+        match self {
+            PartWriter::Plain(_) => Ok(()),
+            PartWriter::Gzip(writer) => Ok(drop(writer.finish()?)),
+            PartWriter::Zstd(writer) => Ok(drop(writer.finish()?)),
+            PartWriter::Kafka { producer, .. } => Ok(producer.flush(DELIVERY)?),
+        }
+    }
+}
+
+impl Part {
     fn is_done(&self) -> bool {
         self.records.next_offset() >= self.limit
     }
@@ -199,22 +293,12 @@ impl Part {
         while !self.is_done() && buffer.len() < CHUNK_BYTES && is_due(&self.records) {
             self.records.write_next(buffer);
         }
-        let result = match &mut self.writer {
-            PartWriter::Plain(writer) => writer.write_all(buffer),
-            PartWriter::Gzip(writer) => writer.write_all(buffer),
-            PartWriter::Zstd(writer) => writer.write_all(buffer),
-        };
-        result.with_context(|| format!("cannot write to {}", self.path.display()))?;
+        self.writer.write(buffer).with_context(|| format!("cannot write to {}", self.name))?;
         Ok((self.records.next_offset() - first, buffer.len() as u64))
     }
 
     fn finish(self) -> anyhow::Result<()> {
-        let result = match self.writer {
-            PartWriter::Plain(_) => Ok(()),
-            PartWriter::Gzip(writer) => writer.finish().map(drop),
-            PartWriter::Zstd(writer) => writer.finish().map(drop),
-        };
-        result.with_context(|| format!("cannot write the end of {}", self.path.display()))
+        self.writer.finish().with_context(|| format!("cannot write the end of {}", self.name))
     }
 }
 

@@ -7,12 +7,13 @@
 //!
 //! - [`letter`]: the form of a record.
 //! - [`queue`]: between the workers and the place; counters.
-//! - [`file`], [`store`]: the places.
+//! - [`file`], [`store`], [`topic`]: the places.
 
 mod file;
 mod letter;
 mod queue;
 mod store;
+mod topic;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,11 +24,12 @@ use tokio::runtime::Handle;
 pub use letter::{DeadLetter, Document};
 pub use queue::DeadLetterQueue;
 
+use crate::sources::kafka::ProducerConfig;
 use crate::stores::Store;
 use crate::units::ByteSize;
 
 /// Where dead letters go, and how much room they have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLettersConfig {
     /// What they are written to.
@@ -39,6 +41,10 @@ pub struct DeadLettersConfig {
     /// With `to = "file"`: what the file and the numbered ones may take together. When it is reached, reading stops and
     /// says so, rather than losing a record, until files are moved away or this is raised.
     pub max_size: ByteSize,
+    /// With `to = "topic"`: the topic.
+    pub topic: String,
+    /// With `to = "topic"`: where it is and how it is written.
+    pub kafka: ProducerConfig,
     /// Dead letters that may wait to be written, above which reading stops.
     pub queue: ByteSize,
 }
@@ -50,6 +56,8 @@ impl Default for DeadLettersConfig {
             file: "dead-letters.ndjson".into(),
             rotate_at: ByteSize::from_mib(64),
             max_size: ByteSize::from_mib(1024),
+            topic: "logs_dead_letters".into(),
+            kafka: ProducerConfig::default(),
             queue: ByteSize::from_mib(4),
         }
     }
@@ -64,6 +72,8 @@ pub enum Place {
     File,
     /// An index of their own in the store, which must be Elasticsearch.
     Index,
+    /// A Kafka topic: the value is the JSON object.
+    Topic,
 }
 
 impl DeadLettersConfig {
@@ -77,6 +87,7 @@ impl DeadLettersConfig {
             Place::File => {
                 Box::new(file::FileSink::open(data_dir.join(&self.file), self.rotate_at.0, self.max_size.0)?)
             }
+            Place::Topic => Box::new(topic::TopicSink::new(self.kafka.clone(), self.topic.clone())),
             Place::Index => Box::new(store::StoreSink::new(store, Handle::current())),
         };
         Ok(DeadLetterQueue::start(sink, self.queue.0 as usize))

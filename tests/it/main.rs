@@ -9,6 +9,7 @@ mod dead_letters;
 mod docs;
 mod elasticsearch;
 mod kafka;
+mod produce;
 #[path = "../support/reading.rs"]
 mod reading;
 mod stub_elasticsearch;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
@@ -19,6 +21,9 @@ use crate::sources::SourceError;
 
 /// How many sends go by between two looks at what was delivered.
 const SERVE_EVERY: u64 = 256;
+
+/// How long brokers have to name or make a topic.
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// An idempotent producer.
 pub struct KafkaProducer {
@@ -68,6 +73,41 @@ impl KafkaProducer {
             .create_with_context(Deliveries::default())
             .map_err(|e| SourceError::Configuration(format!("Kafka producer: {e}")))?;
         Ok(Self { producer, brokers: config.brokers.clone(), sent: AtomicU64::new(0) })
+    }
+
+    /// How many partitions a topic has; `None` if it is not there. Blocks for up to 15 seconds. Fails when no broker
+    /// answers.
+    pub fn partitions_of(config: &ProducerConfig, topic: &str) -> Result<Option<usize>, SourceError> {
+        find(&admin(config)?, config, topic)
+    }
+
+    /// Makes a topic if it is not there, with the brokers' default replication. Blocks for up to 30 seconds. Fails
+    /// when the topic has fewer partitions than asked for, or no broker answers.
+    pub fn ensure_topic(config: &ProducerConfig, topic: &str, partitions: u32) -> Result<(), SourceError> {
+        let admin = admin(config)?;
+        match find(&admin, config, topic)? {
+            None => {}
+            Some(there) if there >= partitions as usize => return Ok(()),
+            Some(there) => {
+                return Err(SourceError::Configuration(format!(
+                    "topic \"{topic}\" has {there} partitions, expected at least {partitions}: ask for fewer, or use \
+                     another topic"
+                )));
+            }
+        }
+        let context = |what: String| SourceError::Unreachable(format!("Kafka at {}: {what}", config.brokers));
+        let new = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(-1));
+        let options = AdminOptions::new().operation_timeout(Some(TOPIC_TIMEOUT)).request_timeout(Some(TOPIC_TIMEOUT));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|source| SourceError::Io { context: "cannot start a runtime".to_owned(), source })?;
+        let made = runtime.block_on(admin.create_topics([&new], &options)).map_err(|e| context(e.to_string()))?;
+        match made.into_iter().next() {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
+                Err(context(format!("cannot make the topic \"{topic}\": {code}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes a record, to be delivered soon. Without a partition, the key decides, and without a key it varies. Waits
@@ -134,4 +174,18 @@ impl KafkaProducer {
         let reason = self.producer.context().client.last_error().map(|e| format!(" ({e})")).unwrap_or_default();
         SourceError::Unreachable(format!("writing to Kafka at {}: {what}{reason}", self.brokers))
     }
+}
+
+type Admin = AdminClient<DefaultClientContext>;
+
+fn admin(config: &ProducerConfig) -> Result<Admin, SourceError> {
+    config.client()?.create().map_err(|e| SourceError::Configuration(format!("Kafka producer: {e}")))
+}
+
+/// How many partitions a topic has, if it is there. Asks for all topics: asking for one by its name could make it, with
+/// whatever number of partitions the brokers have set.
+fn find(admin: &Admin, config: &ProducerConfig, topic: &str) -> Result<Option<usize>, SourceError> {
+    let metadata = admin.inner().fetch_metadata(None, TOPIC_TIMEOUT);
+    let metadata = metadata.map_err(|e| SourceError::Unreachable(format!("Kafka at {}: {e}", config.brokers)))?;
+    Ok(metadata.topics().iter().find(|found| found.name() == topic).map(|found| found.partitions().len()))
 }
