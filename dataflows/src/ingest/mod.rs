@@ -75,7 +75,7 @@ pub struct RecordPath<S> {
     /// Bytes to records.
     pub decoder: Decoder,
     /// Records to severities.
-    pub rules: Rules,
+    pub rules: Arc<Rules>,
     /// Where documents and dead letters go.
     pub sink: S,
 }

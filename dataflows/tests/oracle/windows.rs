@@ -31,13 +31,13 @@ pub fn clock_config() -> ClockConfig {
 
 pub struct Setup {
     pub decoder: Decoder,
-    pub rules: Rules,
+    pub rules: Arc<Rules>,
     pub views: Vec<Arc<View>>,
 }
 
 pub fn setup(views: &[ViewConfig]) -> Setup {
     let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
-    let rules = Rules::compile(&RulesConfig::default(), &mut schema).unwrap();
+    let rules = Arc::new(Rules::compile(&RulesConfig::default(), &mut schema).unwrap());
     let views = views.iter().map(|v| Arc::new(v.compile(Span::from_millis(TICK_MS), &mut schema).unwrap())).collect();
     Setup { decoder: Decoder::new(schema), rules, views }
 }

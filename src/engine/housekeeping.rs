@@ -1,0 +1,99 @@
+//! What goes on beside the workers while they run: ends and positions, commits, failures.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use floodmark_dataflows::time::Millis;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::shutdown::Shutdown;
+use crate::live::progress::ProgressBoard;
+use crate::sources::{Positions, Source};
+use crate::stores::writer::Writer;
+
+/// How often.
+const EVERY: Duration = Duration::from_millis(500);
+/// Commits are for tools that show lag: every so many rounds.
+const COMMIT_ROUNDS: u32 = 4;
+/// Frontiers that wait to be indexed; the rest are between them.
+const MAX_WAITING: usize = 1_000;
+
+/// Looks after a run.
+pub(super) struct Housekeeping<S> {
+    pub source: Arc<S>,
+    pub writer: Writer,
+    pub board: Arc<ProgressBoard>,
+    pub shutdown: Shutdown,
+    pub tick_ms: u64,
+}
+
+impl<S> Clone for Housekeeping<S> {
+    fn clone(&self) -> Self {
+        Self {
+            source: self.source.clone(),
+            writer: self.writer.clone(),
+            board: self.board.clone(),
+            shutdown: self.shutdown.clone(),
+            tick_ms: self.tick_ms,
+        }
+    }
+}
+
+impl<S: Source> Housekeeping<S> {
+    /// Runs until it is aborted.
+    pub async fn run(self) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut waiting = VecDeque::new();
+        let mut round = 0u32;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                error = self.writer.failure(), if !self.shutdown.is_triggered() => {
+                    tracing::error!(%error, "the store failed: the run ends");
+                    self.shutdown.trigger();
+                }
+            }
+            if let Some(failure) = self.source.failure()
+                && !self.shutdown.is_triggered()
+            {
+                tracing::error!(failure, "the source failed: the run ends");
+                self.shutdown.trigger();
+            }
+            self.board.set_ends(&self.source.ends());
+            self.note_indexed(&mut waiting);
+            round += 1;
+            if round.is_multiple_of(COMMIT_ROUNDS) {
+                self.commit().await;
+            }
+        }
+    }
+
+    /// Tells the source up to where everything is stored.
+    pub async fn commit(&self) {
+        if let Err(error) = self.source.commit(&self.writer.acknowledged()).await {
+            tracing::warn!(%error, "positions could not be committed; lag shown by other tools is too high");
+        }
+    }
+
+    /// When everything read by the time a frontier was seen is stored, the frontier is indexed.
+    fn note_indexed(&self, waiting: &mut VecDeque<(Millis, Positions)>) {
+        let snapshot = self.board.snapshot();
+        let stored = self.writer.acknowledged();
+        while let Some((frontier, read)) = waiting.front()
+            && read.iter().all(|(partition, next)| stored.get(partition).is_some_and(|stored| stored >= next))
+        {
+            self.board.set_indexed_through(*frontier);
+            waiting.pop_front();
+        }
+        if let Some(frontier) = snapshot.frontier()
+            && waiting.len() < MAX_WAITING
+            && waiting.back().is_none_or(|(last, _)| *last < frontier * self.tick_ms)
+        {
+            let read = snapshot.partitions.iter().filter(|(_, state)| state.progress.next_offset > 0);
+            let read = read.map(|(partition, state)| ((**partition).clone(), state.progress.next_offset)).collect();
+            waiting.push_back((frontier * self.tick_ms, read));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Runs the dataflow on this process's workers, and joins sources, stores and the API to it.
+//!
+//! In: a checked [`Config`], and [`RunOptions`]. Out: a [`RunReport`] when the run has ended: when its input has, or when
+//! [`Shutdown::trigger`] was called. Ending is always the same: reading stops, what was read is computed and stored,
+//! and then the store is flushed.
+//!
+//! - [`compile`]: from the configuration to what is computed.
+//! - [`parts`]: opens the source and the store that the configuration names.
+//! - [`runner`]: one run, from start to flush.
+//! - [`workers`]: the timely workers of this process.
+//! - [`observe`]: what workers tell the progress board and the counters in passing.
+//! - [`housekeeping`]: what goes on beside the workers: commits, ends of partitions, failures.
+//!
+//! On error: what cannot be opened ends the run before it starts; a fatal error of the store or the source stops it, and
+//! a panic of a worker is reported as one. Then the run ends with that error, and nothing it did not store is
+//! acknowledged.
+
+mod compile;
+mod housekeeping;
+mod observe;
+mod parts;
+mod runner;
+mod shutdown;
+mod workers;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::sources::SourceError;
+use crate::stores::StoreError;
+
+pub use observe::RunCounts;
+pub use shutdown::Shutdown;
+
+/// How to run.
+#[derive(Default)]
+pub struct RunOptions {
+    /// Process what is there, and end.
+    pub until_end: bool,
+    /// Read a range again, apart from the live run.
+    pub replay: Option<Replay>,
+    /// Ends the run early.
+    pub shutdown: Shutdown,
+    /// Called once with the address of the API.
+    pub on_ready: Option<Box<dyn FnOnce(SocketAddr) + Send>>,
+    /// Without the API, the live state and marks: for measuring.
+    pub bare: bool,
+}
+
+/// A bounded replay. It touches no committed offset, no live index and no route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Where to start: offsets by partition, or a time. From the beginning if left out.
+    pub from: Option<String>,
+    /// Where to end, likewise. At the present end if left out.
+    pub to: Option<String>,
+    /// Where its documents go.
+    pub target: ReplayTarget,
+}
+
+/// Where the documents of a replay go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplayTarget {
+    /// To `logs.ndjson`, `windows.ndjson` and `dead-letters.ndjson` in this directory.
+    Directory(PathBuf),
+    /// To the configured store, under this prefix instead of its own.
+    Prefix(String),
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default)]
+pub struct RunReport {
+    /// What this process's workers read and found.
+    pub counts: Arc<RunCounts>,
+    /// Log documents stored.
+    pub documents: u64,
+    /// Window documents stored; a window counts each time it was published.
+    pub windows: u64,
+    /// Wall-clock time from the first worker's start until everything was computed, in seconds.
+    pub seconds: f64,
+}
+
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { counts, documents, windows, seconds } = self;
+        let (records, dead) = (counts.records(), counts.dead_letters());
+        let rate = records as f64 / seconds.max(0.001);
+        write!(f, "{records} records read in {seconds:.1} s ({rate:.0}/s), {dead} of them dead letters; ")?;
+        write!(f, "{documents} log documents and {windows} window documents stored")?;
+        match counts.lost() {
+            0 => Ok(()),
+            lost => write!(f, "; {lost} offsets were gone when they were to be read"),
+        }
+    }
+}
+
+/// Why a run could not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The configuration is wrong, or does not go with the options.
+    #[error("{0}")]
+    Usage(String),
+    /// The source failed.
+    #[error("source: {0}")]
+    Source(#[from] SourceError),
+    /// The store failed.
+    #[error("store: {0}")]
+    Store(#[source] Arc<StoreError>),
+    /// The API could not be served.
+    #[error("api: {0}")]
+    Api(#[from] crate::api::ApiError),
+    /// Something of this process's own failed: a file, a thread, a connection to another process.
+    #[error("{0}")]
+    Process(String),
+    /// A worker panicked; its message is in the log.
+    #[error("worker {worker} panicked: {message}")]
+    Worker {
+        /// The worker, among those of this process.
+        worker: usize,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl From<StoreError> for EngineError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+/// Runs until the input has ended or `options.shutdown` is triggered.
+pub fn run(config: &Config, options: RunOptions) -> Result<RunReport, EngineError> {
+    runner::run(config, options)
+}

@@ -1,0 +1,269 @@
+//! One run, from start to flush.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use floodmark_dataflows::dataflow::Computation;
+use floodmark_dataflows::ingest::RecordPath;
+use floodmark_dataflows::output::{WindowDocument, WindowSink};
+use floodmark_dataflows::view::View;
+use floodmark_dataflows::windows::Publish;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+use super::compile::{Compiled, SERVICES_VIEW, compile};
+use super::housekeeping::Housekeeping;
+use super::observe::{self, Gathered, Observed, RunCounts};
+use super::parts::{WithSource, open_store, with_source};
+use super::shutdown::Stoppable;
+use super::workers::{WorkerParts, execute};
+use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
+use crate::api::{ApiInfo, ApiState, Health, Server, serve};
+use crate::config::Config;
+use crate::dead_letters::DeadLetterQueue;
+use crate::live::LiveView;
+use crate::live::progress::ProgressBoard;
+use crate::metrics::Metrics;
+use crate::sources::{Source, WorkerPlace, wall_clock_ms};
+use crate::stores::Store;
+use crate::stores::writer::{WindowIds, Writer};
+
+/// Threads for the store, the API and housekeeping. The work is in the workers.
+const RUNTIME_THREADS: usize = 2;
+/// Dead letters have this long to be written at the end of a run.
+const DEAD_LETTER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// Holds the number of this line of runs, in the data directory.
+const GENERATION_FILE: &str = "generation";
+
+pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport, EngineError> {
+    let compiled = compile(config).map_err(|mistakes| {
+        let texts: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        EngineError::Usage(texts.join("; "))
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("floodmark-io")
+        .enable_all()
+        .build()
+        .map_err(|error| EngineError::Process(format!("cannot start the threads for input and output: {error}")))?;
+    let result = {
+        let _entered = runtime.enter();
+        let store = runtime.block_on(open_store(config, options.replay.as_ref()))?;
+        let dead_letters = open_dead_letters(config, options.replay.as_ref(), store.clone())?;
+        let on_ready = options.on_ready.take();
+        let parts = Parts { config, options: &options, compiled, runtime: &runtime, store, dead_letters };
+        with_source(config, &options, Run { parts, on_ready })
+    };
+    // What is left there are connections that nothing waits for any more.
+    runtime.shutdown_background();
+    result
+}
+
+fn open_dead_letters(
+    config: &Config,
+    replay: Option<&Replay>,
+    store: Arc<dyn Store>,
+) -> Result<Arc<DeadLetterQueue>, EngineError> {
+    let directory = match replay {
+        Some(Replay { target: ReplayTarget::Directory(directory), .. }) => directory,
+        _ => &config.data_dir,
+    };
+    let opened = config.dead_letters.start(directory, store);
+    opened.map_err(|error| EngineError::Process(format!("dead letters: {error}")))
+}
+
+/// What a run is made of, but for the source.
+struct Parts<'a> {
+    config: &'a Config,
+    options: &'a RunOptions,
+    compiled: Compiled,
+    runtime: &'a Runtime,
+    store: Arc<dyn Store>,
+    dead_letters: Arc<DeadLetterQueue>,
+}
+
+struct Run<'a> {
+    parts: Parts<'a>,
+    on_ready: Option<Box<dyn FnOnce(std::net::SocketAddr) + Send>>,
+}
+
+impl WithSource for Run<'_> {
+    type Output = Result<RunReport, EngineError>;
+
+    fn with<S: Source>(self, source: S) -> Self::Output {
+        let Run { parts, on_ready } = self;
+        let Parts { config, options, compiled, runtime, store, dead_letters } = parts;
+        let source = Arc::new(source);
+        let options_of_writer = config.store.writer_options();
+        let writer = Writer::start(store.clone(), dead_letters.clone(), options_of_writer, runtime.handle());
+        let board = Arc::new(ProgressBoard::default());
+        let counts = Arc::new(RunCounts::default());
+        let views: Vec<View> = compiled.views.iter().map(|view| View::clone(view)).collect();
+        let serves = config.api.enabled && !options.bare && options.replay.is_none();
+        let live = serves.then(|| Arc::new(LiveView::new(views, compiled.clock.tick_ms, compiled.service_view)));
+
+        let served = Arc::new(Notify::new());
+        let metrics = Arc::new(Metrics::default());
+        metrics.watch_progress(board.clone(), compiled.clock.tick_ms);
+        observe::watch(&metrics, counts.clone(), writer.clone());
+
+        let server = match &live {
+            Some(live) => {
+                metrics.watch_live(live.clone());
+                let state = ApiState {
+                    live: live.clone(),
+                    store: store.clone(),
+                    progress: board.clone(),
+                    metrics: metrics.clone(),
+                    health: Arc::new(health(&store, &source, &dead_letters, &writer)),
+                    info: Arc::new(info(config, runtime, &*source)),
+                };
+                let stop = served.clone();
+                let server = runtime.block_on(serve(&config.api, state, async move { stop.notified().await }))?;
+                if let Some(on_ready) = on_ready {
+                    on_ready(server.address);
+                }
+                Some(server)
+            }
+            None => None,
+        };
+
+        let is_live = !options.until_end && options.replay.is_none() && !options.bare;
+        let publish = match is_live {
+            true => Publish::Live { open_every_ms: config.publish.every.as_millis() },
+            false => Publish::Final,
+        };
+        let cluster = &config.cluster;
+        let live_workers = match live {
+            Some(_) => (0..cluster.processes).map(|process| process * cluster.workers).collect(),
+            None => Vec::new(),
+        };
+        let generation = match is_live {
+            true => next_generation(&config.data_dir)?,
+            false => 0,
+        };
+        let ids = WindowIds::new(&config.view, generation, compiled.clock.tick_ms);
+        let peers = cluster.processes * cluster.workers;
+        let mut parts = Vec::with_capacity(cluster.workers);
+        for worker in 0..cluster.workers {
+            let place = WorkerPlace { index: cluster.process * cluster.workers + worker, peers };
+            let sink = Observed {
+                sink: writer.records(compiled.rules.clone()),
+                worker: place.index,
+                board: board.clone(),
+                counts: counts.clone(),
+                metrics: metrics.clone(),
+                gathered: Gathered::default(),
+            };
+            parts.push(WorkerParts {
+                feed: Stoppable { feed: source.feed(place)?, shutdown: options.shutdown.clone() },
+                path: RecordPath { decoder: compiled.decoder.clone(), rules: compiled.rules.clone(), sink },
+                windows: Listed(writer.windows(ids.clone())),
+                live: live.as_ref().filter(|_| worker == 0).map(|live| live.writer()),
+            });
+        }
+
+        let housekeeping = Housekeeping {
+            source: source.clone(),
+            writer: writer.clone(),
+            board,
+            shutdown: options.shutdown.clone(),
+            tick_ms: compiled.clock.tick_ms,
+        };
+        let keeping = runtime.spawn(housekeeping.clone().run());
+        let Compiled { views, clock, .. } = compiled;
+        let computed = execute(cluster, Computation { views, clock, publish, live_workers }, parts);
+        keeping.abort();
+        let finished = computed.and_then(|seconds| {
+            runtime.block_on(writer.drain()).map_err(EngineError::Store)?;
+            dead_letters
+                .drain(DEAD_LETTER_PATIENCE)
+                .map_err(|error| EngineError::Process(format!("dead letters: {error}")))?;
+            runtime.block_on(housekeeping.commit());
+            match source.failure() {
+                Some(failure) => Err(EngineError::Process(format!("source: {failure}"))),
+                None => Ok(seconds),
+            }
+        });
+        // Kept by the permit if the server is not waiting yet.
+        served.notify_one();
+        if let Some(server) = server {
+            runtime.block_on(Server::finished(server));
+        }
+        let stats = writer.stats();
+        finished.map(|seconds| RunReport {
+            counts,
+            documents: stats.documents.load(Ordering::Relaxed),
+            windows: stats.windows.load(Ordering::Relaxed),
+            seconds,
+        })
+    }
+}
+
+/// Passes on the windows of listed views.
+struct Listed<W>(W);
+
+impl<W: WindowSink> WindowSink for Listed<W> {
+    fn windows(&mut self, mut documents: Vec<WindowDocument>) {
+        documents.retain(|document| &*document.view != SERVICES_VIEW);
+        self.0.windows(documents);
+    }
+}
+
+/// The number of this start: one more than the last one's. A start that continues no checkpoint is a new generation, so
+/// that its windows replace those of earlier ones.
+fn next_generation(data_dir: &Path) -> Result<u64, EngineError> {
+    let path = data_dir.join(GENERATION_FILE);
+    let failed = |what: &str, error: std::io::Error| {
+        EngineError::Process(format!("cannot {what} {}: {error}", path.display()))
+    };
+    let last = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse::<u64>().map_err(|_| {
+            let advice = "remove the file, or put the last generation's number into it";
+            EngineError::Process(format!("expected a number in {}, got \"{}\": {advice}", path.display(), text.trim()))
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(failed("read", error)),
+    };
+    std::fs::create_dir_all(data_dir).map_err(|error| failed("make the directory of", error))?;
+    let next = last + 1;
+    let new = path.with_extension("new");
+    std::fs::write(&new, format!("{next}\n")).map_err(|error| failed("write", error))?;
+    std::fs::rename(&new, &path).map_err(|error| failed("replace", error))?;
+    Ok(next)
+}
+
+fn info(config: &Config, runtime: &Runtime, source: &impl Source) -> ApiInfo {
+    ApiInfo {
+        source: runtime.block_on(source.health()).unwrap_or_else(|error| error.to_string()),
+        workers: config.cluster.workers * config.cluster.processes,
+        started_ms: wall_clock_ms(),
+    }
+}
+
+fn health<S: Source>(
+    store: &Arc<dyn Store>,
+    source: &Arc<S>,
+    dead_letters: &Arc<DeadLetterQueue>,
+    writer: &Writer,
+) -> Health {
+    let (store, source) = (store.clone(), source.clone());
+    let (dead_letters, writer) = (dead_letters.clone(), writer.clone());
+    Health::default()
+        .check("store", move || {
+            let store = store.clone();
+            async move { store.health().await.map_err(|error| error.to_string()) }
+        })
+        .check("source", move || {
+            let source = source.clone();
+            async move { source.health().await.map_err(|error| error.to_string()) }
+        })
+        .check("dead letters", move || std::future::ready(dead_letters.health()))
+        .check("writer", move || {
+            std::future::ready(match writer.failed() {
+                Some(error) => Err(error.to_string()),
+                None => Ok("storing".to_owned()),
+            })
+        })
+}

@@ -1,0 +1,95 @@
+//! Ending a run from outside.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use floodmark_dataflows::input::{
+    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, Waker,
+};
+use floodmark_dataflows::time::Millis;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Ends a run: reading stops, the rest goes its way. Clones end the same run.
+#[derive(Clone, Default)]
+pub struct Shutdown(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    is_triggered: AtomicBool,
+    notify: Notify,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Shutdown {
+    /// Ends the run. Does nothing the second time.
+    pub fn trigger(&self) {
+        self.0.is_triggered.store(true, Ordering::SeqCst);
+        self.0.notify.notify_waiters();
+        for wake in self.0.wakers.lock().iter() {
+            wake();
+        }
+    }
+
+    /// Whether the run is to end.
+    pub fn is_triggered(&self) -> bool {
+        self.0.is_triggered.load(Ordering::SeqCst)
+    }
+
+    /// Resolves when the run is to end.
+    pub async fn triggered(&self) {
+        loop {
+            let notified = self.0.notify.notified();
+            if self.is_triggered() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl fmt::Debug for Shutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shutdown").field(&self.is_triggered()).finish()
+    }
+}
+
+/// A feed that ends when the run is to end.
+pub(super) struct Stoppable<F> {
+    pub feed: F,
+    pub shutdown: Shutdown,
+}
+
+impl<F: Feed> Feed for Stoppable<F> {
+    type Batch = F::Batch;
+
+    fn attach(&mut self, waker: Waker) {
+        self.shutdown.0.wakers.lock().push(waker.clone());
+        self.feed.attach(waker);
+    }
+
+    fn joined(&mut self) -> Vec<PartitionInfo> {
+        self.feed.joined()
+    }
+
+    fn is_discovering(&self) -> bool {
+        !self.shutdown.is_triggered() && self.feed.is_discovering()
+    }
+
+    fn is_live(&self) -> bool {
+        !self.shutdown.is_triggered() && self.feed.is_live()
+    }
+
+    fn has_marks(&self) -> bool {
+        self.feed.has_marks()
+    }
+
+    fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>> {
+        if self.shutdown.is_triggered() { Some(PartitionEvent::Ended) } else { self.feed.poll(partition) }
+    }
+
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<Millis> {
+        self.feed.mark(positions)
+    }
+}
