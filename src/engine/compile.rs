@@ -13,7 +13,7 @@ use crate::config::{self, Config};
 
 /// The view that is added when no configured one has the key `service_name` alone and takes every record: it supplies
 /// the totals by service. Its name keeps it out of the lists, and its windows out of the store.
-const SERVICES_VIEW: &str = "__services";
+pub(super) const SERVICES_VIEW: &str = "__services";
 
 /// What a configuration computes.
 pub(super) struct Compiled {
