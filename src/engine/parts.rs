@@ -113,7 +113,8 @@ fn files_run(config: &Config, options: &RunOptions) -> Result<FilesRun, EngineEr
 
 /// Reads `FILE=from..to`, where both ends may be left out.
 fn file_range(text: &str) -> Result<FileRange, EngineError> {
-    let wrong = || EngineError::Usage(format!("expected FILE=from..to in bytes, such as app.log=0..4096, got \"{text}\""));
+    let wrong =
+        || EngineError::Usage(format!("expected FILE=from..to in bytes, such as app.log=0..4096, got \"{text}\""));
     let (file, range) = text.rsplit_once('=').ok_or_else(wrong)?;
     let (from, to) = range.split_once("..").ok_or_else(wrong)?;
     let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());

@@ -215,9 +215,8 @@ impl<W: WindowSink> WindowSink for Listed<W> {
 /// that its windows replace those of earlier ones.
 fn next_generation(data_dir: &Path) -> Result<u64, EngineError> {
     let path = data_dir.join(GENERATION_FILE);
-    let failed = |what: &str, error: std::io::Error| {
-        EngineError::Process(format!("cannot {what} {}: {error}", path.display()))
-    };
+    let failed =
+        |what: &str, error: std::io::Error| EngineError::Process(format!("cannot {what} {}: {error}", path.display()));
     let last = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse::<u64>().map_err(|_| {
             let advice = "remove the file, or put the last generation's number into it";

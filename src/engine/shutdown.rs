@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use floodmark_dataflows::input::{
-    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, Waker,
-};
+use floodmark_dataflows::input::{Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, Waker};
 use floodmark_dataflows::time::Millis;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
