@@ -188,7 +188,7 @@ fn open_file(path: &Path, append: bool) -> io::Result<File> {
 }
 
 /// One past the last line feed of a file; 0 when there is none.
-fn end_of_last_line(file: &mut File) -> io::Result<u64> {
+pub(super) fn end_of_last_line(file: &mut File) -> io::Result<u64> {
     const BLOCK: u64 = 64 << 10;
     let mut end = file.metadata()?.len();
     let mut block = Vec::new();
