@@ -3,11 +3,14 @@
 // Helpers outside test functions are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod elasticsearch;
 mod kafka;
 #[path = "../support/reading.rs"]
 mod reading;
 mod support;
 
 fn main() -> std::process::ExitCode {
-    support::run(&kafka::tests())
+    let mut tests = kafka::tests();
+    tests.extend(elasticsearch::tests());
+    support::run(&tests)
 }

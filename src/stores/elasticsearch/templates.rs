@@ -119,6 +119,7 @@ fn dead_letters() -> Value {
         "properties": {
             "timestamp": { "type": "date", "format": "strict_date_optional_time||epoch_millis" },
             "topic": keyword(),
+            "identity": keyword(),
             "partition": { "type": "integer" },
             "offset": { "type": "long" },
             "reason": keyword(),
