@@ -45,7 +45,7 @@ on_each!(
     documents_that_do_not_fit_are_named,
     dead_letters_are_kept_as_they_are,
     old_days_are_deleted,
-    a_restart_under_load_loses_nothing,
+    a_node_that_halts_under_load_loses_nothing,
 );
 
 /// A store with a prefix of its own; what it wrote is deleted at the end.
@@ -299,7 +299,7 @@ fn old_days_are_deleted(service: Service) {
 }
 
 /// Stops the node's process while requests are under way, until several of them have timed out.
-fn a_restart_under_load_loses_nothing(service: Service) {
+fn a_node_that_halts_under_load_loses_nothing(service: Service) {
     let pid = service.process().expect("the process of the service, from scripts/services env");
     let at = Fixture::with(service, |config| {
         config.batch_documents = 200;
