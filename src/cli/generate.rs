@@ -273,11 +273,12 @@ impl PartWriter {
     /// Writes what is held back.
     fn finish(self) -> anyhow::Result<()> {
         match self {
-            PartWriter::Plain(_) => Ok(()),
-            PartWriter::Gzip(writer) => Ok(drop(writer.finish()?)),
-            PartWriter::Zstd(writer) => Ok(drop(writer.finish()?)),
-            PartWriter::Kafka { producer, .. } => Ok(producer.flush(DELIVERY)?),
+            PartWriter::Plain(_) => {}
+            PartWriter::Gzip(writer) => drop(writer.finish()?),
+            PartWriter::Zstd(writer) => drop(writer.finish()?),
+            PartWriter::Kafka { producer, .. } => producer.flush(DELIVERY)?,
         }
+        Ok(())
     }
 }
 
