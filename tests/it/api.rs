@@ -73,8 +73,8 @@ fn documents() -> Vec<Value> {
         .map(|i: u64| {
             json!({
                 "timestamp": START * 1_000 + i, "service_name": SERVICES[i as usize % 5],
-                "level": if i % 20 == 0 { "ERROR" } else { "INFO" }, "status_code": 200 + i % 3 * 150,
-                "anomaly": i % 20 == 0, "message": format!("request {i} <b>done</b>"), "offset": i,
+                "level": if i.is_multiple_of(20) { "ERROR" } else { "INFO" }, "status_code": 200 + i % 3 * 150,
+                "anomaly": i.is_multiple_of(20), "message": format!("request {i} <b>done</b>"), "offset": i,
             })
         })
         .collect()
