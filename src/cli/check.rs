@@ -20,6 +20,7 @@ use crate::sources::kafka::{Extent, KafkaProducer, KafkaSource};
 use crate::sources::{Positions, Source, wall_clock_ms};
 use crate::stores::Store;
 use crate::stores::elasticsearch::ElasticsearchStore;
+use crate::stores::embedded::EmbeddedStore;
 use crate::stores::writer::Indexed;
 
 /// A service has this long to answer.
@@ -119,6 +120,11 @@ async fn store(config: &Config) -> Result<String, String> {
     let store = match config.store.chosen().map_err(|mistake| mistake.to_string())? {
         StoreChoice::Elasticsearch(elasticsearch) => {
             let store = ElasticsearchStore::new(elasticsearch).map_err(|error| chain(&error))?;
+            reach(store.health()).await?
+        }
+        StoreChoice::Embedded(embedded) => {
+            let default_path = config.data_dir.join("store");
+            let store = EmbeddedStore::open(embedded, &default_path).map_err(|error| chain(&error))?;
             reach(store.health()).await?
         }
         StoreChoice::Ndjson(ndjson) => {

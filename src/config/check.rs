@@ -122,6 +122,7 @@ impl StoreSection {
         match self.chosen() {
             Err(mistake) => vec![mistake],
             Ok(StoreChoice::Elasticsearch(config)) => within("store.elasticsearch", config.mistakes()),
+            Ok(StoreChoice::Embedded(config)) => within("store.embedded", config.mistakes()),
             Ok(StoreChoice::Ndjson(_) | StoreChoice::None) => Vec::new(),
         }
     }

@@ -1,5 +1,7 @@
 //! The sections that belong to no single part: how many workers, which source, which store.
 
+use std::sync::LazyLock;
+
 use floodmark_dataflows::view_config::Mistake;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,7 @@ use crate::sources::files::FilesConfig;
 use crate::sources::generator::GeneratorConfig;
 use crate::sources::kafka::KafkaConfig;
 use crate::stores::elasticsearch::ElasticsearchConfig;
+use crate::stores::embedded::EmbeddedConfig;
 use crate::stores::ndjson::NdjsonConfig;
 use crate::stores::writer::{Indexed, WriterOptions};
 use crate::units::ByteSize;
@@ -102,6 +105,9 @@ pub struct StoreSection {
     /// Elasticsearch 7.17, 8 or 9, or OpenSearch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elasticsearch: Option<ElasticsearchConfig>,
+    /// A search index on local disk; needs no other service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedded: Option<EmbeddedConfig>,
     /// Files or standard output, one JSON document a line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ndjson: Option<NdjsonConfig>,
@@ -112,7 +118,14 @@ pub struct StoreSection {
 
 impl Default for StoreSection {
     fn default() -> Self {
-        Self { index: Indexed::default(), queue: ByteSize::from_mib(64), elasticsearch: None, ndjson: None, none: None }
+        Self {
+            index: Indexed::default(),
+            queue: ByteSize::from_mib(64),
+            elasticsearch: None,
+            embedded: None,
+            ndjson: None,
+            none: None,
+        }
     }
 }
 
@@ -121,10 +134,11 @@ impl StoreSection {
     pub fn chosen(&self) -> Result<StoreChoice<'_>, Mistake> {
         let choices = [
             self.elasticsearch.as_ref().map(|config| ("elasticsearch", StoreChoice::Elasticsearch(config))),
+            self.embedded.as_ref().map(|config| ("embedded", StoreChoice::Embedded(config))),
             self.ndjson.as_ref().map(|config| ("ndjson", StoreChoice::Ndjson(config))),
             self.none.as_ref().map(|_| ("none", StoreChoice::None)),
         ];
-        Ok(only("store", &choices)?.unwrap_or(StoreChoice::None))
+        Ok(only("store", &choices)?.unwrap_or(StoreChoice::Embedded(&DEFAULT_STORE)))
     }
 
     /// What the writer needs of it.
@@ -134,11 +148,16 @@ impl StoreSection {
     }
 }
 
+/// The store where none is configured.
+static DEFAULT_STORE: LazyLock<EmbeddedConfig> = LazyLock::new(EmbeddedConfig::default);
+
 /// The store that is configured.
 #[derive(Clone, Copy, Debug)]
 pub enum StoreChoice<'a> {
     /// `store.elasticsearch`.
     Elasticsearch(&'a ElasticsearchConfig),
+    /// `store.embedded`, or no store at all.
+    Embedded(&'a EmbeddedConfig),
     /// `store.ndjson`.
     Ndjson(&'a NdjsonConfig),
     /// `store.none`.

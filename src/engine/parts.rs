@@ -10,6 +10,7 @@ use crate::sources::kafka::{Extent, KafkaConfig, KafkaSource, RangeSpec};
 use crate::sources::{Positions, wall_clock_ms};
 use crate::stores::Store;
 use crate::stores::elasticsearch::ElasticsearchStore;
+use crate::stores::embedded::EmbeddedStore;
 use crate::stores::ndjson::{Ndjson, NdjsonConfig};
 use crate::stores::none::NoStore;
 use crate::stores::writer::Indexed;
@@ -39,6 +40,9 @@ pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Resu
         (_, Some(_)) => {
             let advice = "--prefix is for Elasticsearch; use --out DIR with this store";
             Err(EngineError::Usage(advice.to_owned()))
+        }
+        (StoreChoice::Embedded(store), None) => {
+            Ok(Arc::new(EmbeddedStore::open(store, &config.data_dir.join("store"))?))
         }
         (StoreChoice::Ndjson(store), None) => Ok(Arc::new(Ndjson::open(store, logs)?)),
         (StoreChoice::None, None) => Ok(Arc::new(NoStore)),
