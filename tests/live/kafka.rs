@@ -21,6 +21,7 @@ use crate::tests;
 pub fn tests() -> Vec<Test> {
     tests!("kafka", [Service::Kafka];
         every_codec_is_read,
+        records_larger_than_a_fetch_are_read,
         the_brokers_clock_is_given_where_it_is_the_same_in_every_run,
         aborted_transactions_leave_holes_and_replays_end,
         an_open_transaction_is_not_waited_for,
@@ -108,6 +109,36 @@ fn every_codec_is_read() {
         let expected = format!("{} {} x", Compression::ALL[n / 1000].name(), n % 1000);
         assert!(*offset == n as u64 && bytes.starts_with(expected.as_bytes()), "offset {offset}");
     }
+}
+
+fn records_larger_than_a_fetch_are_read() {
+    let topic = unique("floodmark");
+    create_topic(&topic, 1, &[("max.message.bytes", "8000000")]);
+    let mut config = ProducerConfig { brokers: brokers(), ..ProducerConfig::default() };
+    config.properties.set("message.max.bytes", "8000000");
+    let producer = KafkaProducer::new(&config).unwrap();
+    // Random enough that compression does not make them small.
+    let mut state = 7u64;
+    let mut record = |len: usize| -> Vec<u8> {
+        let next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as u8
+        };
+        std::iter::repeat_with(next).take(len).collect()
+    };
+    let records = [record(5_000_000), record(10), record(3_000_000), record(10)];
+    for record in &records {
+        producer.send(&topic, Some(0), None, record).unwrap();
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+    let mut reading = Reading::open(self::config(&topic), Extent::UntilEnd);
+    reading.until("the end", Reading::has_ended);
+    let read: Vec<_> = reading.records[&format!("{topic}:0")].iter().map(|(_, bytes)| bytes).collect();
+    assert!(
+        read == records.iter().collect::<Vec<_>>(),
+        "lengths {:?}",
+        read.iter().map(|r| r.len()).collect::<Vec<_>>()
+    );
 }
 
 fn the_brokers_clock_is_given_where_it_is_the_same_in_every_run() {
