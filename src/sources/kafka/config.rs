@@ -243,7 +243,6 @@ const CONSUMER_FIXED: [Fixed; 8] = [
     ("log.queue", "true", "librdkafka's messages go to our log"),
 ];
 
-/// Only defaults: properties win.
 const CONSUMER_DEFAULTS: [(&str, &str); 6] = [
     // librdkafka's default of 1000 makes a consumer sleep a second whenever its queue is full.
     ("fetch.queue.backoff.ms", "5"),
@@ -260,18 +259,39 @@ const PRODUCER_FIXED: [Fixed; 2] = [
     ("log.queue", "true", "librdkafka's messages go to our log"),
 ];
 
-/// Settings that have an option of their own.
-const OPTIONS: [(&str, &str); 9] = [
+/// A setting that has an option of its own, and the option.
+type Taken = (&'static str, &'static str);
+
+const CONSUMER_OPTIONS: [Taken; 4] = [
     ("bootstrap.servers", "brokers"),
     ("metadata.broker.list", "brokers"),
     ("group.id", "group_id"),
     ("queued.max.messages.kbytes", "queue_bytes"),
+];
+
+const PRODUCER_OPTIONS: [Taken; 7] = [
+    ("bootstrap.servers", "brokers"),
+    ("metadata.broker.list", "brokers"),
     ("compression.type", "compression"),
     ("compression.codec", "compression"),
     ("linger.ms", "linger"),
     ("queue.buffering.max.ms", "linger"),
     ("message.timeout.ms", "delivery_timeout"),
 ];
+
+/// What goes beside the options of a kind of client.
+struct Kind {
+    options: &'static [Taken],
+    /// Properties win.
+    defaults: &'static [(&'static str, &'static str)],
+    /// Properties that differ are refused.
+    fixed: &'static [Fixed],
+}
+
+const CONSUMER: Kind = Kind { options: &CONSUMER_OPTIONS, defaults: &CONSUMER_DEFAULTS, fixed: &CONSUMER_FIXED };
+
+const PRODUCER: Kind =
+    Kind { options: &PRODUCER_OPTIONS, defaults: &[("log.connection.close", "false")], fixed: &PRODUCER_FIXED };
 
 impl KafkaConfig {
     /// What librdkafka is told, where `partitions` share the local queue.
@@ -289,7 +309,7 @@ impl KafkaConfig {
         let options =
             [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group_id), ("client.id", "floodmark")];
         let options = options.into_iter().chain([("queued.max.messages.kbytes", &*queue_kib)]);
-        client(options, &CONSUMER_DEFAULTS, &self.properties, &CONSUMER_FIXED)
+        client(options, &self.properties, &CONSUMER)
     }
 
     /// Checks all that can be checked without a broker.
@@ -320,32 +340,31 @@ impl ProducerConfig {
             ("linger.ms", &*linger),
             ("message.timeout.ms", &*timeout),
         ];
-        client(options.into_iter(), &[("log.connection.close", "false")], &self.properties, &PRODUCER_FIXED)
+        client(options.into_iter(), &self.properties, &PRODUCER)
     }
 }
 
 fn client<'a>(
     options: impl Iterator<Item = (&'a str, &'a str)>,
-    defaults: &[(&'static str, &'static str)],
     properties: &Properties,
-    fixed: &[Fixed],
+    kind: &Kind,
 ) -> Result<ClientConfig, SourceError> {
     let mut client = ClientConfig::new();
     client.set_log_level(RDKafkaLogLevel::Info);
-    for (name, value) in options.chain(defaults.iter().copied()) {
+    for (name, value) in options.chain(kind.defaults.iter().copied()) {
         client.set(name, value);
     }
     for (name, value) in &properties.0 {
-        if let Some((_, option)) = OPTIONS.iter().find(|(theirs, _)| theirs == name) {
+        if let Some((_, option)) = kind.options.iter().find(|(theirs, _)| theirs == name) {
             return Err(SourceError::Configuration(format!("properties: use the option \"{option}\" for \"{name}\"")));
         }
-        if let Some((_, ours, why)) = fixed.iter().find(|(theirs, ours, _)| theirs == name && ours != value) {
+        if let Some((_, ours, why)) = kind.fixed.iter().find(|(theirs, ours, _)| theirs == name && ours != value) {
             let message = format!("properties: \"{name}\" is always \"{ours}\" here ({why}); take it out");
             return Err(SourceError::Configuration(message));
         }
         client.set(name, value);
     }
-    for (name, value, _) in fixed {
+    for (name, value, _) in kind.fixed {
         client.set(*name, *value);
     }
     client.create_native_config().map_err(|e| SourceError::Configuration(format!("properties: {e}")))?;
@@ -381,6 +400,7 @@ mod tests {
         assert!(message.contains("use the option \"group_id\""), "{message}");
         let message = with("fetch.wait.max.mz", "1").client(1).unwrap_err().to_string();
         assert!(message.contains("fetch.wait.max.mz"), "{message}");
+        assert!(with("linger.ms", "5").client(1).is_ok(), "the source has no option for it");
         let producer =
             ProducerConfig { properties: with("enable.idempotence", "false").properties, ..ProducerConfig::default() };
         assert!(producer.client().unwrap_err().to_string().contains("twice"));
