@@ -116,7 +116,7 @@ fn write_renamed(out: &mut Vec<u8>, fields: &Fields<'_>) {
         }
         out.extend_from_slice(raw[name.range()].as_bytes());
         out.extend_from_slice(b"\":");
-        out.extend_from_slice(raw[start..scanner.at].as_bytes());
+        out.extend_from_slice(&raw.as_bytes()[start..scanner.at]);
         separator = b',';
         more = scanner.another_member().unwrap_or(false);
     }

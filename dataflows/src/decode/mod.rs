@@ -13,6 +13,8 @@ mod config;
 mod json;
 mod names;
 mod numbers;
+#[cfg(test)]
+mod oracle;
 mod scan;
 mod schema;
 #[cfg(target_arch = "x86_64")]
