@@ -3,6 +3,7 @@
 //! In: arguments, the environment, a configuration file. Out: results on standard output, messages on standard error,
 //! and an [exit code](Failure). An error is printed once, here, with the chain of its causes.
 
+mod bench;
 mod check;
 mod completions;
 mod config;
@@ -63,6 +64,8 @@ pub enum Command {
     Config(config::ShowArgs),
     /// Make up realistic logs, with incidents whose true times are known
     Generate(generate::Args),
+    /// Measure throughput, CPU time and memory on this machine
+    Bench(bench::BenchArgs),
     /// Print a script that completes commands and flags in a shell
     Completions(completions::CompletionsArgs),
 }
@@ -115,6 +118,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => Ok(generate::run(args)?),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
