@@ -75,7 +75,8 @@ fn compare(mut files: Vec<String>) {
     if files.is_empty() {
         let out = scratch.path().to_str().expect("a plain path").to_owned();
         let options = ["generate", "--out", &out, "--records", RECORDS, "--services", "20", "--partitions", "2"];
-        let status = Command::new(PROGRAM).args(options).args(["--incidents", "none"]).status().expect("generate starts");
+        let status =
+            Command::new(PROGRAM).args(options).args(["--incidents", "none"]).status().expect("generate starts");
         assert!(status.success(), "generate failed");
         files = (0..2).map(|p| format!("{out}/part-{p}.jsonl")).collect();
     }
@@ -88,7 +89,8 @@ fn compare(mut files: Vec<String>) {
         commands[0].arg("--floor").args(&files);
         commands[1].args(["bench", "--json", "--workers", "1", "--input", &pattern]);
         commands[2].args(["bench", "--json", "--workers", "2", "--input", &pattern]);
-        for (name, (command, runs)) in ["floor", "1 worker", "2 workers"].iter().zip(commands.iter_mut().zip(&mut runs)) {
+        for (name, (command, runs)) in ["floor", "1 worker", "2 workers"].iter().zip(commands.iter_mut().zip(&mut runs))
+        {
             let output = command.output().expect("the run starts");
             assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
             let measured: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a JSON object");

@@ -108,7 +108,8 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
     let mut config = Config { data_dir: scratch.0.clone(), ..Config::default() };
     config.cluster.workers = workers;
     config.api.enabled = false;
-    config.source.files = args.input.clone().map(|pattern| FilesConfig { paths: vec![pattern], ..FilesConfig::default() });
+    config.source.files =
+        args.input.clone().map(|pattern| FilesConfig { paths: vec![pattern], ..FilesConfig::default() });
     config.source.kafka = args.kafka.clone().map(|brokers| KafkaConfig {
         brokers,
         topics: vec![args.topic.clone()],
@@ -127,7 +128,10 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
     let cpu = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);
     let (records, bytes, seconds) = (report.counts.records(), report.counts.bytes(), report.seconds);
     if records == 0 {
-        return Err(Failure::Running(anyhow::anyhow!("no records in {}", args.input.as_deref().unwrap_or(&args.topic))));
+        return Err(Failure::Running(anyhow::anyhow!(
+            "no records in {}",
+            args.input.as_deref().unwrap_or(&args.topic)
+        )));
     }
     let millions = records as f64 / 1e6;
     Ok(Measured {

@@ -1,7 +1,7 @@
 //! Collectors for the live state, the progress board and the process itself.
 
-use super::process::{Status, cpu_seconds};
 use super::Samples;
+use super::process::{Status, cpu_seconds};
 use crate::live::LiveView;
 use crate::live::progress::ProgressBoard;
 
