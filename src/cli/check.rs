@@ -20,7 +20,6 @@ use crate::sources::kafka::{Extent, KafkaProducer, KafkaSource};
 use crate::sources::{Positions, Source, wall_clock_ms};
 use crate::stores::Store;
 use crate::stores::elasticsearch::ElasticsearchStore;
-use crate::stores::embedded::EmbeddedStore;
 use crate::stores::writer::Indexed;
 
 /// A service has this long to answer.
@@ -123,9 +122,9 @@ async fn store(config: &Config) -> Result<String, String> {
             reach(store.health()).await?
         }
         StoreChoice::Embedded(embedded) => {
-            let default_path = config.data_dir.join("store");
-            let store = EmbeddedStore::open(embedded, &default_path).map_err(|error| chain(&error))?;
-            reach(store.health()).await?
+            // Not opened: a run may have it, and opening makes it.
+            let path = embedded.path.clone().unwrap_or_else(|| config.data_dir.join("store"));
+            format!("embedded: {}", folder(&path)?)
         }
         StoreChoice::Ndjson(ndjson) => {
             format!("ndjson: {} and {}", ndjson.logs.display(), ndjson.windows.display())

@@ -3,13 +3,15 @@
 //! In: arguments, the environment, a configuration file. Out: results on standard output, messages on standard error,
 //! and an [exit code](Failure). An error is printed once, here, with the chain of its causes.
 
-mod bench;
 mod check;
 mod completions;
 mod config;
+mod demo;
 mod generate;
 mod logging;
 mod options;
+mod run;
+mod signals;
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -58,14 +60,16 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Watch it work on this machine: made-up logs, followed, scored, stored and served
+    Demo(demo::DemoArgs),
+    /// Read, score, keep windows, store, and serve
+    Run(run::RunArgs),
     /// Validate a configuration and reach each service it names
     Check(check::CheckArgs),
     /// Print the effective configuration, commented
     Config(config::ShowArgs),
     /// Make up realistic logs, with incidents whose true times are known
     Generate(generate::Args),
-    /// Measure throughput, CPU time and memory on this machine
-    Bench(bench::BenchArgs),
     /// Print a script that completes commands and flags in a shell
     Completions(completions::CompletionsArgs),
 }
@@ -108,17 +112,18 @@ pub fn main() -> ExitCode {
     if let Err(error) = cli.log.start() {
         return report(&Failure::Usage(error));
     }
-    match run(cli.command) {
+    match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn execute(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Demo(args) => demo::start(&args),
+        Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
-        Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => Ok(generate::run(args)?),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
     }

@@ -12,6 +12,7 @@ mod kafka;
 mod produce;
 #[path = "../support/reading.rs"]
 mod reading;
+mod run;
 mod stub_elasticsearch;
 mod support;
 #[path = "../support/synthetic.rs"]

@@ -1,0 +1,139 @@
+//! `floodmark run`: the dataflow on this process's workers.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{ArgAction, ArgGroup, Args};
+
+use super::{ConfigArgs, Failure, signals};
+use crate::engine::{self, EngineError, Replay, ReplayTarget, RunOptions, RunReport, Shutdown};
+use crate::sources::SourceError;
+
+const AFTER_HELP: &str = "\
+Examples:
+  floodmark run -c floodmark.toml                      until SIGTERM or Ctrl-C; a second one ends at once
+  floodmark run -c floodmark.toml --until-end          process what is there, write everything out, exit 0
+  floodmark run -w 2 --set store.index=windows
+  floodmark run -n 2 -p 0 & floodmark run -n 2 -p 1    two processes on this host
+  floodmark run --from 'logs_raw:0=1200..9000,logs_raw:1=..' --out replayed/
+  floodmark run --from 2026-01-31T08:00:00Z --to 2026-01-31T09:00:00Z --prefix replay-
+
+A replay (--from, --to) ends by itself and touches no committed offset and no live index.";
+
+/// Read, score, keep windows, store, and serve.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = AFTER_HELP, disable_help_flag = true)]
+#[command(group = ArgGroup::new("range").args(["from", "to"]).multiple(true).requires("target"))]
+#[command(group = ArgGroup::new("target").args(["out", "prefix"]).requires("range"))]
+pub struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Process what is there, write everything out, and exit
+    #[arg(long, conflicts_with = "range")]
+    until_end: bool,
+    /// Replay from here: offsets by partition with their ends (topic:0=1200..9000,topic:1=..), or a time
+    #[arg(long, value_name = "WHERE")]
+    from: Option<String>,
+    /// Replay up to this time
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Write the documents of a replay to files in this folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Write the documents of a replay to indices whose names begin with this
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Workers of each process
+    #[arg(short, long, value_name = "N")]
+    workers: Option<usize>,
+    /// Processes
+    #[arg(short = 'n', long, value_name = "N")]
+    processes: Option<usize>,
+    /// The number of this process, from 0
+    #[arg(short, long, value_name = "N")]
+    process: Option<usize>,
+    /// File with host:port of each process, one a line
+    #[arg(short = 'h', long, value_name = "FILE")]
+    hostfile: Option<PathBuf>,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+impl RunArgs {
+    /// The flags that stand for keys of the configuration.
+    fn settings(&self) -> anyhow::Result<Vec<String>> {
+        let mut settings = Vec::new();
+        let mut processes = self.processes;
+        if let Some(path) = &self.hostfile {
+            let mut hosts = hosts(path)?;
+            hosts.truncate(*processes.get_or_insert(hosts.len()));
+            settings.push(format!("cluster.hosts={}", toml::Value::from(hosts)));
+        }
+        let numbers = [("workers", self.workers), ("processes", processes), ("process", self.process)];
+        settings.extend(numbers.iter().filter_map(|(key, n)| n.map(|n| format!("cluster.{key}={n}"))));
+        Ok(settings)
+    }
+
+    fn replay(&self) -> Option<Replay> {
+        let target = match (&self.out, &self.prefix) {
+            (Some(directory), _) => ReplayTarget::Directory(directory.clone()),
+            (None, Some(prefix)) => ReplayTarget::Prefix(prefix.clone()),
+            (None, None) => return None,
+        };
+        Some(Replay { from: self.from.clone(), to: self.to.clone(), target })
+    }
+}
+
+/// The lines of a host file.
+fn hosts(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the host file {}", path.display()))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let hosts: Vec<String> = lines.map(str::to_owned).collect();
+    if hosts.is_empty() {
+        bail!("expected host:port of each process in {}, one a line, got nothing", path.display());
+    }
+    Ok(hosts)
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let settings = args.settings().map_err(Failure::Usage)?;
+    let config = args.config.load(&settings)?;
+    let shutdown = Shutdown::default();
+    let stop = shutdown.clone();
+    signals::on_stop(move || stop.trigger())?;
+    let options = RunOptions {
+        until_end: args.until_end,
+        replay: args.replay(),
+        shutdown,
+        on_ready: Some(Box::new(|address| tracing::info!("the API is at http://{address}"))),
+        ..RunOptions::default()
+    };
+    let report = engine::run(&config, options).map_err(failure)?;
+    tracing::info!("done: {}", summary(&report));
+    Ok(())
+}
+
+/// What a run did, in one line.
+pub(super) fn summary(report: &RunReport) -> String {
+    let counts = &report.counts;
+    format!(
+        "{} records in {:.1} s, {} anomalies, {} dead letters; stored {} log and {} window documents",
+        counts.records(),
+        report.seconds,
+        counts.anomalies(),
+        counts.dead_letters(),
+        report.documents,
+        report.windows
+    )
+}
+
+/// The exit code that an error of the engine stands for.
+pub(super) fn failure(error: EngineError) -> Failure {
+    match error {
+        EngineError::Usage(_) => Failure::usage(error),
+        EngineError::Source(SourceError::Configuration(_)) => Failure::usage(error),
+        error => Failure::from(error),
+    }
+}

@@ -1,0 +1,98 @@
+//! `floodmark run` and `floodmark demo` as processes: end of input, signals, the API.
+
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::support::{Dir, Signal, eventually};
+
+const SERVICES: [&str; 3] = ["auth-service", "payment-service", "user-service"];
+
+/// JSON records a tenth of a second apart, ending now.
+fn records(count: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as u64;
+    (0..count).fold(String::new(), |mut text, i| {
+        let timestamp = now - (count - i) * 100;
+        let service = SERVICES[i as usize % SERVICES.len()];
+        let _ =
+            writeln!(text, r#"{{"timestamp":{timestamp},"service_name":"{service}","level":"INFO","message":"m{i}"}}"#);
+        text
+    })
+}
+
+fn lines(dir: &Dir, name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+/// The last state of each window, summed.
+fn counted(windows: &[Value]) -> u64 {
+    let last =
+        windows.iter().map(|w| ((w["key"].to_string(), w["start"].as_u64()), w["count"].as_u64().expect("a count")));
+    last.collect::<std::collections::BTreeMap<_, _>>().values().sum()
+}
+
+const TO_FILES: &str = "\
+    [source.files]\npaths = [\"in.log*\"]\npoll_interval = \"20ms\"\n\
+    [store.ndjson]\nlogs = \"logs.ndjson\"\nwindows = \"windows.ndjson\"\n\
+    [api]\nlisten = \"127.0.0.1:0\"\n";
+
+#[test]
+fn until_end_writes_everything_and_exits_0() {
+    let dir = Dir::new();
+    dir.file("in.log", &records(1_000));
+    dir.file("floodmark.toml", TO_FILES);
+    dir.command(&["run", "--until-end"]).run().expect_code(0);
+    assert_eq!(lines(&dir, "logs.ndjson").len(), 1_000);
+    assert_eq!(counted(&lines(&dir, "windows.ndjson")), 1_000);
+}
+
+#[test]
+fn sigterm_writes_what_was_read_and_exits_0() {
+    let dir = Dir::new();
+    dir.file("in.log", &records(1_000));
+    dir.file("floodmark.toml", TO_FILES);
+    let mut run = dir.command(&["run"]).start();
+    let api = run.api();
+    eventually("all records are counted", || {
+        let stats = api.get("/logs/stats")?;
+        (stats["total_logs"] == 1_000 || stats["total_logs"] == 999).then_some(())
+    });
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+    assert_eq!(lines(&dir, "logs.ndjson").len(), 1_000);
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let dir = Dir::new();
+    dir.file("in.log", &records(2_000));
+    // Standard output is a pipe that nobody reads: what was read cannot be stored, and stopping waits.
+    dir.file("floodmark.toml", &TO_FILES.replace("logs.ndjson", "-"));
+    let mut run = dir.command(&["run"]).start_unread();
+    run.api();
+    run.signal(Signal::Terminate);
+    run.expect_line("stopping");
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(143);
+}
+
+#[test]
+fn the_demo_moves_and_cleans_up() {
+    let dir = Dir::new();
+    let temporary = dir.path().to_string_lossy().into_owned();
+    let mut demo = dir.command(&["demo", "--port", "0", "--rate", "2000"]).env("TMPDIR", &temporary).start();
+    let api = demo.api();
+    let total = || api.get("/logs/stats")?["total_logs"].as_u64().filter(|total| *total > 0);
+    let first = eventually("records are counted", total);
+    eventually("more records are counted", || total().filter(|total| *total > first));
+    let found = eventually("records can be searched", || {
+        api.get("/logs?size=1")?["logs"].as_array().filter(|logs| !logs.is_empty()).cloned()
+    });
+    assert!(found[0]["service_name"].is_string(), "{found:?}");
+    eventually("windows are there", || api.get("/views/per_service?size=1")?["windows"].as_array()?.first().cloned());
+    demo.signal(Signal::Interrupt);
+    demo.wait().expect_code(0);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("the folder").count(), 0, "the demo removes its folder");
+}
