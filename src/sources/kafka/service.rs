@@ -13,6 +13,7 @@ use floodmark_dataflows::input::{PartitionIndex, PartitionInfo, Waker};
 use parking_lot::Mutex;
 use rdkafka::Offset;
 use rdkafka::consumer::Consumer as _;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::config::KafkaConfig;
@@ -62,6 +63,8 @@ pub(super) struct FeedLink {
     news: Mutex<News>,
     has_news: AtomicBool,
     requests: Mutex<Vec<(PartitionIndex, Request)>>,
+    /// Requests that failed: asked again with the next statistics, a second later at the most.
+    retries: Mutex<Vec<(PartitionIndex, Request)>>,
 }
 
 impl FeedLink {
@@ -80,6 +83,7 @@ impl FeedLink {
             news: Mutex::default(),
             has_news: AtomicBool::new(false),
             requests: Mutex::default(),
+            retries: Mutex::default(),
         });
         let readers = link.add(plan)?;
         Ok((link, readers))
@@ -244,6 +248,7 @@ impl State {
         let troubles = partitions.iter().map(|info| statistics.trouble(&info.topic, info.number, silence_us)).collect();
         // Wakes the worker once a second in any case.
         feed.tell(|news| news.troubles = Some(troubles));
+        feed.requests.lock().append(&mut feed.retries.lock());
         let mut ends = self.ends.lock();
         for info in partitions {
             if let Some(end) = statistics.end(&info.topic, info.number) {
@@ -258,7 +263,7 @@ impl State {
             let Some(info) = feed.partitions.lock().get(index).cloned() else { continue };
             if let Err(error) = self.serve(feed, index, &info, request) {
                 tracing::warn!(topic = %info.topic, partition = info.number, "trying again: {error}");
-                feed.ask(index, request);
+                feed.retries.lock().push((index, request));
             }
         }
     }
@@ -293,7 +298,13 @@ impl State {
             Request::Seek { to } => {
                 add(&mut list, info, to)?;
                 let sought = feed.consumer.seek_partitions(list, plan::REQUEST_TIMEOUT).map_err(failed)?;
-                sought.elements().iter().try_for_each(|element| element.error()).map_err(failed)?;
+                for element in sought.elements() {
+                    match element.error() {
+                        // Stopped for an offset that is gone: its `Reset` says where to go on.
+                        Err(e) if e.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {}
+                        result => result.map_err(failed)?,
+                    }
+                }
             }
             Request::Release => {
                 add(&mut list, info, 0)?;
