@@ -10,6 +10,7 @@ use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::Verdict;
 use floodmark_dataflows::time::Tick;
 
+use crate::dead_letters::DeadLetterQueue;
 use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
 use crate::stores::writer::Writer;
@@ -101,7 +102,6 @@ impl<S: RecordSink> RecordSink for Observed<S> {
     fn dead_letter(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, reason: Reason, detail: &str) {
         self.count(raw);
         self.counts.dead_letters.fetch_add(1, Ordering::Relaxed);
-        self.metrics.dead_letter(reason);
         self.sink.dead_letter(partition, raw, reason, detail);
     }
 
@@ -133,11 +133,15 @@ impl<S: RecordSink> RecordSink for Observed<S> {
 }
 
 /// Plugs what a run counts into its metrics.
-pub(super) fn watch(metrics: &Metrics, counts: Arc<RunCounts>, writer: Writer) {
+pub(super) fn watch(metrics: &Metrics, counts: Arc<RunCounts>, writer: Writer, dead_letters: Arc<DeadLetterQueue>) {
     metrics.collect(move |samples| {
         let stats = writer.stats();
         let count = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
         let size = |value: &AtomicUsize| value.load(Ordering::Relaxed) as f64;
+        for (reason, letters) in dead_letters.counts() {
+            let labels = [("reason", reason.name())];
+            samples.counter("dead_letters", "Records that could not be used, by reason", &labels, letters as f64);
+        }
         samples.counter("anomalies", "Records whose severity reached the threshold", &[], counts.anomalies() as f64);
         samples.counter("offsets_lost", "Offsets that were gone when they were to be read", &[], counts.lost() as f64);
         samples.counter("documents_stored", "Log documents stored", &[], count(&stats.documents));

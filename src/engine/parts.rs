@@ -8,12 +8,12 @@ use crate::sources::files::{FileRange, FilesConfig, FilesRun, FilesSource};
 use crate::sources::generator::{GeneratorConfig, GeneratorSource};
 use crate::sources::kafka::{Extent, KafkaConfig, KafkaSource, RangeSpec};
 use crate::sources::{Positions, wall_clock_ms};
-use crate::stores::Store;
 use crate::stores::elasticsearch::ElasticsearchStore;
 use crate::stores::embedded::EmbeddedStore;
 use crate::stores::ndjson::{Ndjson, NdjsonConfig};
 use crate::stores::none::NoStore;
 use crate::stores::writer::Indexed;
+use crate::stores::{Store, StoreError};
 
 /// A store that is ready to be written to.
 pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Result<Arc<dyn Store>, EngineError> {
@@ -34,7 +34,12 @@ pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Resu
             let mut store = store.clone();
             store.prefix = prefix;
             let store = ElasticsearchStore::new(&store)?;
-            store.setup().await?;
+            match store.setup().await {
+                Ok(_) => {}
+                // Writes set it up themselves once it answers; until then everything waits.
+                Err(error @ StoreError::Unavailable(_)) => tracing::warn!(%error, "Elasticsearch is waited for"),
+                Err(error) => return Err(error.into()),
+            }
             Ok(Arc::new(store))
         }
         (_, Some(_)) => {

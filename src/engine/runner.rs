@@ -106,7 +106,7 @@ impl WithSource for Run<'_> {
         let served = Arc::new(Notify::new());
         let metrics = Arc::new(Metrics::default());
         metrics.watch_progress(board.clone(), compiled.clock.tick_ms);
-        observe::watch(&metrics, counts.clone(), writer.clone());
+        observe::watch(&metrics, counts.clone(), writer.clone(), dead_letters.clone());
 
         let server = match &live {
             Some(live) => {
@@ -157,7 +157,12 @@ impl WithSource for Run<'_> {
                 gathered: Gathered::default(),
             };
             parts.push(WorkerParts {
-                feed: Stoppable { feed: source.feed(place)?, shutdown: options.shutdown.clone() },
+                feed: Stoppable {
+                    feed: source.feed(place)?,
+                    shutdown: options.shutdown.clone(),
+                    writer: writer.clone(),
+                    dead_letters: dead_letters.clone(),
+                },
                 path: RecordPath { decoder: compiled.decoder.clone(), rules: compiled.rules.clone(), sink },
                 windows: Listed(writer.windows(ids.clone())),
                 live: live.as_ref().filter(|_| worker == 0).map(|live| live.writer()),

@@ -9,6 +9,9 @@ use floodmark_dataflows::time::Millis;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::dead_letters::DeadLetterQueue;
+use crate::stores::writer::Writer;
+
 /// Ends a run: reading stops, the rest goes its way. Clones end the same run.
 #[derive(Clone, Default)]
 pub struct Shutdown(Arc<State>);
@@ -53,10 +56,12 @@ impl fmt::Debug for Shutdown {
     }
 }
 
-/// A feed that ends when the run is to end.
+/// A feed that ends when the run is to end, and whose worker is also woken when there is room again behind it.
 pub(super) struct Stoppable<F> {
     pub feed: F,
     pub shutdown: Shutdown,
+    pub writer: Writer,
+    pub dead_letters: Arc<DeadLetterQueue>,
 }
 
 impl<F: Feed> Feed for Stoppable<F> {
@@ -64,6 +69,8 @@ impl<F: Feed> Feed for Stoppable<F> {
 
     fn attach(&mut self, waker: Waker) {
         self.shutdown.0.wakers.lock().push(waker.clone());
+        self.writer.wake_when_ready(waker.clone());
+        self.dead_letters.wake_when_ready(waker.clone());
         self.feed.attach(waker);
     }
 

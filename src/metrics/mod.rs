@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::input::PartitionInfo;
-use floodmark_dataflows::output::Reason;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
@@ -44,7 +43,6 @@ pub struct Metrics {
     registry: Registry,
     collectors: Collectors,
     read: Arc<Mutex<ReadCounts>>,
-    dead_letters: Family<Labels<1>, Counter>,
     requests: Family<Labels<2>, Counter>,
     durations: Durations,
 }
@@ -52,17 +50,16 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("floodmark");
-        let (dead_letters, requests) = <(Family<Labels<1>, Counter>, Family<Labels<2>, Counter>)>::default();
+        let requests = Family::<Labels<2>, Counter>::default();
         let durations = Durations::new_with_constructor(request_histogram);
         let collectors = Collectors::default();
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The version of this build", Info::new(version));
-        registry.register("dead_letters", "Records that could not be used, by reason", dead_letters.clone());
         registry.register("http_requests", "Requests answered, by route and status", requests.clone());
         let help = "Time until the answer was ready, by route";
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, durations.clone());
         registry.register_collector(Box::new(collectors.clone()));
-        let metrics = Self { registry, collectors, read: Arc::default(), dead_letters, requests, durations };
+        let metrics = Self { registry, collectors, read: Arc::default(), requests, durations };
         metrics.collect(parts::process);
         let read = metrics.read.clone();
         metrics.collect(move |samples| collect_read(&read.lock(), samples));
@@ -85,11 +82,6 @@ impl Metrics {
         let count = counts.entry(at).or_default();
         count.records += records;
         count.bytes += bytes;
-    }
-
-    /// Counts a dead letter.
-    pub fn dead_letter(&self, reason: Reason) {
-        self.dead_letters.get_or_create(&[("reason", reason.name().into())]).inc();
     }
 
     /// Counts a request that was answered. `route` is the pattern of the path, never the path itself.
@@ -167,7 +159,6 @@ mod tests {
         let metrics = Metrics::default();
         metrics.read(&partition(3), 10, 3_500);
         metrics.read(&partition(3), 5, 100);
-        metrics.dead_letter(Reason::WrongType);
         metrics.request("/views/{name}", 200, Duration::from_millis(2));
         metrics.collect(|samples| samples.gauge("queue_bytes", "Waiting", &[("store", "a \"b\"")], 7.0));
         metrics.collect(|samples| samples.gauge("queue_bytes", "Waiting", &[("store", "c")], 8.0));
@@ -176,7 +167,6 @@ mod tests {
         for line in [
             "floodmark_source_records_total{topic=\"logs\",partition=\"3\"} 15.0",
             "floodmark_source_bytes_total{topic=\"logs\",partition=\"3\"} 3600.0",
-            "floodmark_dead_letters_total{reason=\"wrong_type\"} 1",
             "floodmark_http_requests_total{route=\"/views/{name}\",status=\"200\"} 1",
             "floodmark_http_request_duration_seconds_bucket{le=\"0.0025\",route=\"/views/{name}\"} 1",
             "floodmark_queue_bytes{store=\"a \\\"b\\\"\"} 7.0",
