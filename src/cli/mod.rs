@@ -3,6 +3,7 @@
 //! In: arguments, the environment, a configuration file. Out: results on standard output, messages on standard error,
 //! and an [exit code](Failure). An error is printed once, here, with the chain of its causes.
 
+mod bench;
 mod check;
 mod completions;
 mod config;
@@ -70,6 +71,8 @@ pub enum Command {
     Config(config::ShowArgs),
     /// Make up realistic logs, with incidents whose true times are known
     Generate(generate::Args),
+    /// Measure throughput, CPU time and memory on this machine
+    Bench(bench::BenchArgs),
     /// Print a script that completes commands and flags in a shell
     Completions(completions::CompletionsArgs),
 }
@@ -124,6 +127,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => Ok(generate::run(args)?),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
     }

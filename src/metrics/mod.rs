@@ -3,6 +3,7 @@
 //! In: counts that the workers and the API add to as they go, and collectors: closures that each part plugs in and
 //! that are asked at each scrape. Out: the OpenMetrics text of `/metrics`. Nothing here blocks or fails.
 //!
+//! - [`process`]: CPU time and memory of this process.
 //! - [`samples`]: what a collector writes into.
 //! - [`parts`]: collectors for the live state, the progress board and the process itself.
 //!
@@ -10,6 +11,7 @@
 //! `floodmark_metrics_series_omitted`.
 
 mod parts;
+pub mod process;
 mod samples;
 
 use std::collections::BTreeMap;

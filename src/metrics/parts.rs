@@ -1,6 +1,7 @@
 //! Collectors for the live state, the progress board and the process itself.
 
 use super::Samples;
+use super::process::{Status, cpu_seconds};
 use crate::live::LiveView;
 use crate::live::progress::ProgressBoard;
 
@@ -63,35 +64,21 @@ pub(super) fn progress(board: &ProgressBoard, tick_ms: u64, samples: &mut Sample
 
 /// Memory and CPU time, where the system tells.
 pub(super) fn process(samples: &mut Samples) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_whitespace().next()?.parse::<f64>().ok()
-    };
+    let status = Status::now();
     let memory = [
         ("VmRSS", "process_resident_memory_bytes", "Resident memory"),
         ("RssAnon", "process_anonymous_memory_bytes", "Resident memory that is not backed by a file"),
         ("VmHWM", "process_peak_resident_memory_bytes", "Largest resident memory so far"),
     ];
     for (field, name, help) in memory {
-        if let Some(kib) = kib(field) {
+        if let Some(kib) = status.number(field) {
             samples.gauge(name, help, &[], kib * 1_024.0);
         }
     }
-    if let Some(threads) = kib("Threads") {
+    if let Some(threads) = status.number("Threads") {
         samples.gauge("process_threads", "Threads", &[], threads);
     }
     if let Some(seconds) = cpu_seconds() {
         samples.counter("process_cpu_seconds", "CPU time in user and system mode", &[], seconds);
     }
-}
-
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name of the command comes in parentheses and may hold anything: count fields behind it.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    // What /proc counts in, the same on every architecture that Linux supports.
-    const TICKS_PER_SECOND: f64 = 100.0;
-    Some(ticks as f64 / TICKS_PER_SECOND)
 }
