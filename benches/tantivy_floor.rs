@@ -207,7 +207,9 @@ fn store(batches: &[Arc<LogBatch>], threads: usize) -> anyhow::Result<String> {
                 (slowest, searches) = (slowest.max(start.elapsed()), searches + 1);
             }
         }
+        let acknowledged = slots.acquire_many(most as u32).await?;
         store.flush().await?;
+        drop(acknowledged);
         let total = store.search_logs(&LogQuery { size: 1, ..LogQuery::default() }).await?.total;
         let expected = batches.len() as u64 * BATCH;
         anyhow::ensure!(total == expected, "{total} of {expected} documents are there");
