@@ -85,8 +85,8 @@ impl Fixture {
 
     fn search(&self, query: &LogQuery) -> (u64, Vec<Value>, Option<String>) {
         let page = self.runtime.block_on(self.store.search_logs(query)).expect("a page");
-        let parse = |document: &Box<serde_json::value::RawValue>| serde_json::from_str(document.get()).expect("JSON");
-        (page.total, page.documents.iter().map(parse).collect(), page.next_cursor)
+        let documents = page.documents.iter().map(|document| serde_json::from_str(document.get()).expect("JSON"));
+        (page.total, documents.collect(), page.next_cursor)
     }
 
     fn get(&self, path: &str) -> Value {

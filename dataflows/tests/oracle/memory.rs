@@ -92,12 +92,15 @@ pub enum Step {
     Mark(Millis),
 }
 
+/// What marks said: the wall clock and the positions.
+type Marks = Vec<(Millis, Vec<MarkPosition>)>;
+
 /// A live feed that plays a script, and ends behind it.
 pub struct ScriptFeed {
     pub infos: Vec<PartitionInfo>,
     pub steps: VecDeque<Step>,
     /// What the marks that were made said.
-    pub marks: Arc<Mutex<Vec<(Millis, Vec<MarkPosition>)>>>,
+    pub marks: Arc<Mutex<Marks>>,
     pub waker: Option<Waker>,
 }
 
