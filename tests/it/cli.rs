@@ -125,3 +125,26 @@ fn a_wrong_log_filter_is_a_usage_error() {
     let stderr = Dir::new().command(&["config", "--log", "a=b=c"]).run().expect_code(2).stderr();
     assert!(stderr.contains("expected --log"), "{stderr}");
 }
+
+#[test]
+fn a_replay_needs_a_place_of_its_own() {
+    let dir = Dir::new();
+    dir.file("floodmark.toml", "[source.files]\npaths = [\"in.log\"]\n[store.none]\n");
+    let stderr = dir.command(&["run", "--from", "in.log=0..100"]).run().expect_code(2).stderr();
+    assert!(stderr.contains("--out") && stderr.contains("--prefix"), "{stderr}");
+    let stderr = dir.command(&["run", "--out", "x"]).run().expect_code(2).stderr();
+    assert!(stderr.contains("--from"), "{stderr}");
+    dir.command(&["run", "--until-end", "--from", "x", "--out", "x"]).run().expect_code(2);
+}
+
+#[test]
+fn hosts_come_from_a_file_as_with_timely() {
+    let dir = Dir::new();
+    dir.file("floodmark.toml", "[source.files]\npaths = [\"in.log\"]\n[store.none]\n");
+    let hosts = dir.file("hosts.txt", "# two\na.example.org:2101\nno-port\n");
+    let stderr = dir.command(&["run", "-h", &hosts.to_string_lossy(), "-p", "7"]).run().expect_code(2).stderr();
+    assert!(stderr.contains("hosts[1]: expected host:port, got \"no-port\""), "{stderr}");
+    assert!(stderr.contains("cluster.process: expected less than cluster.processes (2), got 7"), "{stderr}");
+    let help = dir.command(&["run", "--help"]).run().expect_code(0).stdout();
+    assert!(help.contains("-h, --hostfile <FILE>"), "{help}");
+}
