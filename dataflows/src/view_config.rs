@@ -1,5 +1,4 @@
-//! How the time model and the views are configured, and the checks that turn a [`ViewConfig`] into a
-//! [`View`](crate::view::View).
+//! How the time model and the views are configured, and the checks that turn a [`ViewConfig`] into a [`View`].
 //!
 //! In: what was written in the configuration. Out: values that hold every invariant the operators rely on, or *all*
 //! the mistakes, each with its key.

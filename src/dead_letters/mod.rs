@@ -7,7 +7,7 @@
 //!
 //! - [`letter`]: the form of a record.
 //! - [`queue`]: between the workers and the place; counters.
-//! - [`file`], [`store`], [`topic`]: the places.
+//! - [`mod@file`], [`store`], [`topic`]: the places.
 
 mod file;
 mod letter;

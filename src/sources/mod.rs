@@ -1,6 +1,6 @@
 //! Partitioned, replayable logs behind one trait.
 //!
-//! A source gives each worker a [`Feed`](floodmark_dataflows::input::Feed) over its share of the partitions:
+//! A source gives each worker a [`Feed`] over its share of the partitions:
 //! partition `p` of the source goes to worker `p % peers`. Reading blocks, so it happens on threads of the source,
 //! joined to the worker by a bounded channel per partition.
 
