@@ -250,7 +250,7 @@ impl Windows {
             let ((gone, place), capability) = entry.remove_entry();
             let mut sums = BTreeMap::new();
             add_rows(rows, place, &Keys::All, Tick::MAX, &mut sums);
-            let negate = |(key, sum): (Key, Aggregate)| ((place, key), gone + delay, sum.negated());
+            let negate = |(key, sum): (Key, Aggregate)| ((place, key), gone + delay, sum.negated().into());
             negations.push((capability, sums.into_iter().map(negate).collect()));
         }
         negations
@@ -303,8 +303,8 @@ fn add_row(
             return;
         }
         match sums.get_mut(key) {
-            Some(sum) => sum.plus_equals(aggregate),
-            None => _ = sums.insert(key.clone(), aggregate.clone()),
+            Some(sum) => sum.plus_equals(&*aggregate.0),
+            None => _ = sums.insert(key.clone(), Aggregate::clone(&aggregate.0)),
         }
     });
 }

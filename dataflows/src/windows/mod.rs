@@ -3,7 +3,7 @@
 //! In: combined updates of all workers, and the end of the input. Out: [`WindowDocument`]s, each window at the times
 //! that [`Publish`] says. Nothing here fails.
 //!
-//! Panes are arranged by (view, start) with the key as value and the [`Aggregate`] as difference, sharded by (view,
+//! Panes are arranged by (view, start) with the key as value and the aggregate as difference, sharded by (view,
 //! key). So a row is there once per (key, pane), whatever the number of records; a window is the sum of its panes; and
 //! all keys of a window lie side by side, which is how windows are closed, made final and let go.
 //!
@@ -25,6 +25,7 @@
 //! input, which the second input tells, all are dropped.
 
 mod life;
+mod shared;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -42,17 +43,17 @@ use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Concat, ConnectLoop, Feedback};
 use timely::progress::Antichain;
 
-use crate::aggregate::Aggregate;
 use crate::ingest::ClockConfig;
 use crate::output::{ViewUpdate, WindowDocument};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 use life::Windows;
+use shared::Shared;
 
 /// What the arrangement is ordered by: a view and the start of a pane.
 type Place = (ViewId, Millis);
-type PaneUpdate = ((Place, Key), Tick, Aggregate);
-type PaneSpine = ValSpine<Place, Key, Tick, Aggregate>;
+type PaneUpdate = ((Place, Key), Tick, Shared);
+type PaneSpine = ValSpine<Place, Key, Tick, Shared>;
 
 /// When windows are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,14 +84,14 @@ pub fn windows<'scope>(
             |input, output| {
                 input.for_each(|capability, updates| {
                     output.session(&capability).give_iterator(updates.drain(..).filter_map(|update| {
-                        Some((((update.view, update.pane?), update.key), update.time, update.aggregate))
+                        Some((((update.view, update.pane?), update.key), update.time, update.aggregate.into()))
                     }));
                 });
             }
         })
         .concat(gone);
     let by_key = Exchange::new(|((place, key), _, _): &PaneUpdate| FixedState::with_seed(1).hash_one((place.0, key)));
-    let arranged = arrange_core::<_, _, ValBatcher<Place, Key, Tick, Aggregate>, PaneSpine>(
+    let arranged = arrange_core::<_, _, ValBatcher<Place, Key, Tick, Shared>, PaneSpine>(
         panes,
         by_key,
         "arrange panes",
