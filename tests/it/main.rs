@@ -5,13 +5,20 @@
 
 mod api;
 mod cli;
+#[path = "../support/corpus.rs"]
+mod corpus;
 mod dead_letters;
 mod docs;
 mod elasticsearch;
+mod engine;
 mod kafka;
 mod produce;
 #[path = "../support/reading.rs"]
 mod reading;
+// Its totals are compared in the tests of the dataflow.
+#[allow(dead_code)]
+#[path = "../../dataflows/tests/oracle/reference.rs"]
+mod reference;
 mod run;
 mod stub_elasticsearch;
 mod support;

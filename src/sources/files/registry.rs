@@ -304,13 +304,6 @@ impl Registry {
     fn add(&mut self, path: &Path, fingerprint: Fingerprint, head: Vec<u8>, metadata: &Metadata, initial: bool) {
         let identity: Arc<str> = fingerprint.to_string().into();
         let (mut from, mut to) = (0, None);
-        if !self.ranges.is_empty() {
-            let is_this = |range: &&FileRange| range.file == *identity || Path::new(&range.file) == path;
-            match self.ranges.iter().find(is_this) {
-                Some(range) => (from, to) = (range.from, range.to),
-                None => return,
-            }
-        }
         let number = match self.resumed.get(&identity) {
             Some((number, offset)) => {
                 from = *offset;
@@ -321,6 +314,14 @@ impl Registry {
                 self.next_number - 1
             }
         };
+        // A file that is passed over has a number all the same: the others keep theirs, and their documents their ids.
+        if !self.ranges.is_empty() {
+            let is_this = |range: &&FileRange| range.file == *identity || Path::new(&range.file) == path;
+            match self.ranges.iter().find(is_this) {
+                Some(range) => (from, to) = (range.from, range.to),
+                None => return,
+            }
+        }
         tracing::info!(path = %path.display(), partition = number, %identity, from, "file found");
         let info = PartitionInfo { topic: self.config.topic.as_str().into(), identity, number };
         let end = Arc::new(AtomicU64::new(metadata.len()));
