@@ -161,10 +161,7 @@ impl Running {
     /// Waits until it says where its API is.
     #[track_caller]
     pub fn api(&mut self) -> Api {
-        let line = self.expect_line("http://127.0.0.1:");
-        let port = line.split("http://127.0.0.1:").nth(1).expect("a port");
-        let digits = port.split(|c: char| !c.is_ascii_digit()).next().expect("a port");
-        Api { address: SocketAddr::from(([127, 0, 0, 1], digits.parse().expect("a port"))) }
+        Api::at(&self.expect_line("http://127.0.0.1:"))
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -210,6 +207,14 @@ pub struct Api {
 }
 
 impl Api {
+    /// The one whose address is in this line.
+    #[track_caller]
+    pub fn at(line: &str) -> Self {
+        let port = line.split("http://127.0.0.1:").nth(1).expect("a port");
+        let digits = port.split(|c: char| !c.is_ascii_digit()).next().expect("a port");
+        Self { address: SocketAddr::from(([127, 0, 0, 1], digits.parse().expect("a port"))) }
+    }
+
     /// The answer, if there is one and it is 200.
     pub fn get(&self, path: &str) -> Option<Value> {
         let mut stream = TcpStream::connect(self.address).ok()?;

@@ -55,7 +55,7 @@ fn admin<T>(request: impl AsyncFnOnce(&AdminClient<DefaultClientContext>, &Admin
         .unwrap()
 }
 
-fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+pub fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     for (name, value) in settings {
         new = new.set(name, value);

@@ -3,14 +3,26 @@
 // Helpers outside test functions are tests too.
 #![allow(clippy::unwrap_used)]
 
+// Some of what is shared is for the other tests only, here and below.
+#[allow(dead_code)]
+#[path = "../support/corpus.rs"]
+mod corpus;
 mod elasticsearch;
+mod engine;
 mod kafka;
+#[allow(dead_code)]
+#[path = "../it/support.rs"]
+mod process;
 #[path = "../support/reading.rs"]
 mod reading;
+#[allow(dead_code)]
+#[path = "../../dataflows/tests/oracle/reference.rs"]
+mod reference;
 mod support;
 
 fn main() -> std::process::ExitCode {
     let mut tests = kafka::tests();
     tests.extend(elasticsearch::tests());
+    tests.extend(engine::tests());
     support::run(&tests)
 }

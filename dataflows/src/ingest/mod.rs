@@ -60,6 +60,9 @@ pub struct ClockConfig {
     pub stall_after_ms: u64,
     /// How far a partition may be before the frontier.
     pub max_ahead_ms: u64,
+    /// Feeds without marks: when all that they give had arrived, by the wall clock. Without it, no event time of theirs
+    /// is too far ahead.
+    pub arrived_by_ms: Option<Millis>,
 }
 
 impl ClockConfig {
@@ -215,6 +218,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 ahead_limit,
                 max_future_ms: self.config.max_future_ms,
                 latest_event_ms: latest_arrival,
+                arrived_by_ms: self.config.arrived_by_ms.filter(|_| !self.feed.has_marks()),
                 budget: BUDGET,
             };
             let reading = partition.read(&mut self.path, limits, || self.feed.poll(index), &mut self.gathered);

@@ -26,6 +26,7 @@ pub fn clock_config() -> ClockConfig {
         idle_after_ms: 5_000,
         stall_after_ms: 300_000,
         max_ahead_ms: 20_000,
+        arrived_by_ms: None,
     }
 }
 
