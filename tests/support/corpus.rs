@@ -39,7 +39,7 @@ const START_MS: u64 = 1_700_000_000_000;
 /// 2100-01-01, 00:00 UTC.
 const FAR_FUTURE_MS: u64 = 4_102_444_800_000;
 
-/// Three partitions of `each` records: out of order, one in fifty broken, one from the future. Always the same.
+/// Three partitions of `each` records: out of order, one in fifty broken, a hundred from the future. Always the same.
 pub fn partitions(each: usize) -> Partitions {
     (0..3).map(|number| partition(number, each)).collect()
 }
@@ -59,7 +59,8 @@ fn partition(number: u64, each: usize) -> Vec<Vec<u8>> {
             1..5 => draw(30_000),
             _ => draw(1_500),
         };
-        let timestamp = if number == 1 && i == each / 2 { FAR_FUTURE_MS } else { now - behind };
+        let timestamp =
+            if number == 1 && (each / 2..each / 2 + 100).contains(&i) { FAR_FUTURE_MS } else { now - behind };
         let level = ["INFO", "INFO", "INFO", "WARN", "ERROR"][draw(5) as usize];
         let (service, path, status) = (draw(4), draw(5), [200, 200, 302, 404, 500][draw(5) as usize]);
         let (whole, thousandths) = (draw(900), draw(1_000));

@@ -47,6 +47,11 @@ const SINK_RETRY: Duration = Duration::from_millis(1);
 /// How often to offer a mark while nothing else wakes the worker.
 const MARK_OFFER: Duration = Duration::from_millis(200);
 
+/// The mark that covers a record is younger than the last one by less than this, as marks are about a second apart: a
+/// record that is ahead even so is a dead letter at once. Waiting for its mark would let a producer with a wrong clock
+/// slow its partition down to a record a second.
+const MARK_SLACK_MS: Millis = 10_000;
+
 /// The clock's limits. All durations in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockConfig {
@@ -208,16 +213,17 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 more = More::AfterSink;
                 break;
             }
-            let latest_arrival = match self.last_mark_ms {
-                Some(wall) => wall.saturating_add(self.config.max_future_ms),
-                None if self.feed.has_marks() => 0,
-                None => Millis::MAX,
+            let (latest_arrival, mark_slack_ms) = match self.last_mark_ms {
+                Some(wall) => (wall.saturating_add(self.config.max_future_ms), MARK_SLACK_MS),
+                None if self.feed.has_marks() => (0, Millis::MAX),
+                None => (Millis::MAX, 0),
             };
             let limits = partition::Limits {
                 tick_ms: self.config.tick_ms,
                 ahead_limit,
                 max_future_ms: self.config.max_future_ms,
                 latest_event_ms: latest_arrival,
+                mark_slack_ms,
                 arrived_by_ms: self.config.arrived_by_ms.filter(|_| !self.feed.has_marks()),
                 budget: BUDGET,
             };

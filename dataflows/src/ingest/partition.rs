@@ -19,6 +19,8 @@ pub(super) struct Limits {
     pub max_future_ms: u64,
     /// Later event times must wait for the next mark to be judged: the last mark's wall clock plus `max_future`.
     pub latest_event_ms: Millis,
+    /// Event times later than that by more than this need not wait.
+    pub mark_slack_ms: Millis,
     /// Without marks: when everything had arrived.
     pub arrived_by_ms: Option<Millis>,
     /// Records to read at the most.
@@ -123,6 +125,9 @@ impl<B: Batch> Partition<B> {
                 Ok(record) => {
                     let is_ahead = match raw.appended_ms.or(self.covering_mark_ms).or(limits.arrived_by_ms) {
                         Some(arrival) => record.timestamp_ms > arrival.saturating_add(limits.max_future_ms),
+                        None if record.timestamp_ms > limits.latest_event_ms.saturating_add(limits.mark_slack_ms) => {
+                            true
+                        }
                         None if record.timestamp_ms > limits.latest_event_ms => {
                             self.awaits_mark = true;
                             self.next_offset = raw.offset + 1;
