@@ -21,7 +21,8 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             let released = state.idle || state.stalled;
             self.positions.push(MarkPosition {
                 partition,
-                next_offset: state.next_offset,
+                // The record that awaits this mark is to be covered by it.
+                next_offset: state.next_offset + u64::from(state.awaits_mark),
                 at_end: state.at_end,
                 hold: if released { state.hold.max(hold) } else { state.hold },
             });

@@ -8,8 +8,11 @@
 //! frontier of that output is the frontier of the sources; it drops it when the input has ended. While partitions may
 //! still join, it keeps a spare one at the same place.
 //!
-//! Each activation reads a bounded number of records a partition. A full sink stops the reading. A record that cannot
-//! be used is a dead letter, never an error.
+//! Each activation reads a bounded number of records a partition. A full sink stops the reading; the next activation
+//! goes on with the partition that it stopped at. A record that cannot be used is a dead letter, never an error.
+//!
+//! The operator runs when the feed has something, when the frontier has moved, when the sink has room again (the last is
+//! for whoever made both to see to), and a few times a second in any case.
 //!
 //! - [`partition`]: one partition: its clock, and the loop over its records.
 //! - [`holds`]: idle and stalled partitions.
@@ -42,10 +45,8 @@ use partition::{Partition, Reading};
 
 /// Records read from a partition in one activation.
 const BUDGET: usize = 8_192;
-/// How soon to look again when the sink was full.
-const SINK_RETRY: Duration = Duration::from_millis(1);
-/// How often to offer a mark while nothing else wakes the worker.
-const MARK_OFFER: Duration = Duration::from_millis(200);
+/// How often to offer a mark, and to look after the sink, while nothing else wakes the worker.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// The mark that covers a record is younger than the last one by less than this, as marks are about a second apart: a
 /// record that is ahead even so is a dead letter at once. Waiting for its mark would let a producer with a wrong clock
@@ -115,6 +116,8 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     // An error here means that the worker is gone, and nothing is left to wake.
     feed.attach(Arc::new(move || _ = waker.activate()));
 
+    heartbeat(scope, activator.clone());
+
     let (updates, updates_stream) = builder.new_output();
     let (ends, ends_stream) = builder.new_output();
     let mut updates: OutputBuilder<Tick, CapacityContainerBuilder<Vec<ViewUpdate>>> = OutputBuilder::from(updates);
@@ -139,6 +142,7 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
             last_record_ms: 0,
             positions: Vec::new(),
             gathered: Vec::new(),
+            first: 0,
         };
         move |_frontiers| {
             let mut updates = updates.activate();
@@ -151,11 +155,8 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
                 }
                 return;
             }
-            match more {
-                More::Now => activator.activate(),
-                More::AfterSink => activator.activate_after(SINK_RETRY),
-                More::Later if state.feed.has_marks() => activator.activate_after(MARK_OFFER),
-                More::Later => {}
+            if more {
+                activator.activate();
             }
         }
     });
@@ -163,12 +164,17 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     Ingested { updates: updates_stream, ends: ends_stream, activator }
 }
 
-/// When the operator wants to run again.
-enum More {
-    Now,
-    AfterSink,
-    /// When the feed or the frontier has something new.
-    Later,
+/// Activates an operator a few times a second. An operator of its own: one that asked for its next activation whenever
+/// it runs would ask once more for each time that something else woke it, and be woken ever more often.
+fn heartbeat<'scope>(scope: Scope<'scope, Tick>, beaten: Activator) {
+    let builder = OperatorBuilder::new("heartbeat".to_owned(), scope);
+    let own = scope.activator_for(builder.operator_info().address);
+    builder.build(move |_| {
+        move |_| {
+            beaten.activate();
+            own.activate_after(HEARTBEAT);
+        }
+    });
 }
 
 struct Ingest<F: Feed, S> {
@@ -191,11 +197,13 @@ struct Ingest<F: Feed, S> {
     last_record_ms: Millis,
     positions: Vec<MarkPosition>,
     gathered: Vec<ViewUpdate>,
+    /// The partition to begin with: where a full sink stopped the last reading.
+    first: usize,
 }
 
 impl<F: Feed, S: RecordSink> Ingest<F, S> {
-    /// Reads once from every partition that may be read.
-    fn step(&mut self, mut send: impl FnMut(&Capability<Tick>, &mut Vec<ViewUpdate>)) -> More {
+    /// Reads once from every partition that may be read. Returns whether there may be more at once.
+    fn step(&mut self, mut send: impl FnMut(&Capability<Tick>, &mut Vec<ViewUpdate>)) -> bool {
         self.join();
         self.mark();
         let frontier = self.probe.with_frontier(|frontier| frontier.first().copied());
@@ -204,13 +212,15 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
         let ahead_of = frontier.unwrap_or(0).max(self.first_clock.unwrap_or(0));
         let ahead_limit = ahead_of.saturating_add(self.config.max_ahead());
-        let mut more = More::Later;
-        for (index, partition) in self.partitions.iter_mut().enumerate() {
+        let mut more = false;
+        for index in (self.first..self.partitions.len()).chain(0..self.first) {
+            let partition = &mut self.partitions[index];
             if partition.capability.is_none() {
                 continue;
             }
             if !self.path.sink.ready() {
-                more = More::AfterSink;
+                self.first = index;
+                more = false;
                 break;
             }
             let (latest_arrival, mark_slack_ms) = match self.last_mark_ms {
@@ -248,9 +258,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             if partition.ended {
                 partition.capability = None;
             }
-            if matches!(reading, Reading::Budget) {
-                more = More::Now;
-            }
+            more |= reading == Reading::Budget;
         }
         self.lower_bound();
         more

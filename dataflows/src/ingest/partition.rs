@@ -130,7 +130,6 @@ impl<B: Batch> Partition<B> {
                         }
                         None if record.timestamp_ms > limits.latest_event_ms => {
                             self.awaits_mark = true;
-                            self.next_offset = raw.offset + 1;
                             break Reading::AwaitsMark;
                         }
                         None => false,
@@ -150,10 +149,13 @@ impl<B: Batch> Partition<B> {
                 Err(error) => path.sink.dead_letter(&self.info, raw, error.reason, &error.detail),
             }
             self.covering_mark_ms = None;
-            self.next_offset = raw.offset + 1;
             batch.advance();
             budget -= 1;
         };
+        // What comes behind a record is known by the one that does: a line of a file is longer than its offset tells.
+        if let Some(raw) = self.batch.as_ref().and_then(Batch::current) {
+            self.next_offset = raw.offset;
+        }
         self.combiner.drain(out);
         let paused = reading == Reading::Ahead;
         self.moved |= budget < limits.budget || paused != self.paused;

@@ -1,6 +1,7 @@
 //! A log in memory, and sinks that keep everything.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use floodmark_dataflows::input::{
@@ -81,6 +82,47 @@ impl Feed for LogFeed {
     }
 
     fn mark(&mut self, _: &[MarkPosition]) -> Option<Millis> {
+        None
+    }
+}
+
+/// A live feed without partitions, which counts how often it is offered a mark.
+pub struct SilentFeed {
+    pub offers: Arc<AtomicUsize>,
+    pub ended: Arc<AtomicBool>,
+    /// Where the worker's waker goes.
+    pub waker: Arc<Mutex<Option<Waker>>>,
+}
+
+impl Feed for SilentFeed {
+    type Batch = MemoryBatch;
+
+    fn attach(&mut self, waker: Waker) {
+        *self.waker.lock().unwrap() = Some(waker);
+    }
+
+    fn joined(&mut self) -> Vec<PartitionInfo> {
+        Vec::new()
+    }
+
+    fn is_discovering(&self) -> bool {
+        false
+    }
+
+    fn is_live(&self) -> bool {
+        !self.ended.load(Ordering::SeqCst)
+    }
+
+    fn has_marks(&self) -> bool {
+        true
+    }
+
+    fn poll(&mut self, _: PartitionIndex) -> Option<PartitionEvent<MemoryBatch>> {
+        None
+    }
+
+    fn mark(&mut self, _: &[MarkPosition]) -> Option<Millis> {
+        self.offers.fetch_add(1, Ordering::SeqCst);
         None
     }
 }
@@ -190,7 +232,14 @@ impl RecordSink for SeenSink {
     fn lost(&mut self, _: &Arc<PartitionInfo>, _: u64, _: u64) {}
 
     fn progress(&mut self, partition: &Arc<PartitionInfo>, progress: PartitionProgress) {
-        self.0.lock().unwrap().progress.insert(partition.number, progress);
+        let mut seen = self.0.lock().unwrap();
+        let number = partition.number;
+        let of_partition = (number, 0)..=(number, u64::MAX);
+        let logged = seen.logged.range(of_partition.clone()).next_back().map(|((_, offset), _)| *offset);
+        let dead = seen.dead.range(of_partition).next_back().map(|((_, offset), _)| *offset);
+        let passed = logged.max(dead).map_or(0, |last| last + 1);
+        assert!(progress.next_offset <= passed, "{number}@{} is said to be passed in", progress.next_offset - 1);
+        seen.progress.insert(number, progress);
     }
 
     fn frontier(&mut self, _: Tick) {}
