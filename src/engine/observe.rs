@@ -10,6 +10,7 @@ use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::Verdict;
 use floodmark_dataflows::time::Tick;
 
+use super::shutdown::Shutdown;
 use crate::dead_letters::DeadLetterQueue;
 use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
@@ -59,6 +60,8 @@ pub(super) struct Observed<S> {
     pub board: Arc<ProgressBoard>,
     pub counts: Arc<RunCounts>,
     pub metrics: Arc<Metrics>,
+    pub writer: Writer,
+    pub shutdown: Shutdown,
     pub gathered: Gathered,
 }
 
@@ -89,7 +92,9 @@ impl<S> Observed<S> {
 
 impl<S: RecordSink> RecordSink for Observed<S> {
     fn ready(&mut self) -> bool {
-        self.sink.ready()
+        // After a failure of the store there will be no room any more: what was read is passed over, so that the run
+        // ends.
+        self.sink.ready() || self.shutdown.is_triggered() && self.writer.failed().is_some()
     }
 
     #[inline]

@@ -139,9 +139,9 @@ impl WithSource for Run<'_> {
             Some(_) => (0..cluster.processes).map(|process| process * cluster.workers).collect(),
             None => Vec::new(),
         };
-        let generation = match is_live {
-            true => next_generation(&config.data_dir)?,
-            false => 0,
+        let generation = match options.bare || options.replay.is_some() {
+            true => 0,
+            false => next_generation(&config.data_dir)?,
         };
         let ids = WindowIds::new(&config.view, generation, compiled.clock.tick_ms);
         let peers = cluster.processes * cluster.workers;
@@ -154,6 +154,8 @@ impl WithSource for Run<'_> {
                 board: board.clone(),
                 counts: counts.clone(),
                 metrics: metrics.clone(),
+                writer: writer.clone(),
+                shutdown: options.shutdown.clone(),
                 gathered: Gathered::default(),
             };
             parts.push(WorkerParts {
@@ -232,7 +234,8 @@ fn next_generation(data_dir: &Path) -> Result<u64, EngineError> {
     };
     std::fs::create_dir_all(data_dir).map_err(|error| failed("make the directory of", error))?;
     let next = last + 1;
-    let new = path.with_extension("new");
+    // Of its own: several processes may share the directory and start together.
+    let new = path.with_extension(format!("{}.new", std::process::id()));
     std::fs::write(&new, format!("{next}\n")).map_err(|error| failed("write", error))?;
     std::fs::rename(&new, &path).map_err(|error| failed("replace", error))?;
     Ok(next)

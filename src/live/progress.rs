@@ -104,13 +104,11 @@ impl ProgressBoard {
 
     /// A copy of all.
     pub fn snapshot(&self) -> ProgressSnapshot {
+        // First: what a worker read before it saw a frontier is then among the positions.
+        let frontiers = self.frontiers.lock().clone();
         let mut partitions: Vec<_> = self.partitions.lock().iter().map(|(p, state)| (p.clone(), *state)).collect();
         partitions.sort_by(|(a, _), (b, _)| (&a.topic, a.number, &a.identity).cmp(&(&b.topic, b.number, &b.identity)));
-        ProgressSnapshot {
-            partitions,
-            frontiers: self.frontiers.lock().clone(),
-            indexed_through: self.indexed_through(),
-        }
+        ProgressSnapshot { partitions, frontiers, indexed_through: self.indexed_through() }
     }
 }
 

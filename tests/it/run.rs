@@ -65,6 +65,24 @@ fn sigterm_writes_what_was_read_and_exits_0() {
 }
 
 #[test]
+fn a_store_that_fails_ends_the_run_with_an_error() {
+    let dir = Dir::new();
+    dir.file("in.log", &records(1_000));
+    dir.file("floodmark.toml", &TO_FILES.replace("logs.ndjson", "/dev/full"));
+    dir.command(&["run", "--until-end"]).run().expect_code(1);
+}
+
+#[test]
+fn a_paced_generated_log_ends_after_its_last_record() {
+    let dir = Dir::new();
+    let generator = "[source.generator]\ncount = 500\nrate = 2000\n";
+    let store = TO_FILES.split_once("[store").expect("a store").1;
+    dir.file("floodmark.toml", &format!("{generator}[store{store}"));
+    dir.command(&["run", "--until-end"]).run().expect_code(0);
+    assert_eq!(lines(&dir, "logs.ndjson").len(), 500);
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let dir = Dir::new();
     dir.file("in.log", &records(2_000));

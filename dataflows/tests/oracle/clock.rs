@@ -11,7 +11,7 @@ use floodmark_dataflows::output::{Reason, WindowDocument};
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::windows::Publish;
 
-use crate::memory::{MemoryBatch, ScriptFeed, SilentFeed, Seen, SeenSink, Step, partition};
+use crate::memory::{MemoryBatch, ScriptFeed, Seen, SeenSink, SilentFeed, Step, partition};
 use crate::windows::{Setup, clock_config, setup, views};
 
 const T0: Millis = 1_700_000_000_000;
