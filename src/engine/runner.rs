@@ -21,7 +21,7 @@ use super::workers::{WorkerParts, execute};
 use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
 use crate::config::Config;
-use crate::dead_letters::DeadLetterQueue;
+use crate::dead_letters::{DeadLetterQueue, DeadLettersConfig, Place};
 use crate::live::LiveView;
 use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
@@ -65,11 +65,13 @@ fn open_dead_letters(
     replay: Option<&Replay>,
     store: Arc<dyn Store>,
 ) -> Result<Arc<DeadLetterQueue>, EngineError> {
-    let directory = match replay {
-        Some(Replay { target: ReplayTarget::Directory(directory), .. }) => directory,
-        _ => &config.data_dir,
+    // Those of a replay go where its documents go, not among those of the live run.
+    let place = |to| DeadLettersConfig { to, file: DeadLettersConfig::default().file, ..config.dead_letters.clone() };
+    let opened = match replay.map(|replay| &replay.target) {
+        None => config.dead_letters.start(&config.data_dir, store),
+        Some(ReplayTarget::Directory(directory)) => place(Place::File).start(directory, store),
+        Some(ReplayTarget::Prefix(_)) => place(Place::Index).start(&config.data_dir, store),
     };
-    let opened = config.dead_letters.start(directory, store);
     opened.map_err(|error| EngineError::Process(format!("dead letters: {error}")))
 }
 

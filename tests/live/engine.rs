@@ -51,12 +51,19 @@ impl Indices {
         })
     }
 
-    /// Every document of a kind (`logs`, `windows`).
+    /// Those of a replay with a prefix of its own.
+    fn of_replay(&self) -> Self {
+        let mut indices = Self::new("");
+        indices.prefix = format!("replay-{}", self.prefix);
+        indices
+    }
+
+    /// Every document of a kind (`logs`, `windows`, `dead-letters`).
     fn all(&self, kind: &str) -> Vec<Value> {
-        self.send(Method::Post, &format!("/{}-{kind}-*/_refresh", self.prefix), None);
+        self.send(Method::Post, &format!("/{}-{kind}*/_refresh", self.prefix), None);
         let mut answer = self.send(
             Method::Post,
-            &format!("/{}-{kind}-*/_search?scroll=1m", self.prefix),
+            &format!("/{}-{kind}*/_search?scroll=1m", self.prefix),
             Some(r#"{"size":10000,"sort":["_doc"]}"#),
         );
         let mut found = Vec::new();
@@ -136,7 +143,7 @@ fn everything_goes_from_the_topic_to_the_indices_once() {
 
     let bounded = Indices::new("bounded");
     let file = dir.file("bounded.toml", &config(&topic, &bounded));
-    let numbered = |records: &Vec<Vec<u8>>| (0..).zip(records.iter().cloned()).collect();
+    let numbered = |records: &Vec<Vec<u8>>| -> Vec<_> { (0..).zip(records.iter().cloned()).collect() };
     let placed: Vec<_> = partitions.iter().map(numbered).collect();
     let expected = Outcome::expected(&file, &topic, &placed);
     assert_eq!(expected.documents.len() + expected.dead.len(), 3 * EACH);
@@ -146,6 +153,20 @@ fn everything_goes_from_the_topic_to_the_indices_once() {
     assert_same("until the end", "window", &windows.collect(), &parsed(&expected.windows));
     let dead = Outcome::read(&[&dir.path().join(&bounded.prefix)]).dead;
     assert_same("until the end", "dead letter", &dead, &expected.dead);
+    assert_eq!(committed(&bounded.prefix, &topic), offsets);
+
+    let range = format!("{topic}:0=100..1100,{topic}:1=3000..3500");
+    dir.command(&["run", "-c", "bounded.toml", "--from", &range, "--prefix", "replay-"]).run().expect_code(0);
+    let ranges = [placed[0][100..1_100].to_vec(), placed[1][3_000..3_500].to_vec()];
+    let replayed = Outcome::expected(&file, &topic, &ranges);
+    let indices = bounded.of_replay();
+    indices.assert_documents("the replay", &replayed);
+    let windows = indices.all("windows").into_iter().map(|window| (window_place(&window), window));
+    assert_same("the replay", "window", &windows.collect(), &parsed(&replayed.windows));
+    assert_eq!(indices.all("dead-letters").len(), replayed.dead.len());
+    bounded.assert_documents("after the replay", &expected);
+    let after = Outcome::read(&[&dir.path().join(&bounded.prefix)]).dead;
+    assert_same("after the replay", "dead letter", &after, &expected.dead);
     assert_eq!(committed(&bounded.prefix, &topic), offsets);
 
     let live = Indices::new("unbounded");
