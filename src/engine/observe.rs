@@ -14,6 +14,7 @@ use super::shutdown::Shutdown;
 use crate::dead_letters::DeadLetterQueue;
 use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
+use crate::stores::Store;
 use crate::stores::writer::Writer;
 
 /// What this process's workers read and found.
@@ -138,8 +139,15 @@ impl<S: RecordSink> RecordSink for Observed<S> {
 }
 
 /// Plugs what a run counts into its metrics.
-pub(super) fn watch(metrics: &Metrics, counts: Arc<RunCounts>, writer: Writer, dead_letters: Arc<DeadLetterQueue>) {
+pub(super) fn watch(
+    metrics: &Metrics,
+    counts: Arc<RunCounts>,
+    writer: Writer,
+    dead_letters: Arc<DeadLetterQueue>,
+    store: Arc<dyn Store>,
+) {
     metrics.collect(move |samples| {
+        store.metrics(samples);
         let stats = writer.stats();
         let count = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
         let size = |value: &AtomicUsize| value.load(Ordering::Relaxed) as f64;

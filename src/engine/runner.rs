@@ -108,7 +108,7 @@ impl WithSource for Run<'_> {
         let served = Arc::new(Notify::new());
         let metrics = Arc::new(Metrics::default());
         metrics.watch_progress(board.clone(), compiled.clock.tick_ms);
-        observe::watch(&metrics, counts.clone(), writer.clone(), dead_letters.clone());
+        observe::watch(&metrics, counts.clone(), writer.clone(), dead_letters.clone(), store.clone());
 
         let server = match &live {
             Some(live) => {

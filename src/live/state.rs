@@ -91,6 +91,8 @@ struct KeyState {
 pub(super) struct ViewState {
     view: View,
     tick_ms: u64,
+    /// The key for all others: it has as many values as any other.
+    other: Key,
     /// The default hasher: key values come from outside and might be chosen to collide.
     ids: HashMap<Key, KeyId>,
     keys: Vec<Option<KeyState>>,
@@ -107,6 +109,7 @@ pub(super) struct ViewState {
 impl ViewState {
     pub(super) fn new(view: View, tick_ms: u64) -> Self {
         Self {
+            other: Key::from_values(&vec![OTHER; view.key.len()]),
             view,
             tick_ms,
             ids: HashMap::new(),
@@ -183,7 +186,7 @@ impl ViewState {
     }
 
     fn count_other(&mut self, time: Tick, totals: &Totals) {
-        let other = self.id_of(Key(OTHER.into()), time);
+        let other = self.id_of(self.other.clone(), time);
         if let Some(state) = &mut self.keys[other as usize] {
             state.totals.add(totals);
         }
@@ -208,7 +211,7 @@ impl ViewState {
     /// When a key leaves if nothing more comes: after `forget_after`, and never before its windows are gone. The key
     /// for all others stays.
     fn leaves_at(&self, id: KeyId) -> Option<Millis> {
-        let state = self.keys[id as usize].as_ref().filter(|state| &*state.key.0 != OTHER)?;
+        let state = self.keys[id as usize].as_ref().filter(|state| state.key != self.other)?;
         let last_window_gone = self.tick_ms + self.view.width_ms + self.view.retention_ms;
         Some(self.ms(state.changed).saturating_add(self.view.forget_after_ms.max(last_window_gone)))
     }

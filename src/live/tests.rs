@@ -221,6 +221,20 @@ fn memory_is_given_back_when_windows_are_gone() {
 }
 
 #[test]
+fn the_key_for_all_others_has_a_value_for_each_field() {
+    let mut two_fields = view("v", 10, 10);
+    two_fields.key.push("path".into());
+    let live = Arc::new(LiveView::new(vec![two_fields], TICK_MS, 0));
+    let mut writer = live.writer();
+    let aggregate = aggregate(&mut ChaCha8Rng::seed_from_u64(1), 1_000_000);
+    let key = Key::from_values(&["a", "/x"]);
+    writer.apply(1_001, vec![ViewUpdate { view: 0, pane: Some(1_000_000), key, time: 1_000, aggregate }]);
+    writer.apply(2_000, Vec::new());
+    let keys = live.keys(0, &KeyFilter::All, 0, 10).unwrap().value.keys;
+    assert_eq!(keys.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [Key::from_values(&[OTHER, OTHER])]);
+}
+
+#[test]
 fn nothing_is_known_before_the_first_advance() {
     let live = LiveView::new(vec![view("v", 10, 10)], TICK_MS, 0);
     assert_eq!(

@@ -14,6 +14,8 @@ use floodmark_dataflows::output::WindowDocument;
 use floodmark_dataflows::time::Millis;
 use serde_json::value::RawValue;
 
+use crate::metrics::Samples;
+
 /// Log documents of one partition in offset order, ready to be stored.
 #[derive(Debug)]
 pub struct LogBatch {
@@ -145,6 +147,9 @@ pub trait Store: Send + Sync + 'static {
             "the store {name} has no place for dead letters ({count} waiting): write them to a file or a Kafka topic"
         )))
     }
+
+    /// Adds what only this store counts to the metrics. Asked at each scrape; must not block.
+    fn metrics(&self, _samples: &mut Samples) {}
 
     /// Searches log documents.
     async fn search_logs(&self, query: &LogQuery) -> Result<LogPage, StoreError>;

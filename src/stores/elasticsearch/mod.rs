@@ -32,6 +32,7 @@ mod templates;
 
 use std::sync::Arc;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -45,6 +46,7 @@ pub use self::deliver::Counters;
 use self::deliver::Delivery;
 use self::index::Day;
 use super::{DeadLetterWrite, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use crate::metrics::Samples;
 
 /// How often old indices are looked for.
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
@@ -211,6 +213,23 @@ impl Store for ElasticsearchStore {
         let patience = Some(timeout + Duration::from_secs(5));
         let reply = self.shared.client.send(Method::Post, &path, &parameters, Payload::Json(body), patience).await?;
         search::page(query, &reply)
+    }
+
+    fn metrics(&self, samples: &mut Samples) {
+        let Counters { requests, bytes, stored, superseded, rejected, retried, failed_requests, split_requests } =
+            self.counters();
+        for (name, help, count) in [
+            ("elasticsearch_requests", "Bulk requests sent", requests),
+            ("elasticsearch_request_bytes", "Bytes of their bodies, as sent", bytes),
+            ("elasticsearch_stored", "Documents stored", stored),
+            ("elasticsearch_superseded", "Window documents in whose place a newer version stands", superseded),
+            ("elasticsearch_rejected", "Documents refused for good", rejected),
+            ("elasticsearch_retried", "Documents sent again", retried),
+            ("elasticsearch_failed_requests", "Requests that failed as a whole", failed_requests),
+            ("elasticsearch_split_requests", "Requests halved for being too large", split_requests),
+        ] {
+            samples.counter(name, help, &[], count.load(Ordering::Relaxed) as f64);
+        }
     }
 
     async fn health(&self) -> Result<String, StoreError> {

@@ -39,6 +39,7 @@ use self::indexer::{Indexer, Job, Readers};
 use self::schema::Fields;
 use self::windows::WindowFiles;
 use super::{LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use crate::metrics::Samples;
 
 /// A store of documents on local disk.
 pub struct EmbeddedStore {
@@ -137,6 +138,11 @@ impl Store for EmbeddedStore {
     async fn write_windows(&self, windows: Vec<WindowWrite>) -> Result<(), StoreError> {
         let files = self.windows.clone();
         blocking(move || files.lock().write(&windows)).await
+    }
+
+    fn metrics(&self, samples: &mut Samples) {
+        let help = "Log documents not stored since they were older than the retention when they came";
+        samples.counter("store_expired_documents", help, &[], self.expired() as f64);
     }
 
     async fn search_logs(&self, query: &LogQuery) -> Result<LogPage, StoreError> {
