@@ -116,8 +116,6 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     // An error here means that the worker is gone, and nothing is left to wake.
     feed.attach(Arc::new(move || _ = waker.activate()));
 
-    heartbeat(scope, activator.clone());
-
     let (updates, updates_stream) = builder.new_output();
     let (ends, ends_stream) = builder.new_output();
     let mut updates: OutputBuilder<Tick, CapacityContainerBuilder<Vec<ViewUpdate>>> = OutputBuilder::from(updates);
@@ -157,24 +155,13 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
             }
             if more {
                 activator.activate();
+            } else {
+                activator.activate_after(HEARTBEAT);
             }
         }
     });
     let activator = scope.activator_for(info.address);
     Ingested { updates: updates_stream, ends: ends_stream, activator }
-}
-
-/// Activates an operator a few times a second. An operator of its own: one that asked for its next activation whenever
-/// it runs would ask once more for each time that something else woke it, and be woken ever more often.
-fn heartbeat<'scope>(scope: Scope<'scope, Tick>, beaten: Activator) {
-    let builder = OperatorBuilder::new("heartbeat".to_owned(), scope);
-    let own = scope.activator_for(builder.operator_info().address);
-    builder.build(move |_| {
-        move |_| {
-            beaten.activate();
-            own.activate_after(HEARTBEAT);
-        }
-    });
 }
 
 struct Ingest<F: Feed, S> {

@@ -1,17 +1,15 @@
 //! The event clock, step by step: idle and stalled partitions, silence, and clocks gone mad.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use floodmark_dataflows::dataflow::{Computation, build};
 use floodmark_dataflows::ingest::RecordPath;
-use floodmark_dataflows::input::{MarkPosition, PartitionEvent, PartitionIndex, Waker};
+use floodmark_dataflows::input::{MarkPosition, PartitionEvent, PartitionIndex};
 use floodmark_dataflows::output::{Reason, WindowDocument};
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::windows::Publish;
 
-use crate::memory::{MemoryBatch, ScriptFeed, Seen, SeenSink, SilentFeed, Step, partition};
+use crate::memory::{MemoryBatch, ScriptFeed, Seen, SeenSink, Step, partition};
 use crate::windows::{Setup, clock_config, setup, views};
 
 const T0: Millis = 1_700_000_000_000;
@@ -162,39 +160,4 @@ fn a_record_from_the_future_is_a_dead_letter_and_moves_no_clock() {
     assert_eq!(outcome.seen.logged.len(), 5);
     assert_eq!(outcome.seen.progress[&0].clock, Some(T0 / 1_000 + 70));
     assert!(outcome.marks.iter().any(|(_, positions)| positions[0].next_offset == 3), "the mark covered the record");
-}
-
-#[test]
-fn being_woken_often_does_not_make_a_worker_wake_itself_more_often() {
-    let (offers, ended) = <(Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
-    let waker: Arc<Mutex<Option<Waker>>> = Arc::default();
-    let offered = offers.clone();
-    timely::execute_directly(move |worker| {
-        let Setup { decoder, rules, views } = setup(&views());
-        let feed = SilentFeed { offers: offers.clone(), ended: ended.clone(), waker: waker.clone() };
-        let out = SeenSink::default();
-        let computation = Computation { views, clock: clock_config(), publish: Publish::Final, live_workers: vec![] };
-        let path = RecordPath { decoder, rules, sink: out.clone() };
-        let probe = build(worker, &computation, feed, path, out, None::<SeenSink>);
-        let wake = waker.lock().unwrap().clone().unwrap();
-        // As a source does whose records come one by one.
-        for _ in 0..100 {
-            wake();
-            worker.step_or_park(Some(Duration::from_millis(2)));
-            worker.step_or_park(Some(Duration::from_millis(2)));
-        }
-        let before = offers.swap(0, Ordering::SeqCst);
-        assert!(before >= 50, "{before} offers: it was woken");
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(900) {
-            worker.step_or_park(Some(Duration::from_millis(100)));
-        }
-        ended.store(true, Ordering::SeqCst);
-        wake();
-        while !probe.done() {
-            worker.step_or_park(Some(Duration::from_millis(100)));
-        }
-    });
-    let offered = offered.load(Ordering::SeqCst);
-    assert!((2..=12).contains(&offered), "{offered} offers in 0.9 s without anybody waking the worker");
 }

@@ -1,7 +1,6 @@
 //! A log in memory, and sinks that keep everything.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use floodmark_dataflows::input::{
@@ -82,47 +81,6 @@ impl Feed for LogFeed {
     }
 
     fn mark(&mut self, _: &[MarkPosition]) -> Option<Millis> {
-        None
-    }
-}
-
-/// A live feed without partitions, which counts how often it is offered a mark.
-pub struct SilentFeed {
-    pub offers: Arc<AtomicUsize>,
-    pub ended: Arc<AtomicBool>,
-    /// Where the worker's waker goes.
-    pub waker: Arc<Mutex<Option<Waker>>>,
-}
-
-impl Feed for SilentFeed {
-    type Batch = MemoryBatch;
-
-    fn attach(&mut self, waker: Waker) {
-        *self.waker.lock().unwrap() = Some(waker);
-    }
-
-    fn joined(&mut self) -> Vec<PartitionInfo> {
-        Vec::new()
-    }
-
-    fn is_discovering(&self) -> bool {
-        false
-    }
-
-    fn is_live(&self) -> bool {
-        !self.ended.load(Ordering::SeqCst)
-    }
-
-    fn has_marks(&self) -> bool {
-        true
-    }
-
-    fn poll(&mut self, _: PartitionIndex) -> Option<PartitionEvent<MemoryBatch>> {
-        None
-    }
-
-    fn mark(&mut self, _: &[MarkPosition]) -> Option<Millis> {
-        self.offers.fetch_add(1, Ordering::SeqCst);
         None
     }
 }
