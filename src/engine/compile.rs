@@ -10,7 +10,6 @@ use floodmark_dataflows::view::{View, ViewId};
 use floodmark_dataflows::view_config::{Mistake, TimeConfig, ViewConfig};
 
 use crate::config::{self, Config};
-use crate::sources::wall_clock_ms;
 
 /// The view that is added when no configured one has the key `service_name` alone and takes every record: it supplies
 /// the totals by service. Its name keeps it out of the lists, and its windows out of the store.
@@ -45,7 +44,7 @@ pub(super) fn compile(config: &Config) -> Result<Compiled, Vec<Mistake>> {
         idle_after_ms: time.idle_after.as_millis(),
         stall_after_ms: time.stall_after.as_millis(),
         max_ahead_ms: time.max_ahead.as_millis(),
-        arrived_by_ms: Some(wall_clock_ms()),
+        arrived_by_ms: None,
     };
     Ok(Compiled {
         decoder: Decoder::new(schema),

@@ -37,10 +37,11 @@ const DEAD_LETTER_PATIENCE: std::time::Duration = std::time::Duration::from_secs
 const GENERATION_FILE: &str = "generation";
 
 pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport, EngineError> {
-    let compiled = compile(config).map_err(|mistakes| {
+    let mut compiled = compile(config).map_err(|mistakes| {
         let texts: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         EngineError::Usage(texts.join("; "))
     })?;
+    compiled.clock.arrived_by_ms = (!options.bare).then(wall_clock_ms);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .thread_name("floodmark-io")
