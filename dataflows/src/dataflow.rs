@@ -7,12 +7,14 @@
 //!             └──► copy per process ──► live
 //! ```
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::{self, Probe};
+use timely::scheduling::Activator;
 use timely::worker::Worker;
 
 use crate::clocks::ClockBoard;
@@ -37,8 +39,16 @@ pub struct Computation {
     pub live_workers: Vec<usize>,
 }
 
-/// Builds the dataflow on a worker. The result shows the frontier up to which everything is published, and is done when
-/// the input has ended and all is published.
+/// The dataflow of a worker.
+pub struct Dataflow {
+    /// The frontier up to which everything is published; done when the input has ended and all is published.
+    pub probe: probe::Handle<Tick>,
+    /// The source operator. Activate it a few times a second, or it offers no marks while nothing comes in: in here is no
+    /// clock to do so.
+    pub source: Rc<Activator>,
+}
+
+/// Builds the dataflow on a worker.
 pub fn build<F, S, W, L>(
     worker: &mut Worker,
     computation: &Computation,
@@ -46,7 +56,7 @@ pub fn build<F, S, W, L>(
     path: RecordPath<S>,
     mut publisher: W,
     live_sink: Option<L>,
-) -> probe::Handle<Tick>
+) -> Dataflow
 where
     F: Feed + 'static,
     S: RecordSink + 'static,
@@ -58,6 +68,8 @@ where
         let probe = probe::Handle::new();
         let Computation { views, clock, publish, live_workers } = computation;
         let Ingested { updates, ends, activator } = ingest(scope, feed, path, views, *clock, board, probe.clone());
+        let activator = Rc::new(activator);
+        let source = activator.clone();
         if !live_workers.is_empty() {
             live(updates.clone(), ends.clone(), live_workers.clone(), live_sink);
         }
@@ -72,6 +84,6 @@ where
                     activator.activate();
                 }
             });
-        probe
+        Dataflow { probe, source }
     })
 }

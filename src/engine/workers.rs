@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::dataflow::{Computation, build};
+use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::input::Feed;
 use floodmark_dataflows::output::{LiveSink, RecordSink, WindowSink};
@@ -16,6 +16,8 @@ use crate::config::ClusterConfig;
 
 /// How long a worker parks when nothing wakes it.
 const PARK: Duration = Duration::from_millis(100);
+/// How often the source operator looks after marks and the sink while nothing comes in.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 /// The first port where processes on one host meet, if none are configured: timely's usual one.
 const FIRST_PORT: usize = 2101;
 
@@ -49,9 +51,14 @@ where
         let Some(parts) = parts[worker.index() - first].lock().take() else { return };
         let _alarm = Alarm(failed.clone());
         let WorkerParts { feed, path, windows, live } = parts;
-        let probe = build(worker, &computation, feed, path, windows, live);
+        let Dataflow { probe, source } = build(worker, &computation, feed, path, windows, live);
+        let mut last_beat = Instant::now();
         while !probe.done() {
             worker.step_or_park(Some(PARK));
+            if last_beat.elapsed() >= HEARTBEAT {
+                last_beat = Instant::now();
+                source.activate();
+            }
             if failed.load(Ordering::SeqCst) {
                 // The frontier will not move any more without the worker that panicked.
                 for dataflow in worker.installed_dataflows() {

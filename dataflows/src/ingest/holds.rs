@@ -22,7 +22,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             self.positions.push(MarkPosition {
                 partition,
                 // The record that awaits this mark is to be covered by it.
-                next_offset: state.next_offset + u64::from(state.awaits_mark),
+                next_offset: state.arrived_offset(),
                 at_end: state.at_end,
                 hold: if released { state.hold.max(hold) } else { state.hold },
             });

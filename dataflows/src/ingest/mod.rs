@@ -22,7 +22,6 @@ mod partition;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Capability;
@@ -45,14 +44,6 @@ use partition::{Partition, Reading};
 
 /// Records read from a partition in one activation.
 const BUDGET: usize = 8_192;
-/// How often to offer a mark, and to look after the sink, while nothing else wakes the worker.
-const HEARTBEAT: Duration = Duration::from_millis(200);
-
-/// The mark that covers a record is younger than the last one by less than this, as marks are about a second apart: a
-/// record that is ahead even so is a dead letter at once. Waiting for its mark would let a producer with a wrong clock
-/// slow its partition down to a record a second.
-const MARK_SLACK_MS: Millis = 10_000;
-
 /// The clock's limits. All durations in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockConfig {
@@ -95,7 +86,8 @@ pub struct Ingested<'scope> {
     pub updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
     /// The highest timestamp reached, once this worker's input has ended. Its frontier is that of the sources.
     pub ends: Stream<'scope, Tick, Vec<Tick>>,
-    /// To be activated when the probe has moved: a partition may have been too far ahead of it.
+    /// To be activated when the probe has moved, as a partition may have been too far ahead of it; and a few times a
+    /// second, as marks are offered and the sink is looked after then.
     pub activator: Activator,
 }
 
@@ -155,8 +147,6 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
             }
             if more {
                 activator.activate();
-            } else {
-                activator.activate_after(HEARTBEAT);
             }
         }
     });
@@ -197,8 +187,6 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         if let Some(frontier) = frontier {
             self.path.sink.frontier(frontier);
         }
-        let ahead_of = frontier.unwrap_or(0).max(self.first_clock.unwrap_or(0));
-        let ahead_limit = ahead_of.saturating_add(self.config.max_ahead());
         let mut more = false;
         for index in (self.first..self.partitions.len()).chain(0..self.first) {
             let partition = &mut self.partitions[index];
@@ -210,17 +198,19 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 more = false;
                 break;
             }
-            let (latest_arrival, mark_slack_ms) = match self.last_mark_ms {
-                Some(wall) => (wall.saturating_add(self.config.max_future_ms), MARK_SLACK_MS),
-                None if self.feed.has_marks() => (0, Millis::MAX),
-                None => (Millis::MAX, 0),
+            let ahead_limit = self
+                .first_clock
+                .map_or(Tick::MAX, |first| frontier.unwrap_or(0).max(first).saturating_add(self.config.max_ahead()));
+            let latest_event_ms = match self.last_mark_ms {
+                Some(wall) => wall.saturating_add(self.config.max_future_ms),
+                None if self.feed.has_marks() => 0,
+                None => Millis::MAX,
             };
             let limits = partition::Limits {
                 tick_ms: self.config.tick_ms,
                 ahead_limit,
                 max_future_ms: self.config.max_future_ms,
-                latest_event_ms: latest_arrival,
-                mark_slack_ms,
+                latest_event_ms,
                 arrived_by_ms: self.config.arrived_by_ms.filter(|_| !self.feed.has_marks()),
                 budget: BUDGET,
             };

@@ -19,8 +19,6 @@ pub(super) struct Limits {
     pub max_future_ms: u64,
     /// Later event times must wait for the next mark to be judged: the last mark's wall clock plus `max_future`.
     pub latest_event_ms: Millis,
-    /// Event times later than that by more than this need not wait.
-    pub mark_slack_ms: Millis,
     /// Without marks: when everything had arrived.
     pub arrived_by_ms: Option<Millis>,
     /// Records to read at the most.
@@ -56,8 +54,9 @@ pub(super) struct Partition<B> {
     pub stalled: bool,
     /// The wall clock of the first mark since which it has been at its end or unreachable without a break.
     pub quiet_since_ms: Option<Millis>,
-    /// A record awaits a mark; the wall clock of that mark once it is there.
+    /// A record awaits a mark.
     pub awaits_mark: bool,
+    /// The wall clock of the mark that covers the rest of the batch: all of it had arrived when that was made.
     pub covering_mark_ms: Option<Millis>,
     /// Read something since the last mark.
     pub read_since_mark: bool,
@@ -116,6 +115,7 @@ impl<B: Batch> Partition<B> {
             let Some(raw) = batch.current() else {
                 self.next_offset = batch.next_offset();
                 self.batch = None;
+                self.covering_mark_ms = None;
                 continue;
             };
             if budget == 0 {
@@ -125,9 +125,6 @@ impl<B: Batch> Partition<B> {
                 Ok(record) => {
                     let is_ahead = match raw.appended_ms.or(self.covering_mark_ms).or(limits.arrived_by_ms) {
                         Some(arrival) => record.timestamp_ms > arrival.saturating_add(limits.max_future_ms),
-                        None if record.timestamp_ms > limits.latest_event_ms.saturating_add(limits.mark_slack_ms) => {
-                            true
-                        }
                         None if record.timestamp_ms > limits.latest_event_ms => {
                             self.awaits_mark = true;
                             break Reading::AwaitsMark;
@@ -148,7 +145,6 @@ impl<B: Batch> Partition<B> {
                 }
                 Err(error) => path.sink.dead_letter(&self.info, raw, error.reason, &error.detail),
             }
-            self.covering_mark_ms = None;
             batch.advance();
             budget -= 1;
         };
@@ -161,6 +157,14 @@ impl<B: Batch> Partition<B> {
         self.moved |= budget < limits.budget || paused != self.paused;
         self.paused = paused;
         reading
+    }
+
+    /// Where a mark may cover the partition to: everything that arrived, so that one mark is enough for a batch.
+    pub fn arrived_offset(&self) -> u64 {
+        match &self.batch {
+            Some(batch) if self.awaits_mark => batch.next_offset(),
+            _ => self.next_offset,
+        }
     }
 
     fn take<S: RecordSink>(&mut self, event: PartitionEvent<B>, path: &mut RecordPath<S>) {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use floodmark_dataflows::dataflow::{Computation, build};
+use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::input::{MarkPosition, PartitionEvent, PartitionIndex};
 use floodmark_dataflows::output::{Reason, WindowDocument};
@@ -64,7 +64,7 @@ fn play(partitions: i32, steps: Vec<Step>) -> Outcome {
         let publish = Publish::Live { open_every_ms: 1_000_000_000 };
         let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![] };
         let path = RecordPath { decoder, rules, sink: out.clone() };
-        let probe = build(worker, &computation, feed, path, out, None::<SeenSink>);
+        let Dataflow { probe, .. } = build(worker, &computation, feed, path, out, None::<SeenSink>);
         while !probe.done() {
             worker.step_or_park(Some(std::time::Duration::from_millis(1)));
         }
@@ -160,4 +160,13 @@ fn a_record_from_the_future_is_a_dead_letter_and_moves_no_clock() {
     assert_eq!(outcome.seen.logged.len(), 5);
     assert_eq!(outcome.seen.progress[&0].clock, Some(T0 / 1_000 + 70));
     assert!(outcome.marks.iter().any(|(_, positions)| positions[0].next_offset == 3), "the mark covered the record");
+}
+
+#[test]
+fn one_mark_is_enough_for_a_batch() {
+    let far = [1_000_000, 2_000_000, 3_000_000];
+    let steps = vec![mark(0), records(0, 0, &[&[0][..], &far, &[5]].concat()), mark(1)];
+    let outcome = play(1, steps);
+    assert_eq!(outcome.seen.dead.into_keys().collect::<Vec<_>>(), [(0, 1), (0, 2), (0, 3)]);
+    assert_eq!(outcome.seen.logged.into_keys().collect::<Vec<_>>(), [(0, 0), (0, 4)]);
 }
