@@ -152,7 +152,7 @@ pub struct WindowDocument {
     /// The allowed lateness is over: only late records change the window from here on.
     #[serde(rename = "final")]
     pub is_final: bool,
-    /// The event-clock time of the last change shown.
+    /// The event-clock time that the state shown is of: everything before it is in.
     pub as_of: Millis,
 }
 

@@ -371,7 +371,7 @@ impl ViewState {
         let state = WindowState {
             revision: self.revisions.get(&start).and_then(|of| of.get(&id)).map_or(0, |revision| revision.count),
             is_final: final_at <= now,
-            as_of_ms: self.ms(changed).max(reached),
+            as_of_ms: self.ms(changed + 1).max(reached),
         };
         Some(Row { key: self.keys[id as usize].as_ref()?.key.clone(), start, aggregate, state })
     }

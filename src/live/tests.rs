@@ -64,7 +64,7 @@ fn expected_windows(view: &View, frontier: Tick, updates: &[ViewUpdate]) -> Vec<
             updates.iter().for_each(|update| sum.plus_equals(&update.aggregate));
             let ticks: BTreeSet<Tick> = updates.iter().map(|update| update.time).collect();
             let late = ticks.iter().filter(|&&time| view.final_at(start) <= time * TICK_MS).count();
-            let mut as_of_ms = ticks.last().unwrap() * TICK_MS;
+            let mut as_of_ms = (ticks.last().unwrap() + 1) * TICK_MS;
             for at in [view.end_of(start), view.final_at(start)] {
                 as_of_ms = if at <= now { as_of_ms.max(at) } else { as_of_ms };
             }

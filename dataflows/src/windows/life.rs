@@ -233,7 +233,9 @@ impl Windows {
             for (key, aggregate) in sums {
                 let late = self.late.get(&(window, key.clone())).copied().unwrap_or_default();
                 let is_final = now >= view.final_at(window.1);
-                let as_of_ms = if is_final { view.final_at(window.1).max(late.last * self.tick_ms) } else { now };
+                // What a tick changed is there once the tick is over: later than the document that it corrects.
+                let changed_ms = (late.last + 1) * self.tick_ms;
+                let as_of_ms = if is_final { view.final_at(window.1).max(changed_ms) } else { now };
                 let state = WindowState { revision: late.revision, is_final, as_of_ms };
                 documents.push(WindowDocument::new(view, &key, window.1, &aggregate, state));
             }

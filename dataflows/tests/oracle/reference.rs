@@ -85,7 +85,7 @@ pub fn expected(
             let view = &views[id];
             let final_at = start + view.width_ms + view.lateness_ms;
             let is_final = end * tick_ms >= final_at;
-            let last_late = row.late.last().copied().unwrap_or(0) * tick_ms;
+            let last_late = row.late.last().map_or(0, |tick| (tick + 1) * tick_ms);
             let state = WindowState {
                 revision: row.late.len() as u32,
                 is_final,
