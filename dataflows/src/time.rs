@@ -21,6 +21,14 @@ pub fn window_start(t: u64, width: u64) -> u64 {
     t - t % width
 }
 
+/// The largest number that both are multiples of (Euclid).
+pub fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

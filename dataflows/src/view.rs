@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::record::FieldRef;
-use crate::time::{Millis, window_start};
+use crate::time::{Millis, greatest_common_divisor, window_start};
 
 /// The number of a view, in the order of the configuration.
 pub type ViewId = u16;
@@ -106,11 +106,7 @@ pub struct View {
 impl View {
     /// The width of a pane: the largest width that both `width_ms` and `slide_ms` are multiples of.
     pub fn pane_ms(&self) -> u64 {
-        let (mut a, mut b) = (self.width_ms, self.slide_ms);
-        while b != 0 {
-            (a, b) = (b, a % b);
-        }
-        a
+        greatest_common_divisor(self.width_ms, self.slide_ms)
     }
 
     /// The start of the latest window that contains a pane.

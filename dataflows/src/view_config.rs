@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::Schema;
 use crate::rules::Condition;
+use crate::time::greatest_common_divisor;
 use crate::units::Span;
 use crate::view::View;
 
@@ -292,13 +293,6 @@ pub fn compile_views(views: &[ViewConfig], tick: Span, schema: &mut Schema) -> R
         mistakes.push(Mistake::new("", format!("expected at most {} views, got {}", u16::MAX, views.len())));
     }
     if mistakes.is_empty() { Ok(compiled) } else { Err(mistakes) }
-}
-
-fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 #[cfg(test)]

@@ -21,7 +21,6 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             let released = state.idle || state.stalled;
             self.positions.push(MarkPosition {
                 partition,
-                // The record that awaits this mark is to be covered by it.
                 next_offset: state.arrived_offset(),
                 at_end: state.at_end,
                 hold: if released { state.hold.max(hold) } else { state.hold },
@@ -53,7 +52,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             .partitions
             .iter()
             .filter(|p| p.capability.is_some() && !p.idle && !p.stalled)
-            .map(|p| p.clock.unwrap_or(0).max(p.hold))
+            .map(|p| p.timestamp())
             .min();
         self.board.report(Report { active, highest: self.highest, last_record_ms: self.last_record_ms });
     }

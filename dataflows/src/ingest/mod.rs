@@ -219,11 +219,11 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 self.first_clock.get_or_insert(clock);
                 self.highest = self.highest.max(Some(clock));
             }
+            let time = partition.timestamp();
             if let Some(capability) = &mut partition.capability {
                 if !self.gathered.is_empty() {
                     send(capability, &mut self.gathered);
                 }
-                let time = partition.clock.unwrap_or(0).max(partition.hold);
                 if *capability.time() < time {
                     capability.downgrade(&time);
                 }

@@ -159,6 +159,11 @@ impl<B: Batch> Partition<B> {
         reading
     }
 
+    /// The timestamp of its next record at the least: the higher of event clock and hold.
+    pub fn timestamp(&self) -> Tick {
+        self.clock.unwrap_or(0).max(self.hold)
+    }
+
     /// Where a mark may cover the partition to: everything that arrived, so that one mark is enough for a batch.
     pub fn arrived_offset(&self) -> u64 {
         match &self.batch {
