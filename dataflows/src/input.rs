@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Millis;
 
 /// Called by a feed from any thread when a worker that found nothing should look again.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
 /// One partition of a log, as a worker knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PartitionInfo {
     /// Kafka's topic, or for files the pattern's name; the `topic` field of documents.
     pub topic: Arc<str>,
