@@ -17,6 +17,7 @@ use timely::dataflow::operators::probe::{self, Probe};
 use timely::scheduling::Activator;
 use timely::worker::Worker;
 
+use crate::checkpoint::{CheckpointSink, Restored};
 use crate::clocks::ClockBoard;
 use crate::ingest::{ClockConfig, Ingested, RecordPath, ingest};
 use crate::input::Feed;
@@ -48,20 +49,25 @@ pub struct Dataflow {
     pub source: Rc<Activator>,
 }
 
-/// Builds the dataflow on a worker.
-pub fn build<F, S, W, L>(
+/// Builds the dataflow on a worker. It goes on from `restored`, which is the same on every worker but for rows and
+/// partitions of other workers; and makes checkpoints through `checkpoints`, on all workers or on none.
+#[expect(clippy::too_many_arguments, reason = "what a worker is given, each of a type of its own")]
+pub fn build<F, S, W, L, C>(
     worker: &mut Worker,
     computation: &Computation,
     feed: F,
     path: RecordPath<S>,
     mut publisher: W,
     live_sink: Option<L>,
+    restored: Restored,
+    checkpoints: Option<C>,
 ) -> Dataflow
 where
     F: Feed + 'static,
     S: RecordSink + 'static,
     W: WindowSink + 'static,
     L: LiveSink + 'static,
+    C: CheckpointSink + 'static,
 {
     let board = ClockBoard::new(worker);
     worker.dataflow_named("floodmark", |scope| {

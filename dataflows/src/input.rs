@@ -85,6 +85,15 @@ pub struct MarkPosition {
     pub hold: u64,
 }
 
+/// An offer that was recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordedMarks {
+    /// The wall clock of the mark: everything before the positions had arrived then.
+    pub wall_ms: Millis,
+    /// The positions, as they were offered.
+    pub positions: Vec<MarkPosition>,
+}
+
 /// What one worker reads from.
 ///
 /// Partitions are read one by one, so that one far ahead of the others can be left alone: its own bounded channel
@@ -114,7 +123,9 @@ pub trait Feed {
     /// The next event of a partition, if there is one now. Never blocks.
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>>;
 
-    /// Offers a mark. Returns its wall clock in milliseconds once a mark with these positions is recorded, which
-    /// happens about once a second while live; `None` otherwise. A bounded replay has no marks.
-    fn mark(&mut self, positions: &[MarkPosition]) -> Option<Millis>;
+    /// Offers a mark: where the partitions stand now. About once a second while live a feed takes what is offered,
+    /// notes the wall clock, and records both, in its own time; it takes nothing else meanwhile. Returns what was
+    /// recorded, once, when it is recorded and will be found again by a restart; `None` otherwise. Of a bounded replay
+    /// nothing is ever recorded.
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks>;
 }

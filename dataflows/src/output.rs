@@ -109,6 +109,9 @@ pub trait LiveSink {
     /// Takes all updates with timestamps before `frontier` that were not passed in yet, in no particular order. With
     /// them applied, the state is complete and exact as of `frontier`.
     fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>);
+
+    /// A checkpoint is made of the state as it is now, complete and exact as of `at`. Must not block.
+    fn cut(&mut self, at: Tick);
 }
 
 /// Receives window documents.

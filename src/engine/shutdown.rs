@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use floodmark_dataflows::input::{Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, Waker};
-use floodmark_dataflows::time::Millis;
+use floodmark_dataflows::input::{
+    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RecordedMarks, Waker,
+};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -94,7 +95,7 @@ impl<F: Feed> Feed for Stoppable<F> {
         if self.shutdown.is_triggered() { Some(PartitionEvent::Ended) } else { self.feed.poll(partition) }
     }
 
-    fn mark(&mut self, positions: &[MarkPosition]) -> Option<Millis> {
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
         self.feed.mark(positions)
     }
 }

@@ -1,9 +1,11 @@
 //! The timely workers of this process.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::input::Feed;
@@ -51,7 +53,8 @@ where
         let Some(parts) = parts[worker.index() - first].lock().take() else { return };
         let _alarm = Alarm(failed.clone());
         let WorkerParts { feed, path, windows, live } = parts;
-        let Dataflow { probe, source } = build(worker, &computation, feed, path, windows, live);
+        let Dataflow { probe, source } =
+            build(worker, &computation, feed, path, windows, live, Restored::default(), None::<Infallible>);
         let mut last_beat = Instant::now();
         while !probe.done() {
             worker.step_or_park(Some(PARK));

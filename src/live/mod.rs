@@ -238,6 +238,8 @@ impl LiveSink for LiveWriter {
         }
         state.frontier = frontier;
     }
+
+    fn cut(&mut self, _at: Tick) {}
 }
 
 #[cfg(test)]

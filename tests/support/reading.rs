@@ -143,6 +143,6 @@ impl Reading {
 
     /// Offers a mark.
     pub fn mark(&mut self) -> Option<u64> {
-        self.feed.mark(&[])
+        self.feed.mark(&[]).map(|marks| marks.wall_ms)
     }
 }

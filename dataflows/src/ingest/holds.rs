@@ -5,7 +5,7 @@
 
 use super::{Ingest, Partition};
 use crate::clocks::Report;
-use crate::input::{Batch, Feed, MarkPosition};
+use crate::input::{Batch, Feed, MarkPosition, RecordedMarks};
 use crate::output::RecordSink;
 use crate::time::{Millis, Tick};
 
@@ -26,9 +26,10 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 hold: if released { state.hold.max(hold) } else { state.hold },
             });
         }
-        let Some(wall) = self.feed.mark(&self.positions) else { return };
+        let Some(RecordedMarks { wall_ms: wall, positions }) = self.feed.mark(&self.positions) else { return };
         self.last_mark_ms = Some(wall);
-        for (state, position) in self.partitions.iter_mut().zip(&self.positions) {
+        for position in positions {
+            let Some(state) = self.partitions.get_mut(position.partition) else { continue };
             if state.read_since_mark {
                 state.read_since_mark = false;
                 self.last_record_ms = wall;

@@ -1,7 +1,9 @@
 //! The event clock, step by step: idle and stalled partitions, silence, and clocks gone mad.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::input::{MarkPosition, PartitionEvent, PartitionIndex};
@@ -64,7 +66,8 @@ fn play(partitions: i32, steps: Vec<Step>) -> Outcome {
         let publish = Publish::Live { open_every_ms: 1_000_000_000 };
         let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![] };
         let path = RecordPath { decoder, rules, sink: out.clone() };
-        let Dataflow { probe, .. } = build(worker, &computation, feed, path, out, None::<SeenSink>);
+        let Dataflow { probe, .. } =
+            build(worker, &computation, feed, path, out, None::<SeenSink>, Restored::default(), None::<Infallible>);
         while !probe.done() {
             worker.step_or_park(Some(std::time::Duration::from_millis(1)));
         }

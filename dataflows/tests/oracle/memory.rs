@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use floodmark_dataflows::input::{
-    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, Waker,
+    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, RecordedMarks, Waker,
 };
 use floodmark_dataflows::output::{
     LiveSink, PartitionProgress, Reason, RecordSink, ViewUpdate, WindowDocument, WindowSink,
@@ -80,7 +80,7 @@ impl Feed for LogFeed {
         Some(self.batches[partition].pop_front().map_or(PartitionEvent::Ended, PartitionEvent::Records))
     }
 
-    fn mark(&mut self, _: &[MarkPosition]) -> Option<Millis> {
+    fn mark(&mut self, _: &[MarkPosition]) -> Option<RecordedMarks> {
         None
     }
 }
@@ -147,12 +147,12 @@ impl Feed for ScriptFeed {
         }
     }
 
-    fn mark(&mut self, positions: &[MarkPosition]) -> Option<Millis> {
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
         let Some(Step::Mark(wall)) = self.steps.front() else { return None };
         let wall = *wall;
         self.next();
         self.marks.lock().unwrap().push((wall, positions.to_vec()));
-        Some(wall)
+        Some(RecordedMarks { wall_ms: wall, positions: positions.to_vec() })
     }
 }
 
@@ -217,4 +217,6 @@ impl LiveSink for SeenSink {
     fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>) {
         self.0.lock().unwrap().live.push((frontier, updates));
     }
+
+    fn cut(&mut self, _: Tick) {}
 }

@@ -1,9 +1,11 @@
 //! Random disordered logs against the reference.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::decode::{Decoder, RecordsConfig, Schema};
 use floodmark_dataflows::ingest::{ClockConfig, RecordPath};
@@ -79,7 +81,8 @@ pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, pub
         let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![0] };
         let path = RecordPath { decoder, rules, sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
-        let Dataflow { probe, .. } = build(worker, &computation, feed, path, out.clone(), live);
+        let Dataflow { probe, .. } =
+            build(worker, &computation, feed, path, out.clone(), live, Restored::default(), None::<Infallible>);
         while !probe.done() {
             worker.step_or_park(Some(std::time::Duration::from_millis(10)));
         }

@@ -6,9 +6,8 @@ use std::thread::Thread;
 
 use crossbeam_channel::{Receiver, Sender};
 use floodmark_dataflows::input::{
-    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, Waker,
+    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, RecordedMarks, Waker,
 };
-use floodmark_dataflows::time::Millis;
 use parking_lot::Mutex;
 
 use super::FilesConfig;
@@ -89,8 +88,8 @@ impl Feed for FilesFeed {
         Some(event)
     }
 
-    fn mark(&mut self, _positions: &[MarkPosition]) -> Option<Millis> {
-        self.clock.due()
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
+        Some(RecordedMarks { wall_ms: self.clock.due()?, positions: positions.to_vec() })
     }
 }
 

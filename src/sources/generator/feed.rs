@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use floodmark_dataflows::input::{
-    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, Waker,
+    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, RecordedMarks, Waker,
 };
 use floodmark_dataflows::time::Millis;
 
@@ -208,8 +208,8 @@ impl Feed for GeneratorFeed {
         )))
     }
 
-    fn mark(&mut self, _positions: &[MarkPosition]) -> Option<Millis> {
-        self.clock.due()
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
+        Some(RecordedMarks { wall_ms: self.clock.due()?, positions: positions.to_vec() })
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use floodmark_dataflows::input::{
-    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, Waker,
+    Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, RecordedMarks, Waker,
 };
 use floodmark_dataflows::time::Millis;
 use rdkafka::error::RDKafkaErrorCode;
@@ -91,14 +91,14 @@ impl Feed for KafkaFeed {
         event
     }
 
-    fn mark(&mut self, _: &[MarkPosition]) -> Option<Millis> {
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
         if !self.live {
             return None;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis);
         (now >= self.last_mark_ms + MARK_EVERY_MS).then(|| {
             self.last_mark_ms = now;
-            now
+            RecordedMarks { wall_ms: now, positions: positions.to_vec() }
         })
     }
 }
