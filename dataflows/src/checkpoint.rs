@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
+pub use crate::corrections::Late;
 use crate::input::PartitionInfo;
 use crate::time::{Millis, Tick};
 use crate::view::{Key, ViewId};
@@ -80,15 +81,6 @@ pub struct LateRow {
     pub key: Key,
     /// What is known of its corrections.
     pub late: Late,
-}
-
-/// The corrections of a window of a key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Late {
-    /// Distinct ticks at which late records changed the window.
-    pub revision: u32,
-    /// The last of these ticks.
-    pub last: Tick,
 }
 
 /// A mark as it was recorded, for one partition.

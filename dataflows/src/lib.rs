@@ -10,7 +10,7 @@
 //! 6. [`windows`]: a differential arrangement of panes, and the documents of the windows over them.
 //!    [`live`]: the same updates for live reads on every process. [`clocks`]: what workers tell each other of time.
 //! 7. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`]: what is kept per key and window.
-//!    [`checkpoint`]: what is kept to go on from after a restart.
+//!    [`corrections`]: what late records did to windows. [`checkpoint`]: what is kept to go on from after a restart.
 //! 8. [`output`]: what the outside implements to receive documents, dead letters and windows.
 //!
 //! [`dataflow::build`] puts it together on a worker.
@@ -19,6 +19,7 @@ pub mod aggregate;
 pub mod checkpoint;
 pub mod clocks;
 pub mod combine;
+pub mod corrections;
 pub mod dataflow;
 pub mod decode;
 pub mod document;

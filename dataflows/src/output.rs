@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
+use crate::corrections::{Late, Measures, ResponseMeasures};
 use crate::input::{PartitionInfo, RawRecord};
 use crate::record::{Level, Record};
 use crate::rules::Verdict;
@@ -152,10 +153,33 @@ pub struct WindowDocument {
     pub last: Millis,
     /// The number of distinct ticks at which late records changed the window.
     pub revision: u32,
+    /// Records among `count` that came after the window was final.
+    #[serde(default)]
+    pub late_records: i64,
+    /// What the last correction changed: the window just before it. Absent for a window without corrections, and for
+    /// one that began with a late record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
     /// The allowed lateness is over: only late records change the window from here on.
     #[serde(rename = "final")]
     pub is_final: bool,
     /// The event-clock time that the state shown is of: everything before it is in.
+    pub as_of: Millis,
+}
+
+/// A window as it was before its last correction, in brief.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Previous {
+    /// The number of records.
+    pub count: i64,
+    /// Records of level `ERROR` or `FATAL`.
+    pub errors: i64,
+    /// Records whose severity reached the anomaly threshold.
+    pub anomalies: i64,
+    /// Response times in milliseconds; absent when no record has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_time_ms: Option<ResponseTime>,
+    /// The `as_of` of that revision's document.
     pub as_of: Millis,
 }
 
@@ -245,49 +269,45 @@ pub struct ResponseTime {
 }
 
 impl ResponseTime {
-    /// The response times of an aggregate, or `None` when no record has one. Percentiles are clamped to the exact
-    /// minimum and maximum.
-    pub fn of(aggregate: &Aggregate) -> Option<Self> {
-        let total = aggregate.response.total();
-        if total <= 0 {
-            return None;
-        }
+    /// The response times in milliseconds.
+    pub fn of(measures: &ResponseMeasures) -> Self {
         let ms = |us: u64| us as f64 / 1000.0;
-        let (min, max) = (aggregate.response_min_us, aggregate.response_max_us);
-        let quantile = |permille| ms(aggregate.response.quantile(permille).unwrap_or(max).clamp(min, max));
-        let sum_us = aggregate.response_sum_us;
-        Some(Self {
-            min: ms(min),
-            max: ms(max),
-            sum: sum_us as f64 / 1000.0,
-            mean: (sum_us as f64 / total as f64).round() / 1000.0,
-            p50: quantile(500),
-            p90: quantile(900),
-            p95: quantile(950),
-            p99: quantile(990),
-        })
+        let sum_us = measures.sum_us as f64;
+        let [p50, p90, p95, p99] = measures.percentiles_us.map(ms);
+        Self {
+            min: ms(measures.min_us),
+            max: ms(measures.max_us),
+            sum: sum_us / 1000.0,
+            mean: (sum_us / measures.count as f64).round() / 1000.0,
+            p50,
+            p90,
+            p95,
+            p99,
+        }
     }
 }
 
 impl WindowDocument {
     /// The document of a window with these contents.
-    pub fn new(view: &View, key: &Key, start: Millis, aggregate: &Aggregate, state: WindowState) -> Self {
+    pub fn new(view: &View, key: &Key, start: Millis, measures: &Measures, state: WindowState) -> Self {
         let nonzero = |n: &i64| *n != 0;
         Self {
             view: view.name.clone(),
             key: KeyFields(view.key.iter().cloned().zip(key.values()).collect()),
             start,
             end: view.end_of(start),
-            count: aggregate.count(),
-            levels: Level::ALL.into_iter().zip(aggregate.levels).filter(|(_, n)| nonzero(n)).collect(),
-            status: StatusClass::ALL.into_iter().zip(aggregate.status).filter(|(_, n)| nonzero(n)).collect(),
-            errors: aggregate.errors(),
-            anomalies: aggregate.anomalies,
-            response_time_ms: ResponseTime::of(aggregate),
-            max_severity: aggregate.max_severity,
-            first: aggregate.first_ms,
-            last: aggregate.last_ms,
+            count: measures.count(),
+            levels: Level::ALL.into_iter().zip(measures.levels).filter(|(_, n)| nonzero(n)).collect(),
+            status: StatusClass::ALL.into_iter().zip(measures.status).filter(|(_, n)| nonzero(n)).collect(),
+            errors: measures.errors(),
+            anomalies: measures.anomalies,
+            response_time_ms: measures.response.as_ref().map(ResponseTime::of),
+            max_severity: measures.max_severity,
+            first: measures.first_ms,
+            last: measures.last_ms,
             revision: state.revision,
+            late_records: state.late_records,
+            previous: state.previous,
             is_final: state.is_final,
             as_of: state.as_of_ms,
         }
@@ -295,12 +315,41 @@ impl WindowDocument {
 }
 
 /// Where a window is in its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WindowState {
     /// The number of distinct ticks at which late records changed the window.
     pub revision: u32,
+    /// Late records in the window.
+    pub late_records: i64,
+    /// The window before the last of these ticks.
+    pub previous: Option<Previous>,
     /// The allowed lateness is over.
     pub is_final: bool,
     /// The event-clock time of the last change, in milliseconds.
     pub as_of_ms: Millis,
+}
+
+impl WindowState {
+    /// Of a window of a view that these late records came to.
+    pub fn new(
+        view: &View,
+        start: Millis,
+        tick_ms: u64,
+        late: Option<&Late>,
+        is_final: bool,
+        as_of_ms: Millis,
+    ) -> Self {
+        let Some(late) = late else { return Self { is_final, as_of_ms, ..Self::default() } };
+        let previous = late.history.back().map(|revision| {
+            let measures = &revision.measures;
+            Previous {
+                count: measures.count(),
+                errors: measures.errors(),
+                anomalies: measures.anomalies,
+                response_time_ms: measures.response.as_ref().map(ResponseTime::of),
+                as_of: Late::as_of(revision.last, view.final_at(start), tick_ms),
+            }
+        });
+        Self { revision: late.revision, late_records: late.records, previous, is_final, as_of_ms }
+    }
 }

@@ -47,9 +47,31 @@ pub struct WindowSchema {
     last: Millis,
     /// The number of distinct ticks at which late records changed the window.
     revision: u32,
+    /// Records among `count` that came after the window was final.
+    late_records: i64,
+    /// The window before its last correction; absent for a window without corrections, and for one that began with a late
+    /// record.
+    previous: Option<PreviousSchema>,
     /// The allowed lateness is over: only late records change the window from here on.
     r#final: bool,
     /// The event-clock time of the last change shown.
+    as_of: Millis,
+}
+
+/// A window as it was before its last correction, in brief.
+#[derive(ToSchema)]
+#[schema(as = Previous)]
+#[expect(dead_code, reason = "describes Previous, whose crate knows nothing of HTTP")]
+pub struct PreviousSchema {
+    /// The number of records.
+    count: i64,
+    /// Records of level `ERROR` or `FATAL`.
+    errors: i64,
+    /// Records whose severity reached the anomaly threshold.
+    anomalies: i64,
+    /// Absent when no record has a response time.
+    response_time_ms: Option<ResponseTimeSchema>,
+    /// The `as_of` of that revision.
     as_of: Millis,
 }
 

@@ -18,6 +18,7 @@ pub mod totals;
 use std::sync::Arc;
 
 use floodmark_dataflows::aggregate::Aggregate;
+use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::output::{KeyFields, LiveSink, ViewUpdate, WindowDocument, WindowState};
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, View, ViewId};
@@ -200,7 +201,10 @@ impl LiveView {
         drop(state);
         let windows = rows
             .into_iter()
-            .map(|row| WindowDocument::new(definition, &row.key, row.start, &row.aggregate, row.state))
+            .map(|row| {
+                let measures = Measures::of(&row.aggregate);
+                WindowDocument::new(definition, &row.key, row.start, &measures, row.state)
+            })
             .collect();
         Some(AsOf { as_of, value: WindowPage { totals, windows, more } })
     }

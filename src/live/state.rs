@@ -1,4 +1,4 @@
-//! The live state of one view: panes by key, totals by key, revisions by window.
+//! The live state of one view: panes by key, totals by key, corrections by window.
 //!
 //! Only panes are kept; a window is the sum of its panes, made when it is read. Everything that is kept has a time at
 //! which it leaves, so memory is bounded by the keys times the windows retained.
@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use differential_dataflow::difference::Semigroup;
 use floodmark_dataflows::aggregate::Aggregate;
+use floodmark_dataflows::corrections::Late;
 use floodmark_dataflows::output::{ViewUpdate, WindowState};
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, OTHER, View, ViewId};
@@ -74,13 +75,6 @@ struct Cell {
 }
 
 #[derive(Debug)]
-struct Revision {
-    count: u32,
-    /// The latest tick counted.
-    at: Tick,
-}
-
-#[derive(Debug)]
 struct KeyState {
     key: Key,
     totals: Totals,
@@ -101,7 +95,7 @@ pub(super) struct ViewState {
     silent: BinaryHeap<Reverse<(Millis, KeyId)>>,
     totals: Totals,
     panes: BTreeMap<Millis, ById<Cell>>,
-    revisions: BTreeMap<Millis, ById<Revision>>,
+    late: BTreeMap<Millis, ById<Late>>,
     rows: usize,
     heap_bytes: usize,
 }
@@ -118,7 +112,7 @@ impl ViewState {
             silent: BinaryHeap::new(),
             totals: Totals::default(),
             panes: BTreeMap::new(),
-            revisions: BTreeMap::new(),
+            late: BTreeMap::new(),
             rows: 0,
             heap_bytes: 0,
         }
@@ -145,11 +139,7 @@ impl ViewState {
         };
         for window in self.view.windows_of(pane) {
             if self.view.final_at(window) <= now && self.view.gone_at(window) > frontier_ms {
-                let of_window = self.revisions.entry(window).or_default();
-                let revision = of_window.entry(id).or_insert(Revision { count: 0, at: Tick::MAX });
-                if revision.at != time {
-                    *revision = Revision { count: revision.count + 1, at: time };
-                }
+                self.correct(window, id, time, aggregate.count());
             }
         }
         match self.panes.entry(pane).or_default().entry(id) {
@@ -166,6 +156,17 @@ impl ViewState {
                 self.heap_bytes = self.heap_bytes + cell.aggregate.heap_bytes() - before;
             }
         }
+    }
+
+    /// Notes late records that are about to be added to a window. The first of a tick see the window as it was before.
+    fn correct(&mut self, window: Millis, id: KeyId, time: Tick, records: i64) {
+        let known = self.late.get(&window).and_then(|of| of.get(&id));
+        let before = known.is_none_or(|late| late.last != time).then(|| self.sum(window, id));
+        let late = self.late.entry(window).or_default().entry(id).or_default();
+        if let Some(before) = before {
+            late.correct(time, Some(&before.map_or_else(Aggregate::default, |(aggregate, _)| aggregate)));
+        }
+        late.records += records;
     }
 
     /// Adds to a key's totals. A key that was silent for too long before `time` starts anew.
@@ -227,7 +228,7 @@ impl ViewState {
             self.rows -= cells.len();
             self.heap_bytes -= cells.values().map(|cell| cell.aggregate.heap_bytes()).sum::<usize>();
         }
-        while let Some(entry) = self.revisions.first_entry() {
+        while let Some(entry) = self.late.first_entry() {
             if self.view.gone_at(*entry.key()) > now {
                 break;
             }
@@ -358,7 +359,8 @@ impl ViewState {
         ids
     }
 
-    fn row(&self, now: Millis, start: Millis, id: KeyId) -> Option<Row> {
+    /// What is in a window of a key, with the last tick that changed it.
+    fn sum(&self, start: Millis, id: KeyId) -> Option<(Aggregate, Tick)> {
         let mut cells = self.panes_of(start).filter_map(|cells| cells.get(&id));
         let first = cells.next()?;
         let (mut aggregate, mut changed) = (first.aggregate.clone(), first.changed);
@@ -366,13 +368,16 @@ impl ViewState {
             aggregate.plus_equals(&cell.aggregate);
             changed = changed.max(cell.changed);
         }
+        Some((aggregate, changed))
+    }
+
+    fn row(&self, now: Millis, start: Millis, id: KeyId) -> Option<Row> {
+        let (aggregate, changed) = self.sum(start, id)?;
         let (end, final_at) = (self.view.end_of(start), self.view.final_at(start));
         let reached = [end, final_at].into_iter().filter(|&at| at <= now).max().unwrap_or(0);
-        let state = WindowState {
-            revision: self.revisions.get(&start).and_then(|of| of.get(&id)).map_or(0, |revision| revision.count),
-            is_final: final_at <= now,
-            as_of_ms: self.ms(changed + 1).max(reached),
-        };
+        let late = self.late.get(&start).and_then(|of| of.get(&id));
+        let as_of_ms = self.ms(changed + 1).max(reached);
+        let state = WindowState::new(&self.view, start, self.tick_ms, late, final_at <= now, as_of_ms);
         Some(Row { key: self.keys[id as usize].as_ref()?.key.clone(), start, aggregate, state })
     }
 }

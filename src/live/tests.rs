@@ -3,6 +3,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use floodmark_dataflows::aggregate::Aggregate;
 use floodmark_dataflows::histogram::{Histogram, bucket_of};
+use floodmark_dataflows::output::{Previous, ResponseTime};
 use floodmark_dataflows::view::OTHER;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -63,13 +64,34 @@ fn expected_windows(view: &View, frontier: Tick, updates: &[ViewUpdate]) -> Vec<
             let mut sum = Aggregate::default();
             updates.iter().for_each(|update| sum.plus_equals(&update.aggregate));
             let ticks: BTreeSet<Tick> = updates.iter().map(|update| update.time).collect();
-            let late = ticks.iter().filter(|&&time| view.final_at(start) <= time * TICK_MS).count();
+            let late: Vec<Tick> = ticks.iter().copied().filter(|time| view.final_at(start) <= time * TICK_MS).collect();
+            let sum_before = |tick: Tick| {
+                let mut sum = Aggregate::default();
+                let before = updates.iter().filter(|update| update.time < tick);
+                before.for_each(|update| sum.plus_equals(&update.aggregate));
+                sum
+            };
+            let previous = late.last().map(|&last| {
+                let before = sum_before(last);
+                let measures = Measures::of(&before);
+                let changed = late.iter().rev().nth(1).map_or(0, |tick| (tick + 1) * TICK_MS);
+                Previous {
+                    count: before.count(),
+                    errors: before.errors(),
+                    anomalies: before.anomalies,
+                    response_time_ms: measures.response.as_ref().map(ResponseTime::of),
+                    as_of: view.final_at(start).max(changed),
+                }
+            });
+            let late_records = late.first().map_or(0, |&first| sum.count() - sum_before(first).count());
             let mut as_of_ms = (ticks.last().unwrap() + 1) * TICK_MS;
             for at in [view.end_of(start), view.final_at(start)] {
                 as_of_ms = if at <= now { as_of_ms.max(at) } else { as_of_ms };
             }
             let is_final = view.final_at(start) <= now;
-            WindowDocument::new(view, &key, start, &sum, WindowState { revision: late as u32, is_final, as_of_ms })
+            let previous = previous.filter(|previous| previous.count > 0);
+            let state = WindowState { revision: late.len() as u32, late_records, previous, is_final, as_of_ms };
+            WindowDocument::new(view, &key, start, &Measures::of(&sum), state)
         })
         .collect();
     documents.sort_by(|a, b| b.start.cmp(&a.start).then_with(|| a.key.cmp(&b.key)));

@@ -12,6 +12,7 @@ use timely::dataflow::operators::Capability;
 
 use super::{PaneSpine, PaneUpdate, Place, Publish};
 use crate::aggregate::Aggregate;
+use crate::corrections::{KEPT_REVISIONS, Late, Measures};
 use crate::output::{WindowDocument, WindowState};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
@@ -27,15 +28,6 @@ enum Turn {
     Closed,
     Final,
     Gone,
-}
-
-/// What late records did to a window of a key.
-#[derive(Clone, Copy, Debug, Default)]
-struct Late {
-    /// Distinct ticks at which late records changed it.
-    revision: u32,
-    /// The last of these ticks.
-    last: Tick,
 }
 
 /// A change of a window of a key in the batches since the last advance; one a tick for late records.
@@ -144,7 +136,7 @@ impl Windows {
     pub fn advance(&mut self, frontier: Tick, rows: &[Batch]) -> Vec<WindowDocument> {
         self.frontier = frontier;
         let now = frontier * self.tick_ms;
-        let mut publish = self.sort_changes(now);
+        let mut publish = self.sort_changes(now, rows);
         let mut gone = Vec::new();
         while let Some(&(at, turn, window)) = self.turns.first()
             && at <= now
@@ -186,7 +178,7 @@ impl Windows {
     pub fn finish(&mut self, rows: &[Batch]) -> Vec<WindowDocument> {
         let Some(end) = self.end else { return Vec::new() };
         let now = end * self.tick_ms;
-        let mut publish = self.sort_changes(now);
+        let mut publish = self.sort_changes(now, rows);
         for &(id, window) in &self.known {
             let final_at = self.views[id as usize].final_at(window);
             if final_at > self.frontier * self.tick_ms || final_at > now {
@@ -197,18 +189,19 @@ impl Windows {
     }
 
     /// Turns the noted changes into revisions, and into what of them is to be published at `now`.
-    fn sort_changes(&mut self, now: Millis) -> BTreeMap<WindowId, Keys> {
-        self.changes.sort_unstable();
-        self.changes.dedup();
+    fn sort_changes(&mut self, now: Millis, rows: &[Batch]) -> BTreeMap<WindowId, Keys> {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.sort_unstable();
+        changes.dedup();
         let is_live = matches!(self.publish, Publish::Live { .. });
         let mut publish: BTreeMap<WindowId, Keys> = BTreeMap::new();
-        for Change { window, key, late } in self.changes.drain(..) {
-            let view = &self.views[window.0 as usize];
-            if let Some(tick) = late {
-                let late = self.late.entry((window, key.clone())).or_default();
-                late.revision += 1;
-                late.last = tick;
+        for of_row in changes.chunk_by(|a, b| (a.window, &a.key) == (b.window, &b.key)) {
+            let (window, key) = (of_row[0].window, of_row[0].key.clone());
+            let ticks: Vec<Tick> = of_row.iter().filter_map(|change| change.late).collect();
+            if !ticks.is_empty() {
+                self.correct(window, &key, &ticks, rows);
             }
+            let view = &self.views[window.0 as usize];
             let is_due = now >= view.final_at(window.1) || is_live && now >= view.end_of(window.1);
             if is_due {
                 if let Keys::Some(keys) = publish.entry(window).or_insert_with(|| Keys::Some(BTreeSet::new())) {
@@ -218,7 +211,44 @@ impl Windows {
                 self.unpublished.entry(window).or_default().insert(key);
             }
         }
+        changes.clear();
+        self.changes = changes;
         publish
+    }
+
+    /// Makes late ticks of a window of a key, ascending, into revisions. The rows still tell these ticks apart from what
+    /// was before: times in the arrangement are compacted only up to the tick before the last frontier.
+    fn correct(&mut self, window: WindowId, key: &Key, ticks: &[Tick], rows: &[Batch]) {
+        let view = &self.views[window.0 as usize];
+        let gone = view.gone_at(window.1).div_ceil(self.tick_ms);
+        // What came before the first of the ticks, and from each of them on until the next.
+        let mut parts = vec![Aggregate::default(); ticks.len() + 1];
+        for pane in (window.1..view.end_of(window.1)).step_by(view.pane_ms() as usize) {
+            for batch in rows {
+                let mut cursor = batch.cursor();
+                cursor.seek_key(batch, &(window.0, pane));
+                if cursor.get_key(batch) != Some(&(window.0, pane)) {
+                    continue;
+                }
+                cursor.seek_val(batch, key);
+                if cursor.get_val(batch) != Some(key) {
+                    continue;
+                }
+                cursor.map_times(batch, |time, aggregate| {
+                    if *time < gone {
+                        parts[ticks.partition_point(|tick| tick <= time)].plus_equals(&*aggregate.0);
+                    }
+                });
+            }
+        }
+        let late = self.late.entry((window, key.clone())).or_default();
+        let mut parts = parts.into_iter();
+        let mut sum = parts.next().unwrap_or_default();
+        for (i, (&tick, part)) in ticks.iter().zip(parts).enumerate() {
+            late.correct(tick, (ticks.len() - i <= KEPT_REVISIONS).then_some(&sum));
+            late.records += part.count();
+            sum.plus_equals(&part);
+        }
     }
 
     fn documents(&self, publish: BTreeMap<WindowId, Keys>, now: Millis, rows: &[Batch]) -> Vec<WindowDocument> {
@@ -231,13 +261,12 @@ impl Windows {
                 add_rows(rows, (window.0, pane), &keys, gone, &mut sums);
             }
             for (key, aggregate) in sums {
-                let late = self.late.get(&(window, key.clone())).copied().unwrap_or_default();
-                let is_final = now >= view.final_at(window.1);
-                // What a tick changed is there once the tick is over: later than the document that it corrects.
-                let changed_ms = (late.last + 1) * self.tick_ms;
-                let as_of_ms = if is_final { view.final_at(window.1).max(changed_ms) } else { now };
-                let state = WindowState { revision: late.revision, is_final, as_of_ms };
-                documents.push(WindowDocument::new(view, &key, window.1, &aggregate, state));
+                let late = self.late.get(&(window, key.clone()));
+                let (final_at, last) = (view.final_at(window.1), late.map_or(0, |late| late.last));
+                let is_final = now >= final_at;
+                let as_of_ms = if is_final { Late::as_of(last, final_at, self.tick_ms) } else { now };
+                let state = WindowState::new(view, window.1, self.tick_ms, late, is_final, as_of_ms);
+                documents.push(WindowDocument::new(view, &key, window.1, &Measures::of(&aggregate), state));
             }
         }
         documents

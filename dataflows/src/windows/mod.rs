@@ -149,7 +149,8 @@ pub fn windows<'scope>(
                         negations.session(&capability).give_iterator(updates.drain(..));
                     }
                     capability.downgrade(&frontier);
-                    trace.set_logical_compaction(upper.borrow());
+                    // One less: what was before the frontier must not come to look like what is at it.
+                    trace.set_logical_compaction(Antichain::from_elem(frontier.saturating_sub(1)).borrow());
                     trace.set_physical_compaction(upper.borrow());
                 }
                 None if has_ended => {

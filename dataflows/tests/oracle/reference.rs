@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use floodmark_dataflows::aggregate::Accumulator;
+use differential_dataflow::difference::Semigroup;
+use floodmark_dataflows::aggregate::{Accumulator, Aggregate};
+use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
-use floodmark_dataflows::output::{WindowDocument, WindowState};
+use floodmark_dataflows::output::{Previous, ResponseTime, WindowDocument, WindowState};
 use floodmark_dataflows::rules::Rules;
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::{Key, OTHER, View};
@@ -20,9 +22,10 @@ pub struct Expected {
     pub totals: BTreeMap<(usize, Key), i64>,
 }
 
+/// The records of a row by tick, and which ticks were late.
 #[derive(Default)]
 struct Row {
-    accumulator: Accumulator,
+    ticks: BTreeMap<u64, Accumulator>,
     late: BTreeSet<u64>,
 }
 
@@ -67,7 +70,7 @@ pub fn expected(
                     }
                     is_taken = true;
                     let row = rows.entry((id, key.clone(), start)).or_default();
-                    row.accumulator.add(&record, verdict);
+                    row.ticks.entry(clock).or_default().add(&record, verdict);
                     if time_ms >= start + view.width_ms + view.lateness_ms {
                         row.late.insert(clock);
                     }
@@ -81,17 +84,36 @@ pub fn expected(
     }
     let windows = rows
         .into_iter()
-        .map(|((id, key, start), mut row)| {
+        .map(|((id, key, start), row)| {
             let view = &views[id];
             let final_at = start + view.width_ms + view.lateness_ms;
             let is_final = end * tick_ms >= final_at;
-            let last_late = row.late.last().map_or(0, |tick| (tick + 1) * tick_ms);
+            let ticks: Vec<_> = row.ticks.into_iter().map(|(tick, mut records)| (tick, records.take())).collect();
+            let sum = |of: &dyn Fn(u64) -> bool| {
+                let mut sum = Aggregate::default();
+                ticks.iter().filter(|(tick, _)| of(*tick)).for_each(|(_, records)| sum.plus_equals(records));
+                sum
+            };
+            let as_of = |late: Option<&u64>| final_at.max(late.map_or(0, |tick| (tick + 1) * tick_ms));
+            let previous = row.late.last().map(|&last| {
+                let before = sum(&|tick| tick < last);
+                let measures = Measures::of(&before);
+                Previous {
+                    count: before.count(),
+                    errors: before.errors(),
+                    anomalies: before.anomalies,
+                    response_time_ms: measures.response.as_ref().map(ResponseTime::of),
+                    as_of: as_of(row.late.range(..last).last()),
+                }
+            });
             let state = WindowState {
                 revision: row.late.len() as u32,
+                late_records: sum(&|tick| row.late.contains(&tick)).count(),
+                previous: previous.filter(|previous| previous.count > 0),
                 is_final,
-                as_of_ms: if is_final { final_at.max(last_late) } else { end * tick_ms },
+                as_of_ms: if is_final { as_of(row.late.last()) } else { end * tick_ms },
             };
-            let document = WindowDocument::new(view, &key, start, &row.accumulator.take(), state);
+            let document = WindowDocument::new(view, &key, start, &Measures::of(&sum(&|_| true)), state);
             let place = (view.name.to_string(), key.values().join("/"), start);
             (place, document)
         })

@@ -84,6 +84,7 @@ fn logs() -> Value {
 
 fn windows() -> Value {
     let date = json!({ "type": "date", "format": "epoch_millis" });
+    let response_time = closed(["min", "max", "sum", "mean", "p50", "p90", "p95", "p99"], "double");
     let status: Vec<String> =
         StatusClass::ALL.iter().filter_map(|class| Some(json!(class).as_str()?.to_owned())).collect();
     json!({
@@ -102,11 +103,21 @@ fn windows() -> Value {
             "status": closed(status.iter().map(String::as_str), "long"),
             "errors": { "type": "long" },
             "anomalies": { "type": "long" },
-            "response_time_ms": closed(["min", "max", "sum", "mean", "p50", "p90", "p95", "p99"], "double"),
+            "response_time_ms": response_time,
             "max_severity": { "type": "byte" },
             "first": date,
             "last": date,
             "revision": { "type": "long" },
+            "late_records": { "type": "long" },
+            "previous": {
+                "properties": {
+                    "count": { "type": "long" },
+                    "errors": { "type": "long" },
+                    "anomalies": { "type": "long" },
+                    "response_time_ms": response_time,
+                    "as_of": date,
+                },
+            },
             "final": { "type": "boolean" },
             "as_of": date,
         },
@@ -166,14 +177,19 @@ mod tests {
     /// A field that a window document has and the mapping does not would be kept but could not be searched for.
     #[test]
     fn every_field_of_a_window_document_is_mapped() {
+        let response_time = json!({
+            "min": 1.5, "max": 3.5, "sum": 5.0, "mean": 2.5, "p50": 1.5, "p90": 3.5, "p95": 3.5, "p99": 3.5,
+        });
         let document = json!({
             "view": "v", "key": { "service_name": "a" }, "start": 0, "end": 10_000, "count": 3,
             "levels": { "TRACE": 1, "DEBUG": 1, "INFO": 1, "WARN": 1, "ERROR": 1, "FATAL": 1, "OTHER": 1 },
             "status": { "1xx": 1, "2xx": 1, "3xx": 1, "4xx": 1, "5xx": 1 }, "errors": 1, "anomalies": 2,
-            "response_time_ms": {
-                "min": 1.5, "max": 3.5, "sum": 5.0, "mean": 2.5, "p50": 1.5, "p90": 3.5, "p95": 3.5, "p99": 3.5,
+            "response_time_ms": response_time,
+            "max_severity": 100, "first": 1, "last": 9_999, "revision": 1, "late_records": 1,
+            "previous": {
+                "count": 2, "errors": 1, "anomalies": 1, "response_time_ms": response_time, "as_of": 80_000,
             },
-            "max_severity": 100, "first": 1, "last": 9_999, "revision": 1, "final": true, "as_of": 90_000,
+            "final": true, "as_of": 90_000,
         });
         // Through the type, so that a new field of it shows up here.
         let document: floodmark_dataflows::output::WindowDocument = serde_json::from_value(document).unwrap();

@@ -51,6 +51,8 @@ pub(in crate::stores) fn window(service: &str, start: u64, as_of: u64) -> Window
         first: start,
         last: start,
         revision: 0,
+        late_records: 0,
+        previous: None,
         is_final: false,
         as_of,
     }
