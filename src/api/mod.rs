@@ -83,6 +83,7 @@ pub fn router(config: &ApiConfig, state: ApiState) -> Router {
         .routes(routes!(views::list))
         .routes(routes!(views::windows))
         .routes(routes!(views::keys))
+        .routes(routes!(views::history))
         .routes(routes!(status::progress))
         .routes(routes!(status::metrics))
         .routes(routes!(docs::openapi));

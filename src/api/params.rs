@@ -118,11 +118,12 @@ impl Params {
 }
 
 /// As much of a value as is worth repeating.
-fn shown(text: &str) -> &str {
+pub fn shown(text: &str) -> &str {
     text.char_indices().nth(64).map_or(text, |(at, _)| &text[..at])
 }
 
-fn parse_time(text: &str) -> Option<Millis> {
+/// Reads milliseconds since the epoch or RFC 3339.
+pub fn parse_time(text: &str) -> Option<Millis> {
     if let Ok(ms) = text.parse() {
         return Some(ms);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Uri;
+use floodmark_dataflows::corrections::KEPT_REVISIONS;
 use floodmark_dataflows::output::{KeyFields, WindowDocument};
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::{Key, View, ViewId};
@@ -12,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Context;
-use super::params::Params;
+use super::params::{Params, parse_time, shown};
 use super::problem::{Problem, ProblemDocument};
 use super::schema::{TotalsAnswer, WindowSchema};
 use crate::live::{KeyFilter, WindowQuery, key_fields};
@@ -109,7 +110,29 @@ pub struct KeyAnswer {
     totals: TotalsAnswer,
 }
 
-fn find<'a>(context: &'a Context, name: &str) -> Result<(ViewId, &'a View), Problem> {
+/// The revisions of a window of a key.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HistoryAnswer {
+    /// The view's name.
+    #[schema(value_type = String)]
+    view: Arc<str>,
+    /// The key fields with their values.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    key: KeyFields,
+    /// Start of the window, inclusive.
+    start: Millis,
+    /// End of the window, exclusive.
+    end: Millis,
+    /// The event-clock time that this is exact for, in milliseconds since the epoch.
+    as_of: Option<Millis>,
+    /// How many revisions before the latest are kept at the most.
+    kept: usize,
+    /// The window at each revision, newest first: the first is as it is now. `previous` is left out: it is the next one.
+    #[schema(value_type = Vec<WindowSchema>)]
+    revisions: Vec<WindowDocument>,
+}
+
+pub(super) fn find<'a>(context: &'a Context, name: &str) -> Result<(ViewId, &'a View), Problem> {
     context.state.live.find(name).ok_or_else(|| {
         let names: Vec<&str> = context.state.live.listed().map(|(_, view)| &*view.name).collect();
         Problem::not_found(format!("there is no such view; there are: {}", names.join(", ")))
@@ -117,7 +140,7 @@ fn find<'a>(context: &'a Context, name: &str) -> Result<(ViewId, &'a View), Prob
 }
 
 /// The keys that the parameters named after key fields ask for.
-fn fields(params: &mut Params, view: &View, taken: &[&str]) -> Vec<Option<String>> {
+pub(super) fn fields(params: &mut Params, view: &View, taken: &[&str]) -> Vec<Option<String>> {
     view.key.iter().map(|field| if taken.contains(&&**field) { None } else { params.text(field) }).collect()
 }
 
@@ -259,5 +282,57 @@ pub async fn keys(
         page,
         size,
         keys: keys.map(|(key, totals)| KeyAnswer { key: key_fields(view, key), totals: totals.into() }).collect(),
+    }))
+}
+
+/// What late records did to a window: each of its revisions, newest first.
+///
+/// A window that is final has revision 0; each tick of the event clock that brings late records to it makes the next.
+#[utoipa::path(
+    get, path = "/views/{name}/{key}/{start}/history", tag = "views",
+    params(
+        ("name" = String, Path, description = "The view's name"),
+        ("key" = String, Path, description = "The key: its values joined by `/`, with `%`, `/` and control characters in \
+            them percent-encoded; all of it percent-encoded once more as a part of a path, so that `/` is `%2F`"),
+        ("start" = String, Path, description = "Start of the window: milliseconds since the epoch or RFC 3339"),
+    ),
+    responses(
+        (status = 200, body = HistoryAnswer),
+        (status = 400, description = "A parameter is wrong", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such window", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub async fn history(
+    State(context): State<Context>,
+    Path((name, key, start)): Path<(String, String, String)>,
+    uri: Uri,
+) -> Result<Json<HistoryAnswer>, Problem> {
+    let (id, view) = find(&context, &name)?;
+    let mut params = Params::of(&uri);
+    let (key, time) = (Key(key.into()), parse_time(&start));
+    if !time.is_some_and(|start| start.is_multiple_of(view.slide_ms)) {
+        let expected = format!("expected a multiple of {} milliseconds since the epoch, or as RFC 3339", view.slide_ms);
+        params.refuse("start", format!("{expected}, got \"{}\"", shown(&start)));
+    }
+    if key.values().len() != view.key.len() {
+        params.refuse("key", format!("expected the values of {} joined by %2F", view.key.join(", ")));
+    }
+    params.finish()?;
+    let start = time.unwrap_or_default();
+    let read = context.state.live.history(id, &key, start);
+    let revisions = read.value.ok_or_else(|| {
+        let seconds = view.retention_ms / 1_000;
+        Problem::not_found(format!(
+            "there is no window of this key at this start; windows are kept for {seconds} s of event time after their end"
+        ))
+    })?;
+    Ok(Json(HistoryAnswer {
+        view: view.name.clone(),
+        key: key_fields(view, &key),
+        start,
+        end: view.end_of(start),
+        as_of: read.as_of,
+        kept: KEPT_REVISIONS,
+        revisions,
     }))
 }

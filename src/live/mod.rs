@@ -18,7 +18,7 @@ pub mod totals;
 use std::sync::Arc;
 
 use floodmark_dataflows::aggregate::Aggregate;
-use floodmark_dataflows::corrections::Measures;
+use floodmark_dataflows::corrections::{Late, Measures};
 use floodmark_dataflows::output::{KeyFields, LiveSink, ViewUpdate, WindowDocument, WindowState};
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, View, ViewId};
@@ -207,6 +207,28 @@ impl LiveView {
             })
             .collect();
         Some(AsOf { as_of, value: WindowPage { totals, windows, more } })
+    }
+
+    /// The revisions of a window of a key that are kept, newest first, each without what it was before: that is the next
+    /// one. `None` when there is no such window.
+    pub fn history(&self, view: ViewId, key: &Key, start: Millis) -> AsOf<Option<Vec<WindowDocument>>> {
+        let state = self.state.read();
+        let as_of = self.ms(state.frontier);
+        let found = state.views.get(usize::from(view)).and_then(|of| of.history(state.frontier, key, start));
+        drop(state);
+        let value = found.map(|(row, before)| {
+            let definition = &self.views[usize::from(view)];
+            let document = |measures, state| WindowDocument::new(definition, key, start, measures, state);
+            let latest = WindowState { previous: None, ..row.state };
+            let earlier = (0..row.state.revision).rev().zip(before.iter().rev()).map(|(revision, before)| {
+                let as_of_ms = Late::as_of(before.last, definition.final_at(start), self.tick_ms);
+                let late_records = before.records;
+                let state = WindowState { revision, late_records, previous: None, is_final: true, as_of_ms };
+                document(&before.measures, state)
+            });
+            std::iter::once(document(&Measures::of(&row.aggregate), latest)).chain(earlier).collect()
+        });
+        AsOf { as_of, value }
     }
 
     /// What all windows in memory take, hidden views included.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use differential_dataflow::difference::Semigroup;
 use floodmark_dataflows::aggregate::Aggregate;
-use floodmark_dataflows::corrections::Late;
+use floodmark_dataflows::corrections::{Late, Revision};
 use floodmark_dataflows::output::{ViewUpdate, WindowState};
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, OTHER, View, ViewId};
@@ -357,6 +357,15 @@ impl ViewState {
             ids.dedup();
         }
         ids
+    }
+
+    /// The row of a window of a key as it is, and the states before, oldest first.
+    pub(super) fn history(&self, frontier: Tick, key: &Key, start: Millis) -> Option<(Row, Vec<Revision>)> {
+        let (now, id) = (self.ms(frontier), *self.ids.get(key)?);
+        let is_kept = start.is_multiple_of(self.view.slide_ms) && self.view.gone_at(start) > now;
+        let row = self.row(now, start, id).filter(|_| is_kept)?;
+        let late = self.late.get(&start).and_then(|of| of.get(&id));
+        Some((row, late.map(|late| late.history.iter().cloned().collect()).unwrap_or_default()))
     }
 
     /// What is in a window of a key, with the last tick that changed it.

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 
 use floodmark_dataflows::aggregate::Aggregate;
+use floodmark_dataflows::corrections::KEPT_REVISIONS;
 use floodmark_dataflows::histogram::{Histogram, bucket_of};
 use floodmark_dataflows::output::{Previous, ResponseTime};
 use floodmark_dataflows::view::OTHER;
@@ -187,6 +188,9 @@ fn every_read_equals_a_naive_reference() {
                 "view {} at {frontier}",
                 view.name
             );
+            for window in &expected {
+                check_history(&live, id, view, window, &own);
+            }
             revised |= expected.iter().any(|window| window.revision > 1);
             check_pages(&live, id, &expected, &mut rng);
         }
@@ -199,6 +203,37 @@ fn every_read_equals_a_naive_reference() {
     assert!(totals.all.late > 0 && totals.all.too_late > 0, "the stream had late records: {:?}", totals.all);
     assert!(totals.services.iter().any(|(name, _)| name == OTHER), "the stream had keys that were forgotten");
     assert!(revised, "the stream had windows that were corrected");
+}
+
+/// The revisions of a window are its states up to each late tick.
+fn check_history(live: &LiveView, id: ViewId, view: &View, window: &WindowDocument, updates: &[ViewUpdate]) {
+    let values: Vec<_> = window.key.0.iter().map(|(_, value)| value.as_str()).collect();
+    let key = Key::from_values(&values);
+    let own = |update: &&ViewUpdate| {
+        update.key == key && update.pane.is_some_and(|pane| view.windows_of(pane).any(|w| w == window.start))
+    };
+    let updates: Vec<_> = updates.iter().filter(own).collect();
+    let late: BTreeSet<Tick> =
+        updates.iter().map(|u| u.time).filter(|time| view.final_at(window.start) <= time * TICK_MS).collect();
+    let late: Vec<Tick> = late.into_iter().collect();
+    let mut expected = vec![WindowDocument { previous: None, ..window.clone() }];
+    for before in (0..late.len()).rev().take(KEPT_REVISIONS) {
+        let state_of = |from: Tick| {
+            let mut sum = Aggregate::default();
+            let taken = updates.iter().filter(|u| u.time >= from && u.time < late[before]);
+            taken.for_each(|u| sum.plus_equals(&u.aggregate));
+            sum
+        };
+        let (sum, late_records) = (state_of(0), late.first().map_or(0, |&first| state_of(first).count()));
+        if sum.count() > 0 {
+            let changed = before.checked_sub(1).map_or(0, |last| (late[last] + 1) * TICK_MS);
+            let as_of_ms = view.final_at(window.start).max(changed);
+            let state = WindowState { revision: before as u32, late_records, previous: None, is_final: true, as_of_ms };
+            expected.push(WindowDocument::new(view, &key, window.start, &Measures::of(&sum), state));
+        }
+    }
+    assert_eq!(live.history(id, &key, window.start).value, Some(expected));
+    assert_eq!(live.history(id, &key, window.start + 1).value, None);
 }
 
 fn check_pages(live: &LiveView, id: ViewId, expected: &[WindowDocument], rng: &mut ChaCha8Rng) {

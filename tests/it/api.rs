@@ -262,6 +262,35 @@ fn windows_are_found_by_key_and_time_and_paged() {
 }
 
 #[test]
+fn the_history_of_a_window_leads_from_its_revisions_to_what_it_is() {
+    let api = Api::fed();
+    let all = api.json("/views/per_path?service_name=user-service&size=1000")["windows"].as_array().unwrap().clone();
+    let window = all.iter().find(|w| w["revision"].as_u64().unwrap() > 1).expect("late records came");
+    let start = window["start"].as_u64().unwrap();
+    let path = format!("/views/per_path/user-service%2F%252Fv1%252Fa%20b/{start}/history");
+    let history = api.json(&path);
+    let revisions = history["revisions"].as_array().unwrap();
+    assert_eq!(revisions.len() as u64, window["revision"].as_u64().unwrap() + 1);
+    let mut latest = window.clone();
+    let previous = latest.as_object_mut().unwrap().remove("previous").unwrap();
+    assert_eq!(revisions[0], latest);
+    for (field, value) in previous.as_object().unwrap() {
+        assert_eq!(revisions[1][field], *value, "{field} of the revision before");
+    }
+    for two in revisions.windows(2) {
+        let step = |field: &str| two[0][field].as_i64().unwrap() - two[1][field].as_i64().unwrap();
+        assert_eq!(step("revision"), 1);
+        assert_eq!(step("count"), step("late_records"), "a final window changes by late records only");
+        assert!(step("as_of") > 0);
+    }
+    assert_eq!(revisions.last().unwrap()["late_records"], 0);
+
+    let nobody = "/views/per_service/nobody/1769846400000/history";
+    api.get(nobody).problem(404, nobody);
+    api.get("/views/none/a/0/history").problem(404, "/views/none/a/0/history");
+}
+
+#[test]
 fn logs_are_filtered_and_paged() {
     let api = Api::new();
     api.progress.set_indexed_through(77_000);
@@ -323,6 +352,10 @@ fn bad_parameters_are_named() {
         ("/views/per_service?key=a&service_name=a", "key"),
         ("/views/per_service?page=5000", "page"),
         ("/views/per_service/keys?size=none", "size"),
+        ("/views/per_service/auth-service/1769846405000/history", "start"),
+        ("/views/per_service/auth-service/soon/history", "start"),
+        ("/views/per_path/auth-service/1769846400000/history", "key"),
+        ("/views/per_service/auth-service/1769846400000/history?x=1", "x"),
         ("/progress?x=1", "x"),
         ("/health?x=1", "x"),
         ("/?x=1", "x"),
@@ -448,6 +481,7 @@ fn the_description_is_openapi_and_names_every_route() {
         "/views",
         "/views/{name}",
         "/views/{name}/keys",
+        "/views/{name}/{key}/{start}/history",
     ];
     assert_eq!(paths, BTreeSet::from(expected));
     let schemas = &document["components"]["schemas"];
@@ -479,6 +513,7 @@ fn the_description_is_openapi_and_names_every_route() {
         ("/views", "ViewsAnswer"),
         ("/views/per_service", "WindowsAnswer"),
         ("/views/per_service/keys", "KeysAnswer"),
+        ("/views/per_service/auth-service/1769846500000/history", "HistoryAnswer"),
         ("/progress", "ProgressAnswer"),
     ] {
         same_fields(&api.json(path), &schemas[schema], path);
