@@ -11,7 +11,8 @@
 //!    [`live`]: the same updates for live reads on every process. [`clocks`]: what workers tell each other of time.
 //! 7. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`]: what is kept per key and window.
 //!    [`corrections`]: what late records did to windows. [`checkpoint`]: what is kept to go on from after a restart.
-//! 8. [`output`]: what the outside implements to receive documents, dead letters and windows.
+//! 8. [`patterns`]: templates of messages, with wildcards.
+//! 9. [`output`]: what the outside implements to receive documents, dead letters and windows.
 //!
 //! [`dataflow::build`] puts it together on a worker.
 
@@ -28,6 +29,7 @@ pub mod ingest;
 pub mod input;
 pub mod live;
 pub mod output;
+pub mod patterns;
 pub mod record;
 pub mod rules;
 pub mod time;

@@ -11,6 +11,7 @@ mod demo;
 mod generate;
 mod logging;
 mod options;
+mod patterns;
 mod run;
 mod signals;
 
@@ -73,6 +74,8 @@ pub enum Command {
     Generate(generate::Args),
     /// Measure throughput, CPU time and memory on this machine
     Bench(bench::BenchArgs),
+    /// Show which patterns the messages of any log file have, and how many of each
+    Patterns(patterns::PatternsArgs),
     /// Print a script that completes commands and flags in a shell
     Completions(completions::CompletionsArgs),
 }
@@ -129,6 +132,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => Ok(generate::run(args)?),
+        Command::Patterns(args) => patterns::run(&args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
 }

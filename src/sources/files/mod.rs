@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub use feed::{FileBatch, FilesFeed};
+pub(crate) use stream::Stream;
 
 use super::{Positions, Source, SourceError, WorkerPlace};
 use registry::Registry;
