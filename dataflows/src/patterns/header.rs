@@ -55,7 +55,9 @@ fn timestamp(text: &str) -> Option<(&str, bool, &str)> {
     let inner = &text[usize::from(is_bracketed)..];
     let (length, is_syslog) = match named_date(inner) {
         Some(found) => found,
-        None => (numeric_date(inner).or_else(|| clock(inner).filter(|_| inner.as_bytes()[digits(inner)] == b':'))?, false),
+        None => {
+            (numeric_date(inner).or_else(|| clock(inner).filter(|_| inner.as_bytes()[digits(inner)] == b':'))?, false)
+        }
     };
     let (time, rest) = inner.split_at(length);
     let rest = if is_bracketed { rest.strip_prefix(']')? } else { rest };
