@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::aggregate::Aggregate;
 pub use crate::corrections::Late;
 use crate::input::PartitionInfo;
+use crate::ledger::Ledger;
 use crate::time::{Millis, Tick};
 use crate::view::{Key, ViewId};
 
@@ -31,6 +32,8 @@ pub struct PartitionCut {
     pub clock: Option<Tick>,
     /// The hold before the cut.
     pub hold: Tick,
+    /// What became of each offset before the cut, but for documents that the store refused while this run lasted.
+    pub ledger: Ledger,
     /// By view, in the order of the configuration: the keys that the partition has seen.
     pub keys: Vec<SeenKeys>,
 }

@@ -120,6 +120,11 @@ pub trait Feed {
         self.is_live()
     }
 
+    /// Whether offsets are positions in bytes, rather than numbers of records.
+    fn offsets_are_bytes(&self) -> bool {
+        false
+    }
+
     /// The next event of a partition, if there is one now. Never blocks.
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>>;
 

@@ -11,6 +11,7 @@
 //!    [`live`]: the same updates for live reads on every process. [`clocks`]: what workers tell each other of time.
 //! 7. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`]: what is kept per key and window.
 //!    [`corrections`]: what late records did to windows. [`checkpoint`]: what is kept to go on from after a restart.
+//!    [`ledger`]: what became of each offset.
 //! 8. [`patterns`]: templates of messages, with wildcards.
 //! 9. [`output`]: what the outside implements to receive documents, dead letters and windows.
 //!
@@ -27,6 +28,7 @@ pub mod document;
 pub mod histogram;
 pub mod ingest;
 pub mod input;
+pub mod ledger;
 pub mod live;
 pub mod output;
 pub mod patterns;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::aggregate::Aggregate;
 use crate::corrections::{Late, Measures, ResponseMeasures};
 use crate::input::{PartitionInfo, RawRecord};
+use crate::ledger::Ledger;
 use crate::record::{Level, Record};
 use crate::rules::Verdict;
 use crate::time::{Millis, Tick};
@@ -32,6 +33,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason. The place of each is its number.
+    pub const ALL: [Reason; 6] = [
+        Reason::Malformed,
+        Reason::WrongType,
+        Reason::MissingTimestamp,
+        Reason::ClockAhead,
+        Reason::TooLong,
+        Reason::Unindexable,
+    ];
+
     /// The name in documents, metrics and the API.
     pub fn name(self) -> &'static str {
         match self {
@@ -50,6 +61,11 @@ impl Reason {
 pub trait RecordSink {
     /// Whether there is room for another batch of records.
     fn ready(&mut self) -> bool;
+
+    /// Whether a record with this verdict is to be stored; the configuration may keep some out.
+    fn indexes(&self, _verdict: Verdict) -> bool {
+        true
+    }
 
     /// Takes a record that was read, decoded and scored.
     fn log(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, record: &Record<'_>, verdict: Verdict);
@@ -87,6 +103,8 @@ pub struct PartitionProgress {
     pub paused: bool,
     /// Nothing more will come.
     pub ended: bool,
+    /// What became of each of its offsets.
+    pub ledger: Ledger,
 }
 
 /// A change of a view's state, before any exchange.

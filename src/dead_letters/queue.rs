@@ -22,16 +22,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 /// Letters written at once.
 const BATCH: usize = 4096;
-/// Every reason, at the place that its counter has.
-const REASONS: [Reason; 6] = [
-    Reason::Malformed,
-    Reason::WrongType,
-    Reason::MissingTimestamp,
-    Reason::ClockAhead,
-    Reason::TooLong,
-    Reason::Unindexable,
-];
-
 /// Takes dead letters and has them written. Dropping it has the rest written first, unless writing fails.
 pub struct DeadLetterQueue {
     shared: Arc<Shared>,
@@ -44,7 +34,8 @@ struct Shared {
     /// Something was written, or failed.
     written: Condvar,
     limit_bytes: usize,
-    counts: [AtomicU64; REASONS.len()],
+    /// In the order of [`Reason::ALL`].
+    counts: [AtomicU64; Reason::ALL.len()],
     place: String,
 }
 
@@ -85,7 +76,7 @@ impl DeadLetterQueue {
 
     /// Letters taken since the start, by reason.
     pub fn counts(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
-        REASONS.into_iter().zip(self.shared.counts.iter().map(|count| count.load(Ordering::Relaxed)))
+        Reason::ALL.into_iter().zip(self.shared.counts.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
     /// Where the letters go, or why they cannot be written at present.
@@ -141,9 +132,7 @@ impl DeadLetters for DeadLetterQueue {
             raw: raw.to_vec(),
             timestamp_ms: wall_clock_ms(),
         };
-        if let Some(place) = REASONS.iter().position(|known| *known == reason) {
-            self.shared.counts[place].fetch_add(1, Ordering::Relaxed);
-        }
+        self.shared.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
         let mut state = self.shared.state.lock();
         state.bytes += letter.bytes();
         state.waiting.push(letter);

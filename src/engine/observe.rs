@@ -99,6 +99,11 @@ impl<S: RecordSink> RecordSink for Observed<S> {
     }
 
     #[inline]
+    fn indexes(&self, verdict: Verdict) -> bool {
+        self.sink.indexes(verdict)
+    }
+
+    #[inline]
     fn log(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, record: &Record<'_>, verdict: Verdict) {
         self.count(raw);
         self.gathered.anomalies += u64::from(verdict.anomaly);

@@ -91,6 +91,10 @@ impl<F: Feed> Feed for Stoppable<F> {
         self.feed.has_marks()
     }
 
+    fn offsets_are_bytes(&self) -> bool {
+        self.feed.offsets_are_bytes()
+    }
+
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>> {
         if self.shutdown.is_triggered() { Some(PartitionEvent::Ended) } else { self.feed.poll(partition) }
     }

@@ -35,6 +35,7 @@ use crate::clocks::ClockBoard;
 use crate::combine::Combiner;
 use crate::decode::Decoder;
 use crate::input::{Feed, MarkPosition};
+use crate::ledger::Ledger;
 use crate::output::{RecordSink, ViewUpdate};
 use crate::rules::Rules;
 use crate::time::{Millis, Tick};
@@ -249,6 +250,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 Arc::new(info),
                 spare.clone(),
                 Combiner::new(&self.views, self.config.tick_ms),
+                Ledger::new(self.feed.offsets_are_bytes()),
             ));
         }
         if !self.feed.is_live() && !self.feed.is_discovering() {

@@ -7,6 +7,7 @@ use timely::dataflow::operators::Capability;
 use super::RecordPath;
 use crate::combine::Combiner;
 use crate::input::{Batch, PartitionEvent, PartitionInfo};
+use crate::ledger::Ledger;
 use crate::output::{PartitionProgress, Reason, RecordSink, ViewUpdate};
 use crate::time::{Millis, Tick};
 
@@ -47,6 +48,7 @@ pub(super) struct Partition<B> {
     pub clock: Option<Tick>,
     pub hold: Tick,
     pub next_offset: u64,
+    pub ledger: Ledger,
     pub at_end: bool,
     pub unreachable: bool,
     pub ended: bool,
@@ -66,7 +68,7 @@ pub(super) struct Partition<B> {
 }
 
 impl<B: Batch> Partition<B> {
-    pub fn new(info: Arc<PartitionInfo>, capability: Capability<Tick>, combiner: Combiner) -> Self {
+    pub fn new(info: Arc<PartitionInfo>, capability: Capability<Tick>, combiner: Combiner, ledger: Ledger) -> Self {
         Self {
             info,
             hold: *capability.time(),
@@ -75,6 +77,7 @@ impl<B: Batch> Partition<B> {
             batch: None,
             clock: None,
             next_offset: 0,
+            ledger,
             at_end: false,
             unreachable: false,
             ended: false,
@@ -114,6 +117,7 @@ impl<B: Batch> Partition<B> {
             };
             let Some(raw) = batch.current() else {
                 self.next_offset = batch.next_offset();
+                self.ledger.pass(self.next_offset);
                 self.batch = None;
                 self.covering_mark_ms = None;
                 continue;
@@ -131,7 +135,9 @@ impl<B: Batch> Partition<B> {
                         }
                         None => false,
                     };
+                    self.ledger.read(raw.offset, raw.bytes.len());
                     if is_ahead {
+                        self.ledger.kill(Reason::ClockAhead);
                         let detail = "the event time is further ahead of the arrival than time.max_future allows";
                         path.sink.dead_letter(&self.info, raw, Reason::ClockAhead, detail);
                     } else {
@@ -139,18 +145,24 @@ impl<B: Batch> Partition<B> {
                         let clock = self.clock.map_or(tick, |clock| clock.max(tick));
                         self.clock = Some(clock);
                         let verdict = path.rules.judge(&record);
+                        self.ledger.take(path.sink.indexes(verdict));
                         self.combiner.add(clock.max(self.hold), &record, verdict, out);
                         path.sink.log(&self.info, raw, &record, verdict);
                     }
                 }
-                Err(error) => path.sink.dead_letter(&self.info, raw, error.reason, &error.detail),
+                Err(error) => {
+                    self.ledger.read(raw.offset, raw.bytes.len());
+                    self.ledger.kill(error.reason);
+                    path.sink.dead_letter(&self.info, raw, error.reason, &error.detail);
+                }
             }
             batch.advance();
             budget -= 1;
         };
         // What comes behind a record is known by the one that does: a line of a file is longer than its offset tells.
-        if let Some(raw) = self.batch.as_ref().and_then(Batch::current) {
-            self.next_offset = raw.offset;
+        if let Some(batch) = &self.batch {
+            self.next_offset = batch.current().map_or_else(|| batch.next_offset(), |raw| raw.offset);
+            self.ledger.pass(self.next_offset);
         }
         self.combiner.drain(out);
         let paused = reading == Reading::Ahead;
@@ -183,6 +195,7 @@ impl<B: Batch> Partition<B> {
             }
             PartitionEvent::AtEnd { next_offset } => {
                 self.next_offset = next_offset;
+                self.ledger.pass(next_offset);
                 if self.unreachable {
                     (self.unreachable, self.stalled, self.quiet_since_ms) = (false, false, None);
                 }
@@ -196,6 +209,7 @@ impl<B: Batch> Partition<B> {
             }
             PartitionEvent::Lost { from, to } => {
                 path.sink.lost(&self.info, from, to);
+                self.ledger.lose(from, to);
                 self.next_offset = to;
             }
             PartitionEvent::Ended => self.ended = true,
@@ -212,6 +226,7 @@ impl<B: Batch> Partition<B> {
             stalled: self.stalled,
             paused: self.paused,
             ended: self.ended,
+            ledger: self.ledger,
         }
     }
 }

@@ -197,6 +197,8 @@ impl RecordSink for SeenSink {
         let dead = seen.dead.range(of_partition).next_back().map(|((_, offset), _)| *offset);
         let passed = logged.max(dead).map_or(0, |last| last + 1);
         assert!(progress.next_offset <= passed, "{number}@{} is said to be passed in", progress.next_offset - 1);
+        let ledger = progress.ledger;
+        assert!(ledger.is_balanced() && ledger.next_offset == progress.next_offset, "{progress:?}");
         seen.progress.insert(number, progress);
     }
 

@@ -78,6 +78,10 @@ impl Feed for FilesFeed {
         self.follow
     }
 
+    fn offsets_are_bytes(&self) -> bool {
+        true
+    }
+
     fn has_marks(&self) -> bool {
         self.clock.is_on()
     }

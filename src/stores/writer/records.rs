@@ -140,11 +140,18 @@ impl RecordSink for RecordWriter {
     }
 
     #[inline]
-    fn log(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, record: &Record<'_>, verdict: Verdict) {
+    fn indexes(&self, verdict: Verdict) -> bool {
         match self.shared.options.indexed {
-            Indexed::Windows => return,
-            Indexed::Anomalies if !verdict.anomaly => return,
-            Indexed::Anomalies | Indexed::All => {}
+            Indexed::All => true,
+            Indexed::Anomalies => verdict.anomaly,
+            Indexed::Windows => false,
+        }
+    }
+
+    #[inline]
+    fn log(&mut self, partition: &Arc<PartitionInfo>, raw: RawRecord<'_>, record: &Record<'_>, verdict: Verdict) {
+        if !self.indexes(verdict) {
+            return;
         }
         let place = self.place(partition);
         let open = &mut self.open[place];
