@@ -11,11 +11,13 @@
 //! - [`live`]: the state that live reads are answered from.
 //! - [`api`]: the HTTP API.
 //! - [`engine`]: builds and runs the dataflow on this process's workers, and joins the above to it.
+//! - [`cluster`]: several processes as one.
 //! - [`config`], [`units`]: configuration. Each part's options stand beside the part.
 //! - [`cli`]: the commands.
 
 pub mod api;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod dead_letters;
 pub mod engine;

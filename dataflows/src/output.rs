@@ -85,7 +85,7 @@ pub trait RecordSink {
 }
 
 /// Where a partition stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionProgress {
     /// Offset to read next.
     pub next_offset: u64,

@@ -61,18 +61,19 @@ pub struct LiveAnswer {
     live: bool,
 }
 
-/// Where the partitions of this process stand. Times are milliseconds since the epoch.
+/// Where the partitions of all processes stand; those of others as they told within the last seconds. Times are
+/// milliseconds since the epoch.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProgressAnswer {
     /// The event-clock time that live reads are exact for; `null` before the first record.
     as_of: Option<Millis>,
-    /// The frontier that all workers of this process have reached.
+    /// The frontier that all workers have reached.
     frontier: Option<Millis>,
     /// Which partition holds the frontier back; `null` when all have ended or there is none.
     held_by: Option<PartitionName>,
-    /// Every record with an event-clock timestamp before this is searchable.
+    /// Every record with an event-clock timestamp before this is searchable; `null` until every process has told.
     indexed_through: Option<Millis>,
-    /// The workers of this process.
+    /// The workers of all processes.
     workers: Vec<WorkerAnswer>,
     /// By topic and number.
     partitions: Vec<PartitionAnswer>,
@@ -210,7 +211,7 @@ pub async fn alive(uri: Uri) -> Result<Json<LiveAnswer>, Problem> {
 pub async fn progress(State(context): State<Context>, uri: Uri) -> Result<Json<ProgressAnswer>, Problem> {
     Params::of(&uri).finish()?;
     let live = &context.state.live;
-    let snapshot = context.state.progress.snapshot();
+    let snapshot = context.state.progress.of_all_processes();
     let ms = |ticks: u64| ticks.saturating_mul(live.tick_ms());
     let holder = snapshot.holder().cloned();
     let partitions = snapshot.partitions.iter().map(|(partition, state)| PartitionAnswer {
@@ -239,7 +240,7 @@ pub async fn progress(State(context): State<Context>, uri: Uri) -> Result<Json<P
     }))
 }
 
-/// Metrics for Prometheus.
+/// Metrics of this process for Prometheus: every process of a cluster has its own.
 #[utoipa::path(
     get, path = "/metrics", tag = "status",
     responses((status = 200, content_type = "application/openmetrics-text", body = String))

@@ -12,6 +12,7 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{ConfigArgs, Failure};
+use crate::cluster::ClusterConfig;
 use crate::config::{Config, SourceChoice, StoreChoice};
 use crate::dead_letters::Place;
 use crate::sources::files::{FilesRun, FilesSource};
@@ -53,6 +54,9 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     findings.note(("data", folder(&config.data_dir)));
     if config.api.enabled {
         findings.note(("api", api(&config)));
+    }
+    if config.cluster.is_shared() {
+        findings.note(("cluster", cluster(&config.cluster)));
     }
     for view in &config.view {
         let slide = view.slide.map(|slide| format!(" every {slide}")).unwrap_or_default();
@@ -127,7 +131,8 @@ async fn store(config: &Config) -> Result<String, String> {
             format!("embedded: {}", folder(&path)?)
         }
         StoreChoice::Ndjson(ndjson) => {
-            format!("ndjson: {} and {}", ndjson.logs.display(), ndjson.windows.display())
+            let own = |path| config.cluster.own_path(path);
+            format!("ndjson: {} and {}", own(&ndjson.logs).display(), own(&ndjson.windows).display())
         }
         StoreChoice::None => "none: nothing is stored".to_owned(),
     };
@@ -136,7 +141,10 @@ async fn store(config: &Config) -> Result<String, String> {
 
 fn dead_letters(config: &Config) -> Result<String, String> {
     Ok(match config.dead_letters.to {
-        Place::File => config.data_dir.join(&config.dead_letters.file).display().to_string(),
+        Place::File => {
+            let file = config.data_dir.join(&config.dead_letters.file);
+            config.cluster.own_path(&file).display().to_string()
+        }
         Place::Index => "an index of their own in the store".to_owned(),
         Place::Topic => {
             let (kafka, topic) = (&config.dead_letters.kafka, &config.dead_letters.topic);
@@ -168,6 +176,15 @@ fn api(config: &Config) -> Result<String, String> {
         Ok(_) => Ok(format!("{address} is free")),
         Err(error) => Err(format!("cannot listen on {address}: {error}; set api.listen to another port")),
     }
+}
+
+fn cluster(cluster: &ClusterConfig) -> Result<String, String> {
+    let secret = cluster.read_secret()?;
+    let addresses = cluster.addresses();
+    let address = cluster.listen.as_ref().unwrap_or(&addresses[cluster.process]);
+    TcpListener::bind(address).map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let trust = if secret.expose().is_empty() { "without a secret" } else { "with a secret" };
+    Ok(format!("process {} of {}, {address} is free, {trust}", cluster.process, cluster.processes))
 }
 
 /// An answer in time.

@@ -1,13 +1,18 @@
 //! `floodmark run`: the dataflow on this process's workers.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{ArgAction, ArgGroup, Args};
 
 use super::{ConfigArgs, Failure, signals};
+use crate::cluster::ClusterError;
 use crate::engine::{self, EngineError, Replay, ReplayTarget, RunOptions, RunReport, Shutdown};
 use crate::sources::SourceError;
+
+/// How long a run may take to end when another process was lost.
+const AFTER_LOSS: Duration = Duration::from_millis(700);
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -107,12 +112,26 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         until_end: args.until_end,
         replay: args.replay(),
         shutdown,
+        on_lost: Some(Box::new(end_after_loss)),
         on_ready: Some(Box::new(|address| tracing::info!("the API is at http://{address}"))),
         ..RunOptions::default()
     };
     let report = engine::run(&config, options).map_err(failure)?;
     tracing::info!("done: {}", summary(&report));
     Ok(())
+}
+
+/// Ends the process if the run does not do so shortly: its workers may wait for ever for a process that is gone.
+fn end_after_loss(why: String) {
+    tracing::error!("{why}: a cluster ends as a whole, so this process ends too");
+    let wait = move || {
+        std::thread::sleep(AFTER_LOSS);
+        eprintln!("floodmark: cluster: {why}");
+        std::process::exit(1);
+    };
+    if std::thread::Builder::new().name("end".to_owned()).spawn(wait).is_err() {
+        std::process::exit(1);
+    }
 }
 
 /// What a run did, in one line.
@@ -132,7 +151,7 @@ pub(super) fn summary(report: &RunReport) -> String {
 /// The exit code that an error of the engine stands for.
 pub(super) fn failure(error: EngineError) -> Failure {
     match error {
-        EngineError::Usage(_) => Failure::usage(error),
+        EngineError::Usage(_) | EngineError::Cluster(ClusterError::Usage(_)) => Failure::usage(error),
         EngineError::Source(SourceError::Configuration(_)) => Failure::usage(error),
         error => Failure::from(error),
     }

@@ -7,7 +7,7 @@ use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::view_config::{Mistake, compile_views};
 
-use super::{ClusterConfig, Config, SourceChoice, SourceSection, StoreChoice, StoreSection};
+use super::{Config, SourceChoice, SourceSection, StoreChoice, StoreSection};
 use crate::dead_letters::Place;
 use crate::sources::generator::Generator;
 
@@ -28,6 +28,7 @@ impl Config {
         let mut mistakes = within("time", self.time.mistakes());
         mistakes.extend(self.compile().err().unwrap_or_default());
         mistakes.extend(within("cluster", self.cluster.mistakes()));
+        mistakes.extend(self.mistakes_of_several_processes());
         mistakes.extend(self.source.mistakes());
         mistakes.extend(self.store.mistakes());
         if self.dead_letters.to == Place::Index && !matches!(self.store.chosen(), Ok(StoreChoice::Elasticsearch(_))) {
@@ -39,6 +40,28 @@ impl Config {
         if every.as_millis() == 0 || !every.as_millis().is_multiple_of(tick.as_millis().max(1)) {
             let message = format!("expected a multiple of time.tick ({tick}), got {every}");
             mistakes.push(Mistake::new("publish.every", message));
+        }
+        mistakes
+    }
+
+    /// What one process can do and several cannot.
+    fn mistakes_of_several_processes(&self) -> Vec<Mistake> {
+        if !self.cluster.is_shared() {
+            return Vec::new();
+        }
+        let processes = self.cluster.processes;
+        let mut mistakes = Vec::new();
+        if let Ok(StoreChoice::Embedded(_)) = self.store.chosen() {
+            let advice =
+                "add [store.elasticsearch], [store.ndjson] or [store.none], or run one process with more workers";
+            let message = format!("the embedded store is for one process, and there are {processes}: {advice}");
+            mistakes.push(Mistake::new("store.embedded", message));
+        }
+        if self.source.files.is_some() && !self.cluster.shared_files && !self.cluster.is_on_one_host() {
+            let advice =
+                "read from Kafka, or set cluster.shared_files when they are on a file system that all hosts share";
+            let message = format!("processes on several hosts may not see the same files: {advice}");
+            mistakes.push(Mistake::new("source.files", message));
         }
         mistakes
     }
@@ -125,30 +148,5 @@ impl StoreSection {
             Ok(StoreChoice::Embedded(config)) => within("store.embedded", config.mistakes()),
             Ok(StoreChoice::Ndjson(_) | StoreChoice::None) => Vec::new(),
         }
-    }
-}
-
-impl ClusterConfig {
-    fn mistakes(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        for (key, value) in [("workers", self.workers), ("processes", self.processes)] {
-            if !(1..=1_024).contains(&value) {
-                mistakes.push(Mistake::new(key, format!("expected 1 to 1024, got {value}")));
-            }
-        }
-        if self.process >= self.processes.max(1) {
-            let message = format!("expected less than cluster.processes ({}), got {}", self.processes, self.process);
-            mistakes.push(Mistake::new("process", message));
-        }
-        if !self.hosts.is_empty() && self.hosts.len() != self.processes {
-            let message = format!("expected one for each of {} processes, got {}", self.processes, self.hosts.len());
-            mistakes.push(Mistake::new("hosts", message));
-        }
-        for (i, host) in self.hosts.iter().enumerate() {
-            if !host.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok()) {
-                mistakes.push(Mistake::new(format!("hosts[{i}]"), format!("expected host:port, got \"{host}\"")));
-            }
-        }
-        mistakes
     }
 }

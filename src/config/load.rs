@@ -348,13 +348,14 @@ mod tests {
     #[test]
     fn flags_win_over_the_environment_and_that_over_the_file() {
         let given = Given {
-            file: "source.generator = {}\n[time]\ntick = \"2s\"\nidle_after = \"7s\"\nmax_ahead = \"30s\"\n\
+            file: "source.generator = {}\nstore.none = {}\n[time]\ntick = \"2s\"\nidle_after = \"7s\"\nmax_ahead = \"30s\"\n\
                 [[view]]\nname = \"v\"\n",
             environment: &[
                 ("FLOODMARK_TIME__TICK", "5s"),
                 ("FLOODMARK_TIME__IDLE_AFTER", "8s"),
                 ("FLOODMARK_CLUSTER__HOSTS", "a:1, b:2"),
                 ("FLOODMARK_CLUSTER__PROCESSES", "2"),
+                ("FLOODMARK_CLUSTER__SECRET", "0123456789abcdef"),
                 ("FLOODMARK_LOG", "debug"),
                 ("FLOODMARK_TEST_SERVICES", "1"),
                 ("PATH", "/bin"),

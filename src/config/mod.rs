@@ -22,12 +22,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::ApiConfig;
+pub use crate::cluster::ClusterConfig;
 use crate::dead_letters::DeadLettersConfig;
 use crate::units::Span;
 pub use check::Compiled;
 pub use load::Sources;
 pub use mistakes::ConfigError;
-pub use sections::{ClusterConfig, NoStoreConfig, SourceChoice, SourceSection, StoreChoice, StoreSection};
+pub use sections::{NoStoreConfig, SourceChoice, SourceSection, StoreChoice, StoreSection};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -1,4 +1,4 @@
-//! The sections that belong to no single part: how many workers, which source, which store.
+//! The sections that belong to no single part: which source, which store.
 
 use std::sync::LazyLock;
 
@@ -14,29 +14,6 @@ use crate::stores::embedded::EmbeddedConfig;
 use crate::stores::ndjson::NdjsonConfig;
 use crate::stores::writer::{Indexed, WriterOptions};
 use crate::units::ByteSize;
-
-/// Workers and processes. Results are the same for any number of them.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClusterConfig {
-    /// Worker threads of each process. Partitions are spread over all workers, so more workers than partitions do
-    /// nothing, and more than cores are slower than fewer. `-w`.
-    pub workers: usize,
-    /// Processes. All run with the same configuration but for `process`. `-n`.
-    pub processes: usize,
-    /// The number of this process, from 0. `-p`.
-    pub process: usize,
-    /// `host:port` of each process, in the order of their numbers. Left empty, processes are on this host, on ports from
-    /// 2101. `-h FILE` reads them from a file, one a line. These connections are not encrypted: keep them in a private
-    /// network.
-    pub hosts: Vec<String>,
-}
-
-impl Default for ClusterConfig {
-    fn default() -> Self {
-        Self { workers: 1, processes: 1, process: 0, hosts: Vec::new() }
-    }
-}
 
 /// Where records are read from.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]

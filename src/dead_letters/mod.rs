@@ -34,7 +34,8 @@ use crate::units::ByteSize;
 pub struct DeadLettersConfig {
     /// What they are written to.
     pub to: Place,
-    /// With `to = "file"`: the file, one JSON object a line. A relative path is below the data directory.
+    /// With `to = "file"`: the file, one JSON object a line. A relative path is below the data directory. With several
+    /// processes each writes its own, with its number in the name: `dead-letters-1.ndjson`.
     pub file: PathBuf,
     /// With `to = "file"`: at this size the file gets a number behind its name, and a new one is begun.
     pub rotate_at: ByteSize,

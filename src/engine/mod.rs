@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cluster::ClusterError;
 use crate::config::Config;
 use crate::sources::SourceError;
 use crate::stores::StoreError;
@@ -46,6 +47,9 @@ pub struct RunOptions {
     pub shutdown: Shutdown,
     /// Called once with the address of the API.
     pub on_ready: Option<Box<dyn FnOnce(SocketAddr) + Send>>,
+    /// Called with the words to say when another process is lost. The run then ends with an error as soon as it can;
+    /// but threads may hang for good, so a process should end by itself shortly after.
+    pub on_lost: Option<Box<dyn Fn(String) + Send + Sync>>,
     /// Without the API, the live state and marks: for measuring.
     pub bare: bool,
 }
@@ -112,7 +116,10 @@ pub enum EngineError {
     /// The API could not be served.
     #[error("api: {0}")]
     Api(#[from] crate::api::ApiError),
-    /// Something of this process's own failed: a file, a thread, a connection to another process.
+    /// The processes do not work together, or one was lost.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// Something of this process's own failed: a file, a thread.
     #[error("{0}")]
     Process(String),
     /// A worker panicked; its message is in the log.

@@ -21,7 +21,7 @@ pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Resu
     if let Some(Replay { target: ReplayTarget::Directory(directory), .. }) = replay {
         let (logs_file, windows) = (directory.join("logs.ndjson"), directory.join("windows.ndjson"));
         let target = NdjsonConfig { logs: logs_file, windows, append: false };
-        return Ok(Arc::new(Ndjson::open(&target, logs)?));
+        return Ok(Arc::new(Ndjson::open(&own_files(config, &target), logs)?));
     }
     let prefix = replay.and_then(|replay| match &replay.target {
         ReplayTarget::Prefix(prefix) => Some(prefix.as_str()),
@@ -49,9 +49,15 @@ pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Resu
         (StoreChoice::Embedded(store), None) => {
             Ok(Arc::new(EmbeddedStore::open(store, &config.data_dir.join("store"))?))
         }
-        (StoreChoice::Ndjson(store), None) => Ok(Arc::new(Ndjson::open(store, logs)?)),
+        (StoreChoice::Ndjson(store), None) => Ok(Arc::new(Ndjson::open(&own_files(config, store), logs)?)),
         (StoreChoice::None, None) => Ok(Arc::new(NoStore)),
     }
+}
+
+/// The files of this process.
+fn own_files(config: &Config, files: &NdjsonConfig) -> NdjsonConfig {
+    let own = |path| config.cluster.own_path(path);
+    NdjsonConfig { logs: own(&files.logs), windows: own(&files.windows), append: files.append }
 }
 
 /// What is to be done with a source, whatever its kind.

@@ -17,9 +17,10 @@ use super::housekeeping::Housekeeping;
 use super::observe::{self, Gathered, Observed, RunCounts};
 use super::parts::{WithSource, open_store, with_source};
 use super::shutdown::Stoppable;
-use super::workers::{WorkerParts, execute};
+use super::workers::{Peers, WorkerParts, execute};
 use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
+use crate::cluster::{Cluster, ClusterError, share_progress};
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterQueue, DeadLettersConfig, Place};
 use crate::live::LiveView;
@@ -37,6 +38,31 @@ const DEAD_LETTER_PATIENCE: std::time::Duration = std::time::Duration::from_secs
 const GENERATION_FILE: &str = "generation";
 
 pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport, EngineError> {
+    if !config.cluster.is_shared() {
+        return run_process(config, options, None);
+    }
+    // All must read the same in the same way.
+    let range = options.replay.as_ref().map(|replay| (&replay.from, &replay.to));
+    let how = format!("{:?}", (options.until_end, options.bare, range));
+    let stopped = options.shutdown.clone();
+    let (cluster, lines) = match Cluster::connect(config, &how, &|| stopped.is_triggered()) {
+        Ok(met) => met,
+        Err(ClusterError::Stopped) => return Ok(RunReport::default()),
+        Err(error) => return Err(error.into()),
+    };
+    let asking = cluster.clone();
+    options.shutdown.on_trigger(move || asking.stop());
+    cluster.on_stop(move || stopped.trigger());
+    if let Some(on_lost) = options.on_lost.take() {
+        cluster.on_lost(on_lost);
+    }
+    let result = run_process(config, options, Some((cluster.clone(), lines)));
+    let why = result.as_ref().err().map(ToString::to_string);
+    let ended = cluster.finish(why.as_deref().map_or(Ok(()), Err));
+    result.and_then(|report| ended.map(|()| report).map_err(EngineError::from))
+}
+
+fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -> Result<RunReport, EngineError> {
     let mut compiled = compile(config).map_err(|mistakes| {
         let texts: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         EngineError::Usage(texts.join("; "))
@@ -53,7 +79,7 @@ pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport,
         let store = runtime.block_on(open_store(config, options.replay.as_ref()))?;
         let dead_letters = open_dead_letters(config, options.replay.as_ref(), store.clone())?;
         let on_ready = options.on_ready.take();
-        let parts = Parts { config, options: &options, compiled, runtime: &runtime, store, dead_letters };
+        let parts = Parts { config, options: &options, compiled, runtime: &runtime, store, dead_letters, peers };
         with_source(config, &options, Run { parts, on_ready })
     };
     // What is left there are connections that nothing waits for any more.
@@ -67,11 +93,15 @@ fn open_dead_letters(
     store: Arc<dyn Store>,
 ) -> Result<Arc<DeadLetterQueue>, EngineError> {
     // Those of a replay go where its documents go, not among those of the live run.
-    let place = |to| DeadLettersConfig { to, file: DeadLettersConfig::default().file, ..config.dead_letters.clone() };
+    let place = |to, file: &Path| {
+        let file = config.cluster.own_path(file);
+        DeadLettersConfig { to, file, ..config.dead_letters.clone() }
+    };
+    let usual = DeadLettersConfig::default().file;
     let opened = match replay.map(|replay| &replay.target) {
-        None => config.dead_letters.start(&config.data_dir, store),
-        Some(ReplayTarget::Directory(directory)) => place(Place::File).start(directory, store),
-        Some(ReplayTarget::Prefix(_)) => place(Place::Index).start(&config.data_dir, store),
+        None => place(config.dead_letters.to, &config.dead_letters.file).start(&config.data_dir, store),
+        Some(ReplayTarget::Directory(directory)) => place(Place::File, &usual).start(directory, store),
+        Some(ReplayTarget::Prefix(_)) => place(Place::Index, &usual).start(&config.data_dir, store),
     };
     opened.map_err(|error| EngineError::Process(format!("dead letters: {error}")))
 }
@@ -84,6 +114,7 @@ struct Parts<'a> {
     runtime: &'a Runtime,
     store: Arc<dyn Store>,
     dead_letters: Arc<DeadLetterQueue>,
+    peers: Option<Peers>,
 }
 
 struct Run<'a> {
@@ -96,7 +127,8 @@ impl WithSource for Run<'_> {
 
     fn with<S: Source>(self, source: S) -> Self::Output {
         let Run { parts, on_ready } = self;
-        let Parts { config, options, compiled, runtime, store, dead_letters } = parts;
+        let Parts { config, options, compiled, runtime, store, dead_letters, peers: met } = parts;
+        let others = met.as_ref().map(|(cluster, _)| cluster.clone());
         let source = Arc::new(source);
         let options_of_writer = config.store.writer_options();
         let writer = Writer::start(store.clone(), dead_letters.clone(), options_of_writer, runtime.handle());
@@ -119,7 +151,7 @@ impl WithSource for Run<'_> {
                     store: store.clone(),
                     progress: board.clone(),
                     metrics: metrics.clone(),
-                    health: Arc::new(health(&store, &source, &dead_letters, &writer)),
+                    health: Arc::new(health(&store, &source, &dead_letters, &writer, others.clone())),
                     info: Arc::new(info(config, runtime, &*source)),
                 };
                 let stop = served.clone();
@@ -144,7 +176,7 @@ impl WithSource for Run<'_> {
         };
         let generation = match options.bare || options.replay.is_some() {
             true => 0,
-            false => next_generation(&config.data_dir)?,
+            false => decide(others.as_ref(), || next_generation(&config.data_dir))?,
         };
         let ids = WindowIds::new(&config.view, generation, compiled.clock.tick_ms);
         let peers = cluster.processes * cluster.workers;
@@ -181,9 +213,12 @@ impl WithSource for Run<'_> {
             shutdown: options.shutdown.clone(),
             tick_ms: compiled.clock.tick_ms,
         };
+        if let Some(others) = &others {
+            runtime.spawn(share_progress(others, housekeeping.board.clone()));
+        }
         let keeping = runtime.spawn(housekeeping.clone().run());
         let Compiled { views, clock, .. } = compiled;
-        let computed = execute(cluster, Computation { views, clock, publish, live_workers }, parts);
+        let computed = execute(cluster, met, Computation { views, clock, publish, live_workers }, parts);
         keeping.abort();
         let finished = computed.and_then(|seconds| {
             runtime.block_on(writer.drain()).map_err(EngineError::Store)?;
@@ -198,7 +233,9 @@ impl WithSource for Run<'_> {
         });
         // Kept by the permit if the server is not waiting yet.
         served.notify_one();
-        if let Some(server) = server {
+        if let Some(server) = server
+            && others.is_none_or(|others| others.lost().is_none())
+        {
             runtime.block_on(Server::finished(server));
         }
         let stats = writer.stats();
@@ -221,6 +258,14 @@ impl<W: WindowSink> WindowSink for Listed<W> {
     }
 }
 
+/// The generation, which is that of process 0.
+fn decide(others: Option<&Cluster>, next: impl FnOnce() -> Result<u64, EngineError>) -> Result<u64, EngineError> {
+    let Some(others) = others else { return next() };
+    let decided = others.share(|| next().map(|generation| generation.to_be_bytes().to_vec()))?;
+    let decided = decided.try_into().map_err(|_| EngineError::Process("process 0 sent no generation".to_owned()))?;
+    Ok(u64::from_be_bytes(decided))
+}
+
 /// The number of this start: one more than the last one's. A start that continues no checkpoint is a new generation, so
 /// that its windows replace those of earlier ones.
 fn next_generation(data_dir: &Path) -> Result<u64, EngineError> {
@@ -237,8 +282,7 @@ fn next_generation(data_dir: &Path) -> Result<u64, EngineError> {
     };
     std::fs::create_dir_all(data_dir).map_err(|error| failed("make the directory of", error))?;
     let next = last + 1;
-    // Of its own: several processes may share the directory and start together.
-    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let new = path.with_extension("new");
     std::fs::write(&new, format!("{next}\n")).map_err(|error| failed("write", error))?;
     std::fs::rename(&new, &path).map_err(|error| failed("replace", error))?;
     Ok(next)
@@ -257,10 +301,11 @@ fn health<S: Source>(
     source: &Arc<S>,
     dead_letters: &Arc<DeadLetterQueue>,
     writer: &Writer,
+    others: Option<Cluster>,
 ) -> Health {
     let (store, source) = (store.clone(), source.clone());
     let (dead_letters, writer) = (dead_letters.clone(), writer.clone());
-    Health::default()
+    let health = Health::default()
         .check("store", move || {
             let store = store.clone();
             async move { store.health().await.map_err(|error| error.to_string()) }
@@ -275,5 +320,12 @@ fn health<S: Source>(
                 Some(error) => Err(error.to_string()),
                 None => Ok("storing".to_owned()),
             })
+        });
+    let Some(others) = others else { return health };
+    health.check("cluster", move || {
+        std::future::ready(match others.lost() {
+            Some(lost) => Err(lost.to_string()),
+            None => Ok(format!("connected to {} other processes", others.connected())),
         })
+    })
 }

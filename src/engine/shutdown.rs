@@ -34,6 +34,15 @@ impl Shutdown {
         }
     }
 
+    /// Calls `hook` whenever the run is told to end, also if that was before.
+    pub fn on_trigger(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let hook: Waker = Arc::new(hook);
+        self.0.wakers.lock().push(hook.clone());
+        if self.is_triggered() {
+            hook();
+        }
+    }
+
     /// Whether the run is to end.
     pub fn is_triggered(&self) -> bool {
         self.0.is_triggered.load(Ordering::SeqCst)

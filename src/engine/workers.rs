@@ -1,8 +1,10 @@
 //! The timely workers of this process.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::checkpoint::Restored;
@@ -11,17 +13,19 @@ use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::input::Feed;
 use floodmark_dataflows::output::{LiveSink, RecordSink, WindowSink};
 use parking_lot::Mutex;
+use timely::communication::WorkerGuards;
+use timely::execute::execute_from;
 use timely::{CommunicationConfig, WorkerConfig};
 
 use super::EngineError;
-use crate::config::ClusterConfig;
+use crate::cluster::{Cluster, ClusterConfig, DataLines};
 
 /// How long a worker parks when nothing wakes it.
 const PARK: Duration = Duration::from_millis(100);
 /// How often the source operator looks after marks and the sink while nothing comes in.
 const HEARTBEAT: Duration = Duration::from_millis(200);
-/// The first port where processes on one host meet, if none are configured: timely's usual one.
-const FIRST_PORT: usize = 2101;
+/// How often to see whether another process was lost.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What one worker runs with.
 pub(super) struct WorkerParts<F, S, W, L> {
@@ -31,10 +35,14 @@ pub(super) struct WorkerParts<F, S, W, L> {
     pub live: Option<L>,
 }
 
+/// The other processes, and the connections to them.
+pub(super) type Peers = (Cluster, DataLines);
+
 /// Runs the dataflow on this process's workers until the input has ended everywhere. `parts` has one entry for each of
-/// them. Returns the seconds it took.
+/// them. Returns the seconds it took. When another process is lost, the workers are left to themselves: they may hang.
 pub(super) fn execute<F, S, W, L>(
     cluster: &ClusterConfig,
+    peers: Option<Peers>,
     computation: Computation,
     parts: Vec<WorkerParts<F, S, W, L>>,
 ) -> Result<f64, EngineError>
@@ -46,10 +54,16 @@ where
 {
     let first = cluster.process * cluster.workers;
     let parts: Vec<_> = parts.into_iter().map(|parts| Mutex::new(Some(parts))).collect();
-    let config = timely::Config { communication: communication(cluster), worker: WorkerConfig::default() };
+    let cannot_start = |error| EngineError::Process(format!("cannot start the workers: {error}"));
+    let (peers, (builders, connections)) = match peers {
+        Some((peers, lines)) => (Some(peers), lines.into_allocators(cluster.workers)?),
+        None if cluster.workers == 1 => (None, CommunicationConfig::Thread.try_build().map_err(cannot_start)?),
+        None => (None, CommunicationConfig::Process(cluster.workers).try_build().map_err(cannot_start)?),
+    };
     let start = Instant::now();
     let failed = Arc::new(AtomicBool::new(false));
-    let guards = timely::execute(config, move |worker| {
+    let stop = failed.clone();
+    let guards = execute_from(builders, Box::new(()), WorkerConfig::default(), move |worker| {
         let Some(parts) = parts[worker.index() - first].lock().take() else { return };
         let _alarm = Alarm(failed.clone());
         let WorkerParts { feed, path, windows, live } = parts;
@@ -71,8 +85,14 @@ where
             }
         }
     });
-    let guards = guards.map_err(|error| EngineError::Process(format!("cannot start the workers: {error}")))?;
-    for (worker, result) in guards.join().into_iter().enumerate() {
+    let guards = guards.map_err(cannot_start)?;
+    let results = match peers {
+        None => guards.join(),
+        Some(peers) => {
+            join_with_peers(peers, guards, connections).inspect_err(|_| stop.store(true, Ordering::SeqCst))?
+        }
+    };
+    for (worker, result) in results.into_iter().enumerate() {
         result.map_err(|message| EngineError::Worker { worker, message })?;
     }
     Ok(start.elapsed().as_secs_f64())
@@ -89,15 +109,38 @@ impl Drop for Alarm {
     }
 }
 
-fn communication(cluster: &ClusterConfig) -> CommunicationConfig {
-    let ClusterConfig { workers, processes, process, .. } = *cluster;
-    if processes == 1 {
-        return if workers == 1 { CommunicationConfig::Thread } else { CommunicationConfig::Process(workers) };
-    }
-    let addresses = if cluster.hosts.is_empty() {
-        (0..processes).map(|process| format!("localhost:{}", FIRST_PORT + process)).collect()
-    } else {
-        cluster.hosts.clone()
+/// Waits for the workers, and until everything is sent and received; or for the loss of another process.
+fn join_with_peers(
+    peers: Cluster,
+    guards: WorkerGuards<()>,
+    connections: Box<dyn Any + Send>,
+) -> Result<Vec<Result<(), String>>, EngineError> {
+    let (sender, ended) = channel();
+    let joining = peers.clone();
+    let join = move || {
+        let results = guards.join();
+        if results.iter().all(Result::is_ok) && joining.lost().is_none() {
+            joining.done();
+            drop(connections);
+        } else {
+            // Its threads wait for a proper end of what has none.
+            std::mem::forget(connections);
+        }
+        let _ = sender.send(results);
     };
-    CommunicationConfig::Cluster { threads: workers, process, addresses, report: false, zerocopy: false }
+    let spawned = std::thread::Builder::new().name("workers:join".to_owned()).spawn(join);
+    spawned.map_err(|error| EngineError::Process(format!("cannot start a thread: {error}")))?;
+    loop {
+        match ended.recv_timeout(LOOK) {
+            Ok(results) => return Ok(results),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(EngineError::Process("the connections to other processes broke down".to_owned()));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(lost) = peers.lost() {
+                    return Err(lost.into());
+                }
+            }
+        }
+    }
 }

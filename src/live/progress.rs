@@ -1,4 +1,5 @@
-//! Where each partition of this process stands: written by the workers, read by the API and the metrics.
+//! Where each partition stands: of this process, written by the workers; of the others, as they told last.
+//! Read by the API and the metrics.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,12 +10,13 @@ use floodmark_dataflows::output::PartitionProgress;
 use floodmark_dataflows::time::{Millis, Tick};
 use parking_lot::Mutex;
 
-/// The state of this process's partitions and of its workers' frontiers.
+/// The state of this process's partitions and of its workers' frontiers, and what other processes told of theirs.
 #[derive(Debug, Default)]
 pub struct ProgressBoard {
     partitions: Mutex<BTreeMap<Arc<PartitionInfo>, PartitionState>>,
     frontiers: Mutex<BTreeMap<usize, Tick>>,
     indexed_through_ms: AtomicU64,
+    peers: Mutex<BTreeMap<usize, ProgressSnapshot>>,
 }
 
 /// A partition on the board.
@@ -52,7 +54,7 @@ pub struct ProgressSnapshot {
 }
 
 impl ProgressSnapshot {
-    /// The frontier that every worker of this process has reached.
+    /// The frontier that every worker has reached.
     pub fn frontier(&self) -> Option<Tick> {
         self.frontiers.values().copied().min()
     }
@@ -102,14 +104,35 @@ impl ProgressBoard {
         Some(self.indexed_through_ms.load(Ordering::Relaxed)).filter(|&ms| ms > 0)
     }
 
-    /// A copy of all.
+    /// Notes what another process tells of its partitions and workers.
+    pub fn set_peer(&self, process: usize, told: ProgressSnapshot) {
+        self.peers.lock().insert(process, told);
+    }
+
+    /// A copy of all, with what other processes told last.
+    pub fn of_all_processes(&self) -> ProgressSnapshot {
+        let mut all = self.snapshot();
+        for told in self.peers.lock().values() {
+            all.partitions.extend(told.partitions.iter().cloned());
+            all.frontiers.extend(&told.frontiers);
+            all.indexed_through = all.indexed_through.zip(told.indexed_through).map(|(own, told)| own.min(told));
+        }
+        sort(&mut all.partitions);
+        all
+    }
+
+    /// A copy of what is this process's own.
     pub fn snapshot(&self) -> ProgressSnapshot {
         // First: what a worker read before it saw a frontier is then among the positions.
         let frontiers = self.frontiers.lock().clone();
         let mut partitions: Vec<_> = self.partitions.lock().iter().map(|(p, state)| (p.clone(), *state)).collect();
-        partitions.sort_by(|(a, _), (b, _)| (&a.topic, a.number, &a.identity).cmp(&(&b.topic, b.number, &b.identity)));
+        sort(&mut partitions);
         ProgressSnapshot { partitions, frontiers, indexed_through: self.indexed_through() }
     }
+}
+
+fn sort(partitions: &mut [(Arc<PartitionInfo>, PartitionState)]) {
+    partitions.sort_by(|(a, _), (b, _)| (&a.topic, a.number, &a.identity).cmp(&(&b.topic, b.number, &b.identity)));
 }
 
 #[cfg(test)]

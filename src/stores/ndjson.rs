@@ -21,10 +21,11 @@ use super::{LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrit
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NdjsonConfig {
-    /// File for log documents; `-` is standard output. May be the same as `windows`.
+    /// File for log documents; `-` is standard output. May be the same as `windows`. With several processes each writes
+    /// its own, with its number in the name: `logs-1.ndjson`.
     pub logs: PathBuf,
     /// File for window documents; `-` is standard output. Every published state of a window is a line: the last one
-    /// holds.
+    /// holds. With several processes each writes its own, as for `logs`.
     pub windows: PathBuf,
     /// Whether lines are added to files that are there. If not, the files are emptied at the start.
     pub append: bool,

@@ -76,14 +76,14 @@ fn any_number_of_workers_and_processes_ends_with_what_the_reference_says() {
 
     let hosts: String = free_ports::<2>().iter().map(|port| format!("127.0.0.1:{port}\n")).collect();
     dir.file("hosts", &hosts);
-    let [first, second] = ["0", "1"]
-        .map(|process| start(&format!("process-{process}"), &["-n", "2", "-p", process, "-h", "hosts", "-w", "2"]));
+    let flags = |process| ["-n", "2", "-p", process, "-h", "hosts", "-w", "2", "--set", "api.enabled=false"];
+    let [first, second] = ["0", "1"].map(|process| start("processes", &flags(process)));
     first.wait().expect_code(0);
     second.wait().expect_code(0);
-    let folders = ["process-0", "process-1"].map(|folder| dir.path().join(folder));
-    Outcome::read(&[&folders[0], &folders[1]]).assert_is(&expected, "two processes");
-    for folder in folders {
-        assert!(folder.join("windows.ndjson").metadata().unwrap().len() > 0, "{} has no windows", folder.display());
+    let folder = dir.path().join("processes");
+    Outcome::read(&[&folder]).assert_is(&expected, "two processes");
+    for name in ["windows-0.ndjson", "windows-1.ndjson"] {
+        assert!(folder.join(name).metadata().unwrap().len() > 0, "{name} is empty");
     }
 }
 

@@ -131,21 +131,22 @@ impl Outcome {
         outcome
     }
 
-    /// What is in `logs.ndjson`, `windows.ndjson` and `dead-letters.ndjson` of each folder, together. A document twice,
-    /// or a window in two folders, is a failure.
+    /// What is in `logs.ndjson`, `windows.ndjson` and `dead-letters.ndjson` of each folder, together with the files of
+    /// up to four processes there (`logs-1.ndjson`). A document twice, or a window of two processes, is a failure.
     pub fn read(folders: &[&Path]) -> Self {
         let mut outcome = Self::default();
-        for folder in folders {
-            for (line, document) in lines(&folder.join("logs.ndjson")) {
+        for (folder, process) in folders.iter().flat_map(|folder| ["", "-0", "-1", "-2", "-3"].map(|p| (folder, p))) {
+            let lines = |name: &str| lines(&folder.join(format!("{name}{process}.ndjson")));
+            for (line, document) in lines("logs") {
                 let twice = outcome.documents.insert(record_place(&document), line);
                 assert_eq!(twice, None, "a document is there twice");
             }
-            for (_, letter) in lines(&folder.join("dead-letters.ndjson")) {
+            for (_, letter) in lines("dead-letters") {
                 let reason = letter["reason"].as_str().expect("a reason").to_owned();
                 let twice = outcome.dead.insert(record_place(&letter), reason);
                 assert_eq!(twice, None, "a dead letter is there twice");
             }
-            let windows = lines(&folder.join("windows.ndjson")).into_iter();
+            let windows = lines("windows").into_iter();
             let windows: BTreeMap<_, _> = windows.map(|(line, document)| (window_place(&document), line)).collect();
             for (place, line) in windows {
                 let twice = outcome.windows.insert(place, line);
