@@ -1,5 +1,6 @@
 //! The sections that belong to no single part: which source, which store.
 
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use floodmark_dataflows::view_config::Mistake;
@@ -12,7 +13,7 @@ use crate::sources::kafka::KafkaConfig;
 use crate::stores::elasticsearch::ElasticsearchConfig;
 use crate::stores::embedded::EmbeddedConfig;
 use crate::stores::ndjson::NdjsonConfig;
-use crate::stores::writer::{Indexed, WriterOptions};
+use crate::stores::writer::{Indexed, SpoolOptions, WriterOptions};
 use crate::units::ByteSize;
 
 /// Where records are read from.
@@ -76,9 +77,12 @@ fn only<T: Copy>(section: &str, choices: &[Option<(&str, T)>]) -> Result<Option<
 pub struct StoreSection {
     /// Which documents to store.
     pub index: Indexed,
-    /// Log documents that may wait for the store or be under way to it, in bytes of JSON. While it is full nothing is
-    /// read. More evens out a store that answers in bursts.
+    /// Log documents in memory that may wait for the store or be under way to it, in bytes of JSON. While it is full
+    /// nothing is read. More evens out a store that answers in bursts.
     pub queue: ByteSize,
+    /// Where a live run keeps on disk what does not fit into half of `queue`, so that a slow or absent store stops
+    /// neither windows nor live reads.
+    pub spool: SpoolSection,
     /// Elasticsearch 7.17, 8 or 9, or OpenSearch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elasticsearch: Option<ElasticsearchConfig>,
@@ -98,6 +102,7 @@ impl Default for StoreSection {
         Self {
             index: Indexed::default(),
             queue: ByteSize::from_mib(64),
+            spool: SpoolSection::default(),
             elasticsearch: None,
             embedded: None,
             ndjson: None,
@@ -118,10 +123,34 @@ impl StoreSection {
         Ok(only("store", &choices)?.unwrap_or(StoreChoice::Embedded(&DEFAULT_STORE)))
     }
 
-    /// What the writer needs of it.
-    pub fn writer_options(&self) -> WriterOptions {
+    /// What the writer needs of it. The spool of process `process` is for live runs: nobody waits for the windows of a
+    /// bounded one.
+    pub fn writer_options(&self, data_dir: &Path, process: usize, is_live: bool) -> WriterOptions {
         let queue_bytes = usize::try_from(self.queue.0).unwrap_or(usize::MAX).max(1);
-        WriterOptions { indexed: self.index, queue_bytes }
+        let SpoolSection { max, path } = &self.spool;
+        let spool = (is_live && max.0 > 0).then(|| SpoolOptions {
+            directory: path.clone().unwrap_or_else(|| data_dir.join("spool")).join(process.to_string()),
+            limit_bytes: max.0,
+        });
+        WriterOptions { indexed: self.index, queue_bytes, spool }
+    }
+}
+
+/// What waits for the store on disk. It is emptied at a start: what it held is read from the source again.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpoolSection {
+    /// Bytes on disk at the most; once it is full nothing is read until the store takes something. About three million
+    /// log documents of the usual size fit into a gibibyte. 0 turns the spool off.
+    pub max: ByteSize,
+    /// Its directory, with one in it for each process. Left out, `spool` within `data_dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+impl Default for SpoolSection {
+    fn default() -> Self {
+        Self { max: ByteSize::from_mib(4096), path: None }
     }
 }
 

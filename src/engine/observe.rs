@@ -166,8 +166,22 @@ pub(super) fn watch(
         samples.counter("document_bytes_stored", "Bytes of log documents stored", &[], count(&stats.bytes));
         samples.counter("documents_rejected", "Log documents the store refused for good", &[], count(&stats.rejected));
         samples.counter("window_documents_stored", "Window documents stored", &[], count(&stats.windows));
-        samples.gauge("queue_bytes", "Bytes of log documents waiting or under way", &[], size(&stats.queue_bytes));
+        samples.gauge(
+            "queue_bytes",
+            "Bytes of log documents in memory, waiting or under way",
+            &[],
+            size(&stats.queue_bytes),
+        );
         samples.gauge("batches_in_flight", "Batches under way to the store", &[], size(&stats.batches_in_flight));
-        samples.gauge("windows_waiting", "Window documents waiting or under way", &[], size(&stats.windows_waiting));
+        samples.gauge(
+            "windows_waiting",
+            "Window documents in memory, waiting or under way",
+            &[],
+            size(&stats.windows_waiting),
+        );
+        if let Some(spool) = writer.spool() {
+            samples.gauge("spool_bytes", "Bytes waiting for the store on disk", &[], spool.bytes as f64);
+            samples.gauge("spool_limit_bytes", "Bytes that may wait on disk", &[], spool.limit_bytes as f64);
+        }
     });
 }

@@ -28,7 +28,8 @@ use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
 use crate::sources::{Source, WorkerPlace, wall_clock_ms};
 use crate::stores::Store;
-use crate::stores::writer::{WindowIds, Writer};
+use crate::stores::writer::{SpoolState, WindowIds, Writer};
+use crate::units::ByteSize;
 
 /// Threads for the store, the API and housekeeping. The work is in the workers.
 const RUNTIME_THREADS: usize = 2;
@@ -130,8 +131,10 @@ impl WithSource for Run<'_> {
         let Parts { config, options, compiled, runtime, store, dead_letters, peers: met } = parts;
         let others = met.as_ref().map(|(cluster, _)| cluster.clone());
         let source = Arc::new(source);
-        let options_of_writer = config.store.writer_options();
-        let writer = Writer::start(store.clone(), dead_letters.clone(), options_of_writer, runtime.handle());
+        let is_live = !options.until_end && options.replay.is_none() && !options.bare;
+        let options_of_writer = config.store.writer_options(&config.data_dir, config.cluster.process, is_live);
+        let writer = Writer::start(store.clone(), dead_letters.clone(), options_of_writer, runtime.handle())
+            .map_err(|error| EngineError::Process(format!("cannot prepare the directory of the spool: {error}")))?;
         let board = Arc::new(ProgressBoard::default());
         let counts = Arc::new(RunCounts::default());
         let views: Vec<View> = compiled.views.iter().map(|view| View::clone(view)).collect();
@@ -164,7 +167,6 @@ impl WithSource for Run<'_> {
             None => None,
         };
 
-        let is_live = !options.until_end && options.replay.is_none() && !options.bare;
         let publish = match is_live {
             true => Publish::Live { open_every_ms: config.publish.every.as_millis() },
             false => Publish::Final,
@@ -315,6 +317,10 @@ fn health<S: Source>(
             async move { source.health().await.map_err(|error| error.to_string()) }
         })
         .check("dead letters", move || std::future::ready(dead_letters.health()))
+        .check("spool", {
+            let writer = writer.clone();
+            move || std::future::ready(spool_health(&writer))
+        })
         .check("writer", move || {
             std::future::ready(match writer.failed() {
                 Some(error) => Err(error.to_string()),
@@ -328,4 +334,18 @@ fn health<S: Source>(
             None => Ok(format!("connected to {} other processes", others.connected())),
         })
     })
+}
+
+/// What waits on disk is no harm; a spool that is full stops the reading, and one that cannot be written will.
+fn spool_health(writer: &Writer) -> Result<String, String> {
+    let Some(SpoolState { bytes, limit_bytes, problem }) = writer.spool() else { return Ok("off".to_owned()) };
+    let (held, limit) = (ByteSize(bytes), ByteSize(limit_bytes));
+    match problem {
+        Some(problem) => Err(problem),
+        // A batch no longer fits.
+        None if limit_bytes - bytes < 1 << 20 => Err(format!(
+            "{held} of {limit}: full, reading waits for the store; bring the store back, or raise store.spool.max"
+        )),
+        None => Ok(format!("{held} of {limit}")),
+    }
 }

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::output::WindowDocument;
 use floodmark_dataflows::time::Millis;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::metrics::Samples;
@@ -55,7 +56,7 @@ impl LogBatch {
 }
 
 /// A window document with what its id and version are made of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WindowWrite {
     /// `view@hash(definition)/escaped key/start`, hashed when over 400 bytes.
     pub id: String,

@@ -1,5 +1,6 @@
 //! The background of the writer: hands batches to the store, several at once, and acknowledges what is stored.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::Shared;
 use super::acks::PartitionAcks;
+use super::line::{WaitingLogs, WaitingWindows};
 use crate::stores::{LogBatch, Rejected, StoreError, WindowWrite};
 
 /// Window documents in one call of the store at the most.
@@ -68,20 +70,36 @@ impl Drop for Unfinished<'_> {
 
 /// Stores batches until the workers' halves are gone or the store fails.
 pub(super) async fn write_logs(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<LogJob>) {
+    let _unfinished = Unfinished(&shared.failure);
     let slots = Arc::new(Semaphore::new(shared.store.max_in_flight().clamp(1, Semaphore::MAX_PERMITS)));
-    while let Some(job) = jobs.recv().await {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        if shared.failure.get().is_some() {
-            return;
+    let mut line: VecDeque<WaitingLogs> = VecDeque::new();
+    let mut is_open = true;
+    while is_open || !line.is_empty() {
+        tokio::select! {
+            biased;
+            Ok(slot) = slots.clone().acquire_owned(), if line.front().is_some_and(|first| first.has_room(&shared)) => {
+                let Some(waiting) = line.pop_front() else { continue };
+                if shared.failure.get().is_some() {
+                    return;
+                }
+                let stats = &shared.queue.stats;
+                stats.batches_waiting.fetch_sub(1, Ordering::Relaxed);
+                stats.batches_in_flight.fetch_add(1, Ordering::Relaxed);
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    match WaitingLogs::load(waiting, &shared).await {
+                        Ok(job) => write_batch(&shared, job).await,
+                        Err(error) => shared.failure.set(error),
+                    }
+                    drop(slot);
+                });
+            }
+            job = jobs.recv(), if is_open => match job {
+                Some(job) => line.push_back(WaitingLogs::new(&shared, job).await),
+                None => is_open = false,
+            },
+            () = shared.queue.moved(), if !line.is_empty() => {}
         }
-        let stats = &shared.queue.stats;
-        stats.batches_waiting.fetch_sub(1, Ordering::Relaxed);
-        stats.batches_in_flight.fetch_add(1, Ordering::Relaxed);
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            write_batch(&shared, job).await;
-            drop(slot);
-        });
     }
 }
 
@@ -125,24 +143,54 @@ async fn send_rejected(shared: &Shared, batch: &LogBatch, rejected: &[Rejected])
 /// Stores windows in the order they were handed in, so that of two states of a window the newer one comes last.
 pub(super) async fn write_windows(shared: Arc<Shared>, mut windows: mpsc::UnboundedReceiver<Vec<WindowWrite>>) {
     let _unfinished = Unfinished(&shared.failure);
-    let mut waiting: Vec<WindowWrite> = Vec::new();
-    while let Some(first) = windows.recv().await {
-        waiting.extend(first);
-        while waiting.len() < WINDOWS_PER_WRITE
-            && let Ok(more) = windows.try_recv()
-        {
-            waiting.extend(more);
+    let mut line: VecDeque<WaitingWindows> = VecDeque::new();
+    let mut writing = None;
+    let mut is_open = true;
+    while is_open || !line.is_empty() || writing.is_some() {
+        if writing.is_none() && !line.is_empty() {
+            let mut count = 0;
+            let fits = |waiting: &&WaitingWindows| {
+                count += waiting.count();
+                count <= WINDOWS_PER_WRITE
+            };
+            let taken = line.iter().take_while(fits).count().max(1);
+            writing = Some(Box::pin(store_windows(&shared, line.drain(..taken).collect())));
         }
-        while !waiting.is_empty() {
-            let rest = waiting.split_off(waiting.len().min(WINDOWS_PER_WRITE));
-            let count = waiting.len();
-            if let Err(error) = shared.store.write_windows(std::mem::replace(&mut waiting, rest)).await {
-                return shared.failure.set(error);
+        let written = async {
+            match &mut writing {
+                Some(writing) => writing.await,
+                None => std::future::pending().await,
             }
-            let stats = &shared.queue.stats;
-            stats.windows.fetch_add(count as u64, Ordering::Relaxed);
-            stats.windows_waiting.fetch_sub(count, Ordering::SeqCst);
-            shared.queue.done(count);
+        };
+        tokio::select! {
+            biased;
+            result = written => {
+                writing = None;
+                if let Err(error) = result {
+                    return shared.failure.set(error);
+                }
+            }
+            received = windows.recv(), if is_open => match received {
+                Some(received) => line.push_back(WaitingWindows::new(&shared, received).await),
+                None => is_open = false,
+            },
         }
     }
+}
+
+async fn store_windows(shared: &Shared, line: Vec<WaitingWindows>) -> Result<(), StoreError> {
+    let mut windows = Vec::new();
+    for waiting in line {
+        windows.append(&mut waiting.load(shared).await?);
+    }
+    while !windows.is_empty() {
+        let rest = windows.split_off(windows.len().min(WINDOWS_PER_WRITE));
+        let count = windows.len();
+        shared.store.write_windows(std::mem::replace(&mut windows, rest)).await?;
+        let stats = &shared.queue.stats;
+        stats.windows.fetch_add(count as u64, Ordering::Relaxed);
+        stats.windows_waiting.fetch_sub(count, Ordering::SeqCst);
+        shared.queue.done(count);
+    }
+    Ok(())
 }

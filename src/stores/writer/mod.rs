@@ -1,21 +1,26 @@
 //! Joins the workers to a store: batches, bounded queues, acknowledgements.
 //!
 //! ```text
-//! worker: RecordWriter ──► batches ──► background: write_logs, several at once ──► acknowledged positions
-//!         WindowWriter ──► windows ──► background: write_windows, one at a time, in order
+//! worker: RecordWriter ──► batches ──► line ──► write_logs, several at once ──► acknowledged positions
+//!         WindowWriter ──► windows ──► line ──► write_windows, one at a time, in order
+//!                                       ⇅
+//!                                     spool
 //! ```
 //!
 //! In: decoded records, unusable ones, windows. Out: documents to the store, dead letters, positions up to which
-//! everything of a partition is stored. Nothing blocks a worker: it asks [`RecordWriter`] whether it is ready and stops
-//! reading while the queue is full. On error: the store repeats by itself what may go better later; documents that it
+//! everything of a partition is stored. What does not fit into memory while the store is slow or away goes to a bounded
+//! spool on disk. Nothing blocks a worker: it asks [`RecordWriter`] whether it is ready and stops reading while the queue
+//! is full, which with a spool it is only once that is full too. On error: the store repeats by itself what may go better later; documents that it
 //! refuses for good go to the dead letters; a fatal error of the store is kept for the engine ([`Writer::failure`]),
 //! after which nothing is ready and nothing more is acknowledged.
 
 mod acks;
 mod background;
 mod ids;
+mod line;
 mod queue;
 mod records;
+mod spool;
 #[cfg(test)]
 pub(in crate::stores) mod testing;
 #[cfg(test)]
@@ -38,6 +43,8 @@ pub use self::ids::WindowIds;
 use self::queue::Queue;
 pub use self::queue::WriterStats;
 pub use self::records::RecordWriter;
+use self::spool::Spool;
+pub use self::spool::SpoolOptions;
 pub use self::windows::WindowWriter;
 use super::{Store, StoreError, WindowWrite};
 use crate::sources::Positions;
@@ -56,13 +63,26 @@ pub enum Indexed {
 }
 
 /// How much of what the writer does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WriterOptions {
     /// Which documents are stored.
     pub indexed: Indexed,
     /// Bytes of log documents that wait or are under way, above which the workers stop reading. What one activation of
     /// each worker adds comes on top.
     pub queue_bytes: usize,
+    /// Where to keep what does not fit into half the queue. Without it, a full queue stops the workers.
+    pub spool: Option<SpoolOptions>,
+}
+
+/// How full the spool is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolState {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Bytes on disk at the most.
+    pub limit_bytes: u64,
+    /// Why the disk refuses, if it does.
+    pub problem: Option<String>,
 }
 
 /// Where records go that cannot be used. Never blocks and never loses anything; the caller asks
@@ -92,6 +112,7 @@ struct Shared {
     store: Arc<dyn Store>,
     dead_letters: Arc<dyn DeadLetters>,
     options: WriterOptions,
+    spool: Option<Arc<Spool>>,
     acks: AckTracker,
     queue: Queue,
     failure: Failure,
@@ -99,16 +120,21 @@ struct Shared {
 
 impl Writer {
     /// Starts the background on a runtime.
+    ///
+    /// # Errors
+    /// If the directory of the spool cannot be made or cleared.
     pub fn start(
         store: Arc<dyn Store>,
         dead_letters: Arc<dyn DeadLetters>,
         options: WriterOptions,
         runtime: &Handle,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
+        let spool = options.spool.clone().map(Spool::open).transpose()?.map(Arc::new);
         let shared = Arc::new(Shared {
             store,
             dead_letters,
             options,
+            spool,
             acks: AckTracker::default(),
             queue: Queue::default(),
             failure: Failure::default(),
@@ -117,7 +143,7 @@ impl Writer {
         let (windows, window_receiver) = mpsc::unbounded_channel();
         runtime.spawn(background::write_logs(shared.clone(), batch_receiver));
         runtime.spawn(background::write_windows(shared.clone(), window_receiver));
-        Self { shared, batches, windows }
+        Ok(Self { shared, batches, windows })
     }
 
     /// The half of a worker that takes records. What it holds is handed in when it is dropped.
@@ -139,6 +165,12 @@ impl Writer {
     /// Counters and gauges.
     pub fn stats(&self) -> &WriterStats {
         &self.shared.queue.stats
+    }
+
+    /// How full the spool is, if there is one.
+    pub fn spool(&self) -> Option<SpoolState> {
+        let spool = self.shared.spool.as_ref()?;
+        Some(SpoolState { bytes: spool.bytes(), limit_bytes: spool.limit_bytes(), problem: spool.problem() })
     }
 
     /// Up to which offset (exclusive) everything of each partition is stored or needs no storing.

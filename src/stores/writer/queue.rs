@@ -24,13 +24,13 @@ pub struct WriterStats {
     pub rejected: AtomicU64,
     /// Window documents stored.
     pub windows: AtomicU64,
-    /// Bytes of log documents that wait or are under way.
+    /// Bytes of log documents that wait in memory or are under way.
     pub queue_bytes: AtomicUsize,
     /// Batches of log documents that wait.
     pub batches_waiting: AtomicUsize,
     /// Batches of log documents under way.
     pub batches_in_flight: AtomicUsize,
-    /// Window documents that wait or are under way.
+    /// Window documents that wait in memory or are under way.
     pub windows_waiting: AtomicUsize,
 }
 
@@ -41,6 +41,8 @@ pub(super) struct Queue {
     /// Batches of log documents and window documents that were handed in and are not stored.
     outstanding: AtomicUsize,
     emptied: Notify,
+    /// Something was done.
+    moved: Notify,
     /// Some worker found the queue full since the last wake-up.
     blocked: AtomicBool,
     pub(super) wakers: Mutex<Vec<Waker>>,
@@ -70,6 +72,17 @@ impl Queue {
         if self.outstanding.fetch_sub(items, Ordering::SeqCst) == items {
             self.emptied.notify_waiters();
         }
+        self.moved.notify_one();
+        self.wake_blocked();
+    }
+
+    /// Resolves when something was done since the last time.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// Wakes the workers that found the queue full, once the gauges are lowered.
+    pub(super) fn wake_blocked(&self) {
         if self.blocked.swap(false, Ordering::SeqCst) {
             self.wakers.lock().iter().for_each(|wake| wake());
         }

@@ -24,8 +24,12 @@ const BATCH_DOCUMENTS: usize = 2_500;
 /// A smaller batch is handed in when it is this old, or at the end of an activation while no other batch waits.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// Window documents that may wait before the workers stop reading.
-const MAX_WINDOWS_WAITING: usize = 20_000;
+/// The same while [`MANY_BATCHES`] wait: nothing is gained by many small ones behind them.
+const LONG_LINGER: Duration = Duration::from_secs(5);
+const MANY_BATCHES: usize = 64;
+
+/// Window documents that may wait in memory before the workers stop reading.
+pub(super) const MAX_WINDOWS_WAITING: usize = 20_000;
 
 /// Formats the documents of one worker into batches, a batch a partition, and hands them to the background. Looks after
 /// batches that linger whenever it is asked whether it is ready, so ask at each activation, and a few times a second.
@@ -112,12 +116,18 @@ impl RecordWriter {
             return;
         }
         self.swept = now;
+        let linger = linger(&self.shared.queue);
         for place in 0..self.open.len() {
-            if self.open[place].since.is_some_and(|since| now.duration_since(since) >= LINGER) {
+            if self.open[place].since.is_some_and(|since| now.duration_since(since) >= linger) {
                 self.hand_in(place);
             }
         }
     }
+}
+
+/// How long a batch that is not full lingers.
+fn linger(queue: &super::Queue) -> Duration {
+    if queue.stats.batches_waiting.load(Ordering::Relaxed) < MANY_BATCHES { LINGER } else { LONG_LINGER }
 }
 
 impl OpenBatch {
@@ -188,7 +198,7 @@ impl RecordSink for RecordWriter {
             return;
         }
         open.count(queue);
-        let lingers = || open.since.is_some_and(|since| since.elapsed() >= LINGER);
+        let lingers = || open.since.is_some_and(|since| since.elapsed() >= linger(queue));
         let idle = || queue.stats.batches_waiting.load(Ordering::Relaxed) == 0;
         if progress.at_end || progress.ended || idle() || lingers() {
             self.hand_in(place);

@@ -78,6 +78,8 @@ pub(in crate::stores) type Answer = Result<Vec<Rejected>, StoreError>;
 #[derive(Default)]
 pub(in crate::stores) struct FakeStore {
     pub(in crate::stores) held: AtomicBool,
+    /// While this is set, windows wait.
+    pub(in crate::stores) windows_held: AtomicBool,
     pub(in crate::stores) calls: Mutex<VecDeque<oneshot::Sender<Answer>>>,
     pub(in crate::stores) documents: Mutex<BTreeMap<(i32, u64), String>>,
     pub(in crate::stores) windows: Mutex<Vec<WindowWrite>>,
@@ -116,6 +118,7 @@ impl Store for FakeStore {
     }
 
     async fn write_windows(&self, windows: Vec<WindowWrite>) -> Result<(), StoreError> {
+        until("windows are held no more", || !self.windows_held.load(Ordering::SeqCst)).await;
         self.windows.lock().extend(windows);
         Ok(())
     }

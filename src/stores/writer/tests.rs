@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use floodmark_dataflows::decode::{Decoder, RecordsConfig, Schema};
 use floodmark_dataflows::input::{PartitionInfo, RawRecord};
-use floodmark_dataflows::output::{PartitionProgress, Reason, RecordSink, WindowSink};
+use floodmark_dataflows::output::{PartitionProgress, Reason, RecordSink, ResponseTime, WindowDocument, WindowSink};
 use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::view_config::ViewConfig;
 use tokio::runtime::Handle;
@@ -21,9 +21,12 @@ struct Setup {
 }
 
 fn setup(indexed: Indexed, queue_bytes: usize) -> Setup {
+    setup_with(WriterOptions { indexed, queue_bytes, spool: None })
+}
+
+fn setup_with(options: WriterOptions) -> Setup {
     let (store, dead_letters) = (Arc::<FakeStore>::default(), Arc::<FakeDeadLetters>::default());
-    let options = WriterOptions { indexed, queue_bytes };
-    let writer = Writer::start(store.clone(), dead_letters.clone(), options, &Handle::current());
+    let writer = Writer::start(store.clone(), dead_letters.clone(), options, &Handle::current()).unwrap();
     Setup { store, dead_letters, writer }
 }
 
@@ -240,4 +243,85 @@ async fn windows_keep_their_order() {
     assert_eq!(windows.len(), 5_000);
     assert!(windows.is_sorted_by_key(|w| w.version));
     assert_eq!(writer.stats().windows_waiting.load(Ordering::SeqCst), 0);
+}
+
+/// A writer whose memory is full at once, with this much room on disk.
+fn spooling(limit_bytes: u64) -> (Setup, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Some(SpoolOptions { directory: directory.path().to_owned(), limit_bytes });
+    (setup_with(WriterOptions { indexed: Indexed::All, queue_bytes: 4_000, spool }), directory)
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_stops_nobody_until_the_spool_is_full() {
+    let (Setup { store, writer, .. }, _directory) = spooling(30_000);
+    store.held.store(true, Ordering::SeqCst);
+    let p = partition(0);
+    let mut records = Records::new();
+    let mut sink = writer.records(records.rules.clone());
+    let mut count = 0;
+    // Every batch is handed in at once; the writer takes it into memory or the spool a little later.
+    let settled = |stats: &WriterStats| stats.queue_bytes.load(Ordering::SeqCst) < 4_000;
+    while writer.spool().unwrap().bytes < 27_000 {
+        until("room", || settled(writer.stats())).await;
+        assert!(sink.ready(), "after {count} records");
+        records.log(&mut sink, &p, count, count % 3 == 0);
+        count += 1;
+        progress(&mut sink, &p, count, true);
+    }
+    while sink.ready() {
+        records.log(&mut sink, &p, count, count % 3 == 0);
+        count += 1;
+        progress(&mut sink, &p, count, true);
+        tokio::task::yield_now().await;
+        assert!(count < 1_000, "a full spool stops the worker");
+    }
+    assert_eq!(position(&writer, &p), None);
+
+    // The store is back: everything comes, in order, each once.
+    store.held.store(false, Ordering::SeqCst);
+    let held = std::mem::take(&mut *store.calls.lock());
+    held.into_iter().for_each(|call| call.send(Ok(Vec::new())).unwrap());
+    drop(sink);
+    writer.drain().await.unwrap();
+    let documents = store.documents.lock();
+    assert_eq!(documents.keys().map(|(_, offset)| *offset).collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
+    for ((_, offset), json) in documents.iter() {
+        let document: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!((&document["n"], &document["anomaly"]), (&(*offset).into(), &(*offset % 3 == 0).into()));
+    }
+    assert_eq!(position(&writer, &p), Some(count));
+    assert_eq!(writer.spool().unwrap().bytes, 0);
+    assert_eq!(writer.stats().queue_bytes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn windows_pass_through_the_spool_unchanged_and_in_order() {
+    let (Setup { store, writer, .. }, _directory) = spooling(64 << 20);
+    let mut sink = writer.windows(WindowIds::new(&[ViewConfig::default()], 1, 1_000));
+    let mut expected = Vec::new();
+    store.windows_held.store(true, Ordering::SeqCst);
+    for as_of in 0..40u64 {
+        let windows: Vec<_> = (0..1_000)
+            .map(|n| {
+                let mean = (n as f64 + 0.1) / (as_of as f64 + 7.0);
+                let quantiles = (mean / 3.0, mean * 1.1, mean * 1.3, mean * 1e9);
+                let (p50, p90, p95, p99) = quantiles;
+                let times = ResponseTime { min: 0.001, max: 1e12 / 7.0, sum: mean * 1e3, mean, p50, p90, p95, p99 };
+                WindowDocument { response_time_ms: Some(times), ..window(&format!("s{n}"), 0, as_of * 1_000) }
+            })
+            .collect();
+        expected.extend(windows.clone());
+        sink.windows(windows);
+    }
+    until("the spool", || writer.spool().unwrap().bytes > 0 && sink_has_room(&writer)).await;
+    store.windows_held.store(false, Ordering::SeqCst);
+    writer.drain().await.unwrap();
+    let stored: Vec<_> = store.windows.lock().iter().map(|write| write.document.clone()).collect();
+    assert!(stored == expected, "every number to the last bit");
+    assert_eq!((writer.spool().unwrap().bytes, writer.stats().windows_waiting.load(Ordering::SeqCst)), (0, 0));
+}
+
+fn sink_has_room(writer: &Writer) -> bool {
+    writer.stats().windows_waiting.load(Ordering::SeqCst) < records::MAX_WINDOWS_WAITING
 }
