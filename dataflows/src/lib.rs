@@ -24,6 +24,7 @@ pub mod combine;
 pub mod corrections;
 pub mod dataflow;
 pub mod decode;
+pub mod detect;
 pub mod document;
 pub mod histogram;
 pub mod ingest;

@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod config;
 mod demo;
+mod detect;
 mod generate;
 mod logging;
 mod options;
@@ -72,6 +73,8 @@ pub enum Command {
     Config(config::ShowArgs),
     /// Make up realistic logs, with incidents whose true times are known
     Generate(generate::Args),
+    /// Score a series of numbers: how unusual each is after those before it
+    Detect(detect::DetectArgs),
     /// Measure throughput, CPU time and memory on this machine
     Bench(bench::BenchArgs),
     /// Show which patterns the messages of any log file have, and how many of each
@@ -130,6 +133,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Detect(args) => detect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Generate(args) => Ok(generate::run(args)?),
         Command::Patterns(args) => patterns::run(&args),
