@@ -8,6 +8,7 @@
 //! - [`floodmark_dataflows`]: decoding, rules, windows. No I/O.
 //! - [`stores`]: where documents go and searches are answered (Elasticsearch, embedded, ndjson, none).
 //! - [`dead_letters`]: where records go that cannot be read, indexed or trusted.
+//! - [`checkpoint`]: what a run goes on from after it was stopped or killed.
 //! - [`live`]: the state that live reads are answered from.
 //! - [`api`]: the HTTP API.
 //! - [`engine`]: builds and runs the dataflow on this process's workers, and joins the above to it.
@@ -16,6 +17,7 @@
 //! - [`cli`]: the commands.
 
 pub mod api;
+pub mod checkpoint;
 pub mod cli;
 pub mod cluster;
 pub mod config;

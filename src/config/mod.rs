@@ -21,6 +21,7 @@ use floodmark_dataflows::view_config::{TimeConfig, ViewConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::CheckpointConfig;
 use crate::api::ApiConfig;
 pub use crate::cluster::ClusterConfig;
 use crate::dead_letters::DeadLettersConfig;
@@ -55,6 +56,8 @@ pub struct Config {
     pub store: StoreSection,
     /// Records that cannot be read, indexed or trusted.
     pub dead_letters: DeadLettersConfig,
+    /// Checkpoints: what a run goes on from after it was stopped or killed.
+    pub checkpoint: CheckpointConfig,
     /// The HTTP API.
     pub api: ApiConfig,
 }
@@ -72,6 +75,7 @@ impl Default for Config {
             publish: PublishConfig::default(),
             store: StoreSection::default(),
             dead_letters: DeadLettersConfig::default(),
+            checkpoint: CheckpointConfig::default(),
             api: ApiConfig::default(),
         }
     }

@@ -6,10 +6,11 @@ use floodmark_dataflows::aggregate::{Aggregate, STATUS_CLASSES};
 use floodmark_dataflows::output::StatusClass;
 use floodmark_dataflows::record::Level;
 use floodmark_dataflows::time::Millis;
+use serde::{Deserialize, Serialize};
 
 /// Counts since the start, of one key or of several. Percentiles are not among them: their buckets would take up to
 /// 18 KiB a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     levels: [i64; Level::ALL.len()],
     status: [i64; STATUS_CLASSES],

@@ -20,6 +20,12 @@ impl AckTracker {
         self.partitions.lock().entry(partition.clone()).or_default().clone()
     }
 
+    /// Whether everything of a partition before this offset is stored. Nothing was handed in of one that is not known.
+    pub(super) fn is_stored(&self, partition: &PartitionInfo, next_offset: u64) -> bool {
+        let known = self.partitions.lock().get(partition).cloned();
+        known.is_none_or(|acks| acks.position().is_some_and(|position| position >= next_offset))
+    }
+
     /// Where each partition stands: everything before is stored. Partitions of which nothing is known yet are left out.
     pub(super) fn positions(&self) -> Positions {
         let partitions = self.partitions.lock();

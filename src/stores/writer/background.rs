@@ -189,6 +189,7 @@ async fn store_windows(shared: &Shared, line: Vec<WaitingWindows>) -> Result<(),
         shared.store.write_windows(std::mem::replace(&mut windows, rest)).await?;
         let stats = &shared.queue.stats;
         stats.windows.fetch_add(count as u64, Ordering::Relaxed);
+        shared.windows_stored.fetch_add(count as u64, Ordering::SeqCst);
         stats.windows_waiting.fetch_sub(count, Ordering::SeqCst);
         shared.queue.done(count);
     }

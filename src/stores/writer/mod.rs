@@ -28,10 +28,12 @@ mod tests;
 mod windows;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use floodmark_dataflows::input::{PartitionInfo, Waker};
 use floodmark_dataflows::output::Reason;
 use floodmark_dataflows::rules::Rules;
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -39,7 +41,7 @@ use tokio::sync::mpsc;
 
 use self::acks::AckTracker;
 use self::background::{Failure, LogJob};
-pub use self::ids::WindowIds;
+pub use self::ids::{WindowIds, definition};
 use self::queue::Queue;
 pub use self::queue::WriterStats;
 pub use self::records::RecordWriter;
@@ -116,6 +118,10 @@ struct Shared {
     acks: AckTracker,
     queue: Queue,
     failure: Failure,
+    /// Window documents handed in so far; held while handing in, so that numbers are in the order of the queue.
+    windows_handed_in: Mutex<u64>,
+    /// Window documents stored so far, in the order they were handed in.
+    windows_stored: AtomicU64,
 }
 
 impl Writer {
@@ -138,6 +144,8 @@ impl Writer {
             acks: AckTracker::default(),
             queue: Queue::default(),
             failure: Failure::default(),
+            windows_handed_in: Mutex::default(),
+            windows_stored: AtomicU64::new(0),
         });
         let (batches, batch_receiver) = mpsc::unbounded_channel();
         let (windows, window_receiver) = mpsc::unbounded_channel();
@@ -183,6 +191,26 @@ impl Writer {
             }
         }
         positions
+    }
+
+    /// Whether everything of a partition before this offset is stored, as far as it was handed in. Ask once the workers
+    /// have passed the offset.
+    pub fn is_stored(&self, partition: &PartitionInfo, next_offset: u64) -> bool {
+        if !self.shared.acks.is_stored(partition, next_offset) {
+            return false;
+        }
+        // Asked after the position: a letter is sent before its position is passed.
+        self.shared.dead_letters.unwritten().get(partition).is_none_or(|&unwritten| unwritten >= next_offset)
+    }
+
+    /// How many window documents were handed in so far; for [`Writer::windows_stored`].
+    pub fn windows_handed_in(&self) -> u64 {
+        *self.shared.windows_handed_in.lock()
+    }
+
+    /// How many window documents are stored. They are stored in the order they were handed in.
+    pub fn windows_stored(&self) -> u64 {
+        self.shared.windows_stored.load(Ordering::SeqCst)
     }
 
     /// Waits until everything handed in is stored, durable and searchable. Call it when the workers' halves are

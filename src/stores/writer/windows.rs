@@ -31,6 +31,8 @@ impl WindowSink for WindowWriter {
         let writes: Vec<WindowWrite> = documents.into_iter().map(|document| self.ids.identify(document)).collect();
         self.shared.queue.hand_in(writes.len());
         self.shared.queue.stats.windows_waiting.fetch_add(writes.len(), Ordering::SeqCst);
+        let mut handed_in = self.shared.windows_handed_in.lock();
+        *handed_in += writes.len() as u64;
         // The receiver is gone only after a failure, which the engine knows of.
         let _ = self.windows.send(writes);
     }

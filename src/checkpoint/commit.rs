@@ -1,0 +1,396 @@
+//! The manifest: what makes a worker's shares a checkpoint. Merging of long chains, and what is deleted.
+//!
+//! In: descriptions of all workers' shares, on the first worker's process. Out: a manifest, written last and under a name
+//! that nobody else has used. After each checkpoint: files that no kept manifest needs are deleted; a chain that has
+//! become long is merged into one file, which the next manifest names in their place.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use floodmark_dataflows::checkpoint::StateRow;
+use floodmark_dataflows::time::{Millis, Tick};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::chain::{Merge, Standing, counts, encode};
+use super::compare::Fingerprint;
+use super::config::CheckpointConfig;
+use super::contents::ShardHead;
+use super::manifest::{CheckpointId, FileRef, Manifest, id_of, name};
+use super::sink::{Description, WorkerSink};
+use super::store::{CopyStore, StoreError};
+use super::{CheckpointError, STATE_FOLDER, Stats, chain_of, marks, repeat, restore};
+use crate::live::LiveView;
+use crate::live::progress::ProgressBoard;
+use crate::sources::{Positions, wall_clock_ms};
+use crate::stores::writer::Writer;
+
+/// A chain of more files a worker is merged into one.
+const LONGEST_CHAIN: usize = 64;
+/// Old marks are looked for at every so many checkpoints.
+const MARKS_ROUNDS: u64 = 64;
+/// The first checkpoint of a run is begun this soon, so that its start is one to go on from.
+const FIRST_AFTER: Duration = Duration::from_secs(1);
+
+/// What a line of checkpoints goes on with.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// The newest one.
+    pub manifest: Manifest,
+    /// The present configuration.
+    pub configuration: Fingerprint,
+    /// What changed in it since, with the tick from which it applies.
+    pub changes: Vec<(Tick, String)>,
+}
+
+impl Line {
+    /// Begins a generation: its start is a checkpoint too, so that a run that is interrupted before its first one goes
+    /// on with the same generation and the marks that it made.
+    ///
+    /// # Errors
+    /// When the manifest cannot be written.
+    pub async fn begin(
+        store: &CopyStore,
+        generation: u64,
+        configuration: Fingerprint,
+        workers: usize,
+    ) -> Result<Self, CheckpointError> {
+        let now = wall_clock_ms();
+        let last = restore::ids(store).await?.last().copied();
+        let manifest = Manifest {
+            id: last.map_or(0, |last| last + 1),
+            at: 0,
+            generation,
+            created_ms: now,
+            began_ms: now,
+            origin_ms: now,
+            workers: workers as u32,
+            files: Vec::new(),
+            configuration: configuration.clone(),
+            changes: Vec::new(),
+        };
+        store.create(&manifest.name(), manifest.encode()?.into()).await?;
+        Ok(Self { manifest, configuration, changes: Vec::new() })
+    }
+}
+
+/// The checkpoints of a process.
+#[derive(Clone)]
+pub struct Checkpoints(Arc<Shared>);
+
+/// What the workers of a process share.
+pub(super) struct Shared {
+    pub(super) store: CopyStore,
+    pub(super) runtime: Handle,
+    pub(super) writer: Writer,
+    pub(super) board: Arc<ProgressBoard>,
+    /// The live state of the process of the first worker.
+    pub(super) live: Option<Arc<LiveView>>,
+    pub(super) stats: Arc<Stats>,
+    /// Tells the files of this start from those of others.
+    pub(super) run: String,
+    /// Cut positions of committed checkpoints, that the source has not been told of.
+    pub(super) committed_positions: Mutex<Positions>,
+    config: CheckpointConfig,
+    /// Locked while a checkpoint is committed, and while its chain is merged.
+    line: tokio::sync::Mutex<Line>,
+    begun: Mutex<(Instant, Millis)>,
+    /// The tick of the last committed checkpoint, plus one.
+    committed: AtomicU64,
+    under_way: AtomicBool,
+    pause_us: AtomicU64,
+    failure: Mutex<Option<String>>,
+}
+
+/// What checkpoints have to do with.
+pub struct Parts {
+    /// Where they are.
+    pub store: CopyStore,
+    /// Options.
+    pub config: CheckpointConfig,
+    /// Where encoding and writing happen.
+    pub runtime: Handle,
+    /// Whose acknowledgements are waited for.
+    pub writer: Writer,
+    /// Where each worker's frontier is noted.
+    pub board: Arc<ProgressBoard>,
+    /// The live state whose totals are kept; on the process of the first worker.
+    pub live: Option<Arc<LiveView>>,
+    /// The checkpoint to go on from.
+    pub line: Line,
+    /// Counters, shared with the recorder of marks.
+    pub stats: Arc<Stats>,
+    /// The number of the process.
+    pub process: usize,
+}
+
+impl Checkpoints {
+    /// Checkpoints that go on from one.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, config, runtime, writer, board, live, line, stats, process } = parts;
+        let now = Instant::now();
+        let manifest = &line.manifest;
+        stats.last_id.store(manifest.id, Ordering::Relaxed);
+        stats.last_at.store(manifest.at, Ordering::Relaxed);
+        stats.last_ms.store(manifest.created_ms, Ordering::Relaxed);
+        stats.files.store(manifest.files.len() as u64, Ordering::Relaxed);
+        stats.chain_bytes.store(manifest.bytes(), Ordering::Relaxed);
+        let every = config.every.0;
+        let begun = now.checked_sub(every.saturating_sub(FIRST_AFTER.min(every))).unwrap_or(now);
+        Self(Arc::new(Shared {
+            store,
+            runtime,
+            writer,
+            board,
+            live,
+            stats,
+            run: format!("{:013}-{process:03}", wall_clock_ms()),
+            committed_positions: Mutex::default(),
+            config,
+            line: tokio::sync::Mutex::new(line),
+            begun: Mutex::new((begun, wall_clock_ms())),
+            committed: AtomicU64::new(0),
+            under_way: AtomicBool::new(false),
+            pause_us: AtomicU64::new(0),
+            failure: Mutex::default(),
+        }))
+    }
+
+    /// The share of a worker, by its number among all.
+    pub fn sink(&self, worker: usize) -> WorkerSink {
+        WorkerSink::new(self.0.clone(), worker)
+    }
+
+    /// Cut positions of checkpoints committed since the last call.
+    pub fn take_committed_positions(&self) -> Positions {
+        std::mem::take(&mut *self.0.committed_positions.lock())
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.0.stats
+    }
+
+    /// Why the run has to end, if it has to.
+    pub fn failure(&self) -> Option<String> {
+        self.0.failure.lock().clone()
+    }
+
+    /// Whether a checkpoint is being made: then steps of the workers are of interest.
+    pub fn is_under_way(&self) -> bool {
+        self.0.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Notes how long a step of a worker took.
+    pub fn note_step(&self, took: Duration) {
+        self.0.pause_us.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// How it is going, in one line.
+    pub fn health(&self) -> Result<String, String> {
+        let stats = &self.0.stats;
+        let last = match stats.age_ms() {
+            Some(age) => {
+                let (id, age) = (stats.last_id.load(Ordering::Relaxed), age / 1_000);
+                format!("checkpoint {id} was made {age} s ago in {}", self.0.store.place())
+            }
+            None => format!("no checkpoint yet in {}", self.0.store.place()),
+        };
+        match &*stats.problem.lock() {
+            Some(problem) => Err(format!("{last}; {problem}")),
+            None => Ok(last),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn begin_if_due(&self, now: Instant) -> bool {
+        let mut begun = self.begun.lock();
+        let is_due = now.duration_since(begun.0) >= self.config.every.0;
+        if is_due {
+            *begun = (now, wall_clock_ms());
+            self.pause_us.store(0, Ordering::Relaxed);
+        }
+        is_due
+    }
+
+    pub(super) fn note_under_way(&self, is: bool) {
+        self.under_way.store(is, Ordering::Relaxed);
+        if !is {
+            self.stats.last_pause_us.store(self.pause_us.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_committed(&self, at: Tick) -> bool {
+        self.committed.load(Ordering::SeqCst) == at + 1
+    }
+
+    /// Ends the run.
+    pub(super) fn fail(&self, error: String) {
+        tracing::error!("checkpoints cannot go on: {error}");
+        self.failure.lock().get_or_insert(error);
+    }
+
+    pub(super) fn commit(self: Arc<Self>, at: Tick, descriptions: Vec<Vec<u8>>) {
+        let runtime = self.runtime.clone();
+        runtime.spawn(async move {
+            let mut line = self.line.lock().await;
+            if let Err(error) = self.write_manifest(&mut line, at, &descriptions).await {
+                return self.fail(chain_of(&error));
+            }
+            // Before it is said: as soon as it is, the next files are written.
+            if let Err(error) = self.delete_old(&line.manifest).await {
+                tracing::warn!("old checkpoints stay for now: {}", chain_of(&error));
+            }
+            self.committed.store(at + 1, Ordering::SeqCst);
+            let longest = LONGEST_CHAIN * line.manifest.workers.max(1) as usize;
+            if line.manifest.files.len() > longest
+                && let Err(error) = self.merge(&mut line).await
+            {
+                tracing::warn!("the chain of checkpoints is not merged: {}", chain_of(&error));
+            }
+        });
+    }
+
+    async fn write_manifest(
+        &self,
+        line: &mut Line,
+        at: Tick,
+        descriptions: &[Vec<u8>],
+    ) -> Result<(), CheckpointError> {
+        let (begun, began_ms) = *self.begun.lock();
+        let mut manifest = Manifest {
+            id: line.manifest.id + 1,
+            at,
+            created_ms: wall_clock_ms(),
+            began_ms,
+            workers: descriptions.len() as u32,
+            configuration: line.configuration.clone(),
+            changes: line.changes.clone(),
+            ..line.manifest.clone()
+        };
+        let mut written = 0;
+        for description in descriptions {
+            let Description { file } =
+                postcard::from_bytes(description).map_err(|error| CheckpointError::Stopped(error.to_string()))?;
+            if let Some(file) = file {
+                written += file.bytes;
+                manifest.files.push(file);
+            }
+        }
+        let bytes = Bytes::from(manifest.encode()?);
+        let taken = Mutex::new(None);
+        repeat("checkpoint", &self.stats, || async {
+            match self.store.create(&manifest.name(), bytes.clone()).await {
+                Err(error @ StoreError::Exists(_)) => {
+                    *taken.lock() = Some(error);
+                    Ok(())
+                }
+                result => result,
+            }
+        })
+        .await;
+        if let Some(error) = taken.into_inner() {
+            return Err(error.into());
+        }
+        let stats = &self.stats;
+        stats.committed.fetch_add(1, Ordering::Relaxed);
+        stats.bytes.fetch_add(written, Ordering::Relaxed);
+        stats.last_id.store(manifest.id, Ordering::Relaxed);
+        stats.last_at.store(at, Ordering::Relaxed);
+        stats.last_ms.store(manifest.created_ms, Ordering::Relaxed);
+        stats.last_bytes.store(written, Ordering::Relaxed);
+        stats.last_duration_ms.store(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+        stats.files.store(manifest.files.len() as u64, Ordering::Relaxed);
+        stats.chain_bytes.store(manifest.bytes(), Ordering::Relaxed);
+        tracing::debug!(id = manifest.id, at, bytes = written, "checkpoint");
+        line.manifest = manifest;
+        Ok(())
+    }
+
+    /// Deletes manifests beyond those to be kept, then files that none of these needs.
+    async fn delete_old(&self, last: &Manifest) -> Result<(), StoreError> {
+        let ids: BTreeSet<CheckpointId> = restore::ids(&self.store).await?.into_iter().collect();
+        let kept: Vec<CheckpointId> = ids.iter().rev().take(usize::from(self.config.keep)).copied().collect();
+        let mut needed: BTreeSet<String> = last.files.iter().map(|file| file.name.clone()).collect();
+        let mut began_ms = last.began_ms;
+        for &id in kept.iter().filter(|&&id| id != last.id) {
+            // One that cannot be read needs nothing.
+            let Ok(manifest) = restore::manifest(&self.store, id, false).await else { continue };
+            began_ms = began_ms.min(manifest.began_ms);
+            needed.extend(manifest.files.into_iter().map(|file| file.name));
+        }
+        for id in ids.iter().filter(|id| !kept.contains(id)) {
+            self.store.delete(&name(*id)).await?;
+        }
+        for path in self.store.list(STATE_FOLDER).await? {
+            let file = path.rsplit('/').next().unwrap_or(&path);
+            if id_of(file).is_none() && !needed.contains(file) {
+                self.store.delete(&path).await?;
+            }
+        }
+        if last.id.is_multiple_of(MARKS_ROUNDS) {
+            let before = last.created_ms.saturating_sub(self.config.marks_retention.as_millis()).min(began_ms);
+            marks::delete_before(&self.store, before).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the files of the chain by one. The next manifest names it.
+    async fn merge(&self, line: &mut Line) -> Result<(), CheckpointError> {
+        let files = restore::files(&self.store, &line.manifest).await?;
+        let Manifest { at, configuration, .. } = line.manifest.clone();
+        let merged = tokio::task::spawn_blocking(move || merge(files, &configuration, at)).await;
+        let (file, rows) = merged.unwrap_or_else(|error| Err(CheckpointError::Stopped(error.to_string())))?;
+        line.manifest.files = vec![write_merged(&self.store, &self.run, at, file, rows).await?];
+        Ok(())
+    }
+}
+
+fn merge(files: Vec<Bytes>, configuration: &Fingerprint, at: Tick) -> Result<(Vec<u8>, usize), CheckpointError> {
+    let damaged = |damaged: super::chain::Damaged| CheckpointError::Damaged {
+        name: format!("number {} of the chain", damaged.file),
+        damage: damaged.damage,
+    };
+    let (standing, mut merge) = Merge::open(files, configuration).map_err(damaged)?;
+    let rows = std::iter::from_fn(|| merge.next().map_err(damaged).transpose());
+    let rows = rows.filter(|row| row.as_ref().map_or(true, |row| counts(row, configuration, at)));
+    let Standing { cuts, totals } = standing;
+    encode(&ShardHead { at, worker: 0 }, cuts.into_values().collect(), &totals, rows)
+}
+
+async fn write_merged(
+    store: &CopyStore,
+    run: &str,
+    at: Tick,
+    file: Vec<u8>,
+    rows: usize,
+) -> Result<FileRef, CheckpointError> {
+    let file = Bytes::from(file);
+    let merged = FileRef::of(format!("{at:016}-{run}-merged"), &file, rows);
+    store.put(&format!("{STATE_FOLDER}/{}", merged.name), file).await?;
+    Ok(merged)
+}
+
+/// Writes a state as the only file of a chain, for a checkpoint whose views have other numbers now.
+///
+/// # Errors
+/// When it cannot be written.
+pub async fn rewrite(
+    store: &CopyStore,
+    line: &mut Line,
+    standing: &Standing,
+    rows: &[StateRow],
+) -> Result<(), CheckpointError> {
+    let head = ShardHead { at: line.manifest.at, worker: 0 };
+    let cuts = standing.cuts.values().cloned().collect();
+    let (file, count) = encode::<EncodeOrStop>(&head, cuts, &standing.totals, rows.iter().cloned().map(Ok))?;
+    let run = format!("{:013}-000-renumbered", wall_clock_ms());
+    line.manifest.files = vec![write_merged(store, &run, head.at, file, count).await?];
+    Ok(())
+}
+
+type EncodeOrStop = super::format::EncodeError;

@@ -1,0 +1,263 @@
+//! Recorded marks: how the wall clock that a run saw is kept for the runs that go on from its checkpoints.
+//!
+//! In: marks that feeds took. Out: the same marks, once they are durable. A segment is written anew with each mark, to the
+//! same store as checkpoints, until it is [`SEGMENT_BYTES`] long or [`SEGMENT_MS`] old. Writing is repeated for as long
+//! as it takes; meanwhile nothing happens that depends on a mark.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use floodmark_dataflows::checkpoint::RecordedMark;
+use floodmark_dataflows::input::{
+    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RecordedMarks, Waker,
+};
+use floodmark_dataflows::time::Millis;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::contents::{MarkEntry, MarksOfProcess};
+use super::format::{Damage, FileReader, FileWriter, Kind, Tag};
+use super::store::{CopyStore, StoreError};
+use super::{Stats, repeat};
+
+/// Where marks are.
+const FOLDER: &str = "marks";
+/// A segment is closed when it is this long.
+const SEGMENT_BYTES: usize = 64 << 10;
+/// A segment is closed when its first mark is this old.
+const SEGMENT_MS: Millis = 10 * 60_000;
+/// Clocks of different hosts may differ by this much.
+const CLOCK_SLACK_MS: Millis = 10 * 60_000;
+
+/// A mark on its way.
+struct Job {
+    partitions: Vec<PartitionInfo>,
+    marks: RecordedMarks,
+    slot: Arc<Mutex<Option<RecordedMarks>>>,
+    waker: Option<Waker>,
+}
+
+/// Records the marks of a process. Ends when it and all its feeds are dropped.
+#[derive(Clone)]
+pub struct Recorder(mpsc::UnboundedSender<Job>);
+
+impl Recorder {
+    /// Starts recording, for a process that was started at `started_ms`.
+    pub fn start(
+        store: CopyStore,
+        runtime: &Handle,
+        generation: u64,
+        started_ms: Millis,
+        process: usize,
+        stats: Arc<Stats>,
+    ) -> Self {
+        let (sender, jobs) = mpsc::unbounded_channel();
+        let folder = format!("{FOLDER}/g{generation}/{started_ms:013}-{process:05}");
+        runtime.spawn(record(store, folder, jobs, stats));
+        Self(sender)
+    }
+}
+
+async fn record(store: CopyStore, folder: String, mut jobs: mpsc::UnboundedReceiver<Job>, stats: Arc<Stats>) {
+    let mut segment = Segment::default();
+    let mut number = 0u64;
+    while let Some(first) = jobs.recv().await {
+        let mut taken = vec![first];
+        while let Ok(more) = jobs.try_recv() {
+            taken.push(more);
+        }
+        for job in &taken {
+            segment.add(job);
+        }
+        let file = match segment.encode() {
+            Ok(file) => Bytes::from(file),
+            Err(error) => {
+                tracing::error!("marks cannot be recorded, and the run stands still: {error}");
+                return;
+            }
+        };
+        let (is_full, first_ms) = (file.len() >= SEGMENT_BYTES, segment.first_ms());
+        let name = format!("{folder}/{first_ms:013}-{number:08}");
+        repeat("marks", &stats, || store.put(&name, file.clone())).await;
+        let last_ms = taken.iter().map(|job| job.marks.wall_ms).max().unwrap_or(0);
+        if is_full || last_ms >= first_ms.saturating_add(SEGMENT_MS) {
+            segment = Segment::default();
+            number += 1;
+        }
+        for Job { marks, slot, waker, .. } in taken {
+            *slot.lock() = Some(marks);
+            if let Some(waker) = waker {
+                waker();
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Segment {
+    contents: MarksOfProcess,
+    places: BTreeMap<PartitionInfo, u32>,
+}
+
+impl Segment {
+    fn add(&mut self, job: &Job) {
+        let Self { contents, places } = self;
+        let mut place = |position: &MarkPosition| {
+            let partition = job.partitions.get(position.partition)?;
+            let place = *places.entry(partition.clone()).or_insert_with(|| {
+                contents.partitions.push(partition.clone());
+                (contents.partitions.len() - 1) as u32
+            });
+            Some((place, position.next_offset, position.hold))
+        };
+        let positions = job.marks.positions.iter().filter_map(&mut place).collect();
+        contents.marks.push(MarkEntry { wall_ms: job.marks.wall_ms, positions });
+    }
+
+    fn first_ms(&self) -> Millis {
+        self.contents.marks.first().map_or(0, |mark| mark.wall_ms)
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, super::format::EncodeError> {
+        let mut file = FileWriter::new(Kind::Marks);
+        file.add(Tag::Marks, &self.contents)?;
+        Ok(file.finish())
+    }
+}
+
+fn decode(bytes: &Bytes) -> Result<MarksOfProcess, Damage> {
+    let mut reader = FileReader::open(bytes.clone(), Kind::Marks)?;
+    let Some(section) = reader.next()? else { return Err(Damage::CutOff(bytes.len())) };
+    let contents = section.decode()?;
+    reader.next()?;
+    Ok(contents)
+}
+
+/// The wall clock of the first mark in a segment, by its name.
+fn first_ms(name: &str) -> Option<Millis> {
+    name.rsplit('/').next()?.split('-').next()?.parse().ok()
+}
+
+/// All marks of a generation made since `began_ms`, by partition, in the order they were made.
+///
+/// # Errors
+/// When a segment cannot be read: what happened then cannot be made to happen again.
+pub async fn read(
+    store: &CopyStore,
+    generation: u64,
+    began_ms: Millis,
+) -> Result<BTreeMap<PartitionInfo, VecDeque<RecordedMark>>, StoreError> {
+    let mut found: BTreeMap<PartitionInfo, VecDeque<RecordedMark>> = BTreeMap::new();
+    // Names are in the order of starts, then of time.
+    for name in store.list(&format!("{FOLDER}/g{generation}")).await? {
+        let last_ms = first_ms(&name).unwrap_or(Millis::MAX).saturating_add(SEGMENT_MS + CLOCK_SLACK_MS);
+        if last_ms < began_ms {
+            continue;
+        }
+        let MarksOfProcess { partitions, marks } = store.get(&name, true, decode).await?;
+        for MarkEntry { wall_ms, positions } in marks {
+            for (place, next_offset, hold) in positions {
+                let Some(partition) = partitions.get(place as usize) else { continue };
+                let of_partition = found.entry(partition.clone()).or_default();
+                // A run that catches up with the one before says again what that one said.
+                if of_partition.back().is_none_or(|last| last.next_offset <= next_offset) {
+                    of_partition.push_back(RecordedMark { next_offset, wall_ms, hold });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Deletes segments all of whose marks were made before `before_ms`.
+///
+/// # Errors
+/// When they cannot be listed or deleted.
+pub async fn delete_before(store: &CopyStore, before_ms: Millis) -> Result<(), StoreError> {
+    for name in store.list(FOLDER).await? {
+        if first_ms(&name).is_some_and(|first| first.saturating_add(SEGMENT_MS + CLOCK_SLACK_MS) < before_ms) {
+            store.delete(&name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// How long a feed waits for a mark before it says so.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// A feed whose marks are recorded, if there is a recorder.
+pub struct Marked<F> {
+    feed: F,
+    recorder: Option<Recorder>,
+    partitions: Vec<PartitionInfo>,
+    waker: Option<Waker>,
+    /// A mark that is being recorded, and since when.
+    under_way: Option<(Arc<Mutex<Option<RecordedMarks>>>, std::time::Instant, bool)>,
+}
+
+impl<F> Marked<F> {
+    /// A feed whose marks count once they are recorded. Without a recorder they count at once.
+    pub fn new(feed: F, recorder: Option<Recorder>) -> Self {
+        Self { feed, recorder, partitions: Vec::new(), waker: None, under_way: None }
+    }
+}
+
+impl<F: Feed> Feed for Marked<F> {
+    type Batch = F::Batch;
+
+    fn attach(&mut self, waker: Waker) {
+        self.waker = Some(waker.clone());
+        self.feed.attach(waker);
+    }
+
+    fn joined(&mut self) -> Vec<PartitionInfo> {
+        let joined = self.feed.joined();
+        self.partitions.extend_from_slice(&joined);
+        joined
+    }
+
+    fn is_discovering(&self) -> bool {
+        self.feed.is_discovering()
+    }
+
+    fn is_live(&self) -> bool {
+        self.feed.is_live()
+    }
+
+    fn has_marks(&self) -> bool {
+        self.feed.has_marks()
+    }
+
+    fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>> {
+        self.feed.poll(partition)
+    }
+
+    fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
+        let Some(recorder) = &self.recorder else { return self.feed.mark(positions) };
+        if let Some((slot, since, said)) = &mut self.under_way {
+            let recorded = slot.lock().take();
+            if recorded.is_some() {
+                self.under_way = None;
+            } else if !*said && since.elapsed() > SLOW {
+                *said = true;
+                tracing::warn!("a mark has not been recorded for {} s: idle partitions wait for it", SLOW.as_secs());
+            }
+            return recorded;
+        }
+        let marks = self.feed.mark(positions)?;
+        let slot = Arc::new(Mutex::new(None));
+        let job = Job {
+            partitions: self.partitions.clone(),
+            marks,
+            slot: slot.clone(),
+            waker: self.waker.clone(),
+        };
+        // The receiver is gone only when the run ends.
+        let _ = recorder.0.send(job);
+        self.under_way = Some((slot, std::time::Instant::now(), false));
+        None
+    }
+}

@@ -1,0 +1,175 @@
+//! What a worker hands over at a cut, until it is durable and everything before it is stored.
+//!
+//! In: cuts and rows, through [`CheckpointSink`]. Out: a file, and its description. Nothing here blocks: encoding and
+//! writing happen on threads of the runtime, and the worker asks for the outcome.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use floodmark_dataflows::checkpoint::{CheckpointSink, PartitionCut, StateRow};
+use floodmark_dataflows::time::Tick;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::chain::{encode, sort};
+use super::commit::Shared;
+use super::contents::{ShardHead, TotalsRow};
+use super::format::EncodeError;
+use super::manifest::FileRef;
+use super::{STATE_FOLDER, repeat};
+use crate::sources::Positions;
+
+/// A worker's share of a checkpoint, for the worker that commits it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Description {
+    /// Its file; `None` where nothing has changed.
+    pub(super) file: Option<FileRef>,
+}
+
+/// One worker's share of checkpoints.
+pub struct WorkerSink {
+    shared: Arc<Shared>,
+    /// Among all workers of all processes.
+    worker: usize,
+    share: Option<Share>,
+}
+
+/// A share that is not committed yet.
+struct Share {
+    at: Tick,
+    cuts: Option<Vec<PartitionCut>>,
+    rows: Option<Vec<StateRow>>,
+    /// The positions of the cuts.
+    positions: Positions,
+    /// Windows that were handed in when all before the cut had been.
+    windows: Option<u64>,
+    writing: Option<Arc<Mutex<Option<Description>>>>,
+}
+
+impl WorkerSink {
+    pub(super) fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        Self { shared, worker, share: None }
+    }
+
+    /// The share of the checkpoint at `at`; one that was abandoned before makes way.
+    fn share(&mut self, at: Tick) -> &mut Share {
+        let new = || Share {
+            at,
+            cuts: None,
+            rows: None,
+            positions: Positions::new(),
+            windows: None,
+            writing: None,
+        };
+        if self.share.as_ref().is_some_and(|share| share.at != at) {
+            self.share = None;
+        }
+        self.share.get_or_insert_with(new)
+    }
+
+    /// Begins to write once all is there.
+    fn write(&mut self, at: Tick) -> Option<()> {
+        let (shared, worker) = (self.shared.clone(), self.worker);
+        let share = self.share.as_mut().filter(|share| share.at == at && share.writing.is_none())?;
+        let (true, true) = (share.cuts.is_some(), share.rows.is_some()) else { return None };
+        let totals = match &shared.live {
+            Some(live) if worker == 0 => live.take_totals(at)?,
+            _ => Vec::new(),
+        };
+        let (cuts, rows) = (share.cuts.take()?, share.rows.take()?);
+        let written = Arc::new(Mutex::new(None));
+        share.writing = Some(written.clone());
+        let runtime = shared.runtime.clone();
+        runtime.spawn(write(shared, worker, at, cuts, totals, rows, written));
+        Some(())
+    }
+
+    /// Whether everything that this worker handed out before the cut is stored.
+    fn is_stored(&mut self) -> bool {
+        let Some(share) = &mut self.share else { return false };
+        let Shared { writer, board, .. } = &*self.shared;
+        if share.windows.is_none() && board.frontier_of(self.worker).is_some_and(|frontier| frontier >= share.at) {
+            share.windows = Some(writer.windows_handed_in());
+        }
+        share.windows.is_some_and(|windows| writer.windows_stored() >= windows)
+            && share.positions.iter().all(|(partition, next)| writer.is_stored(partition, *next))
+    }
+}
+
+/// Encodes and writes a share.
+async fn write(
+    shared: Arc<Shared>,
+    worker: usize,
+    at: Tick,
+    cuts: Vec<PartitionCut>,
+    totals: Vec<TotalsRow>,
+    mut rows: Vec<StateRow>,
+    written: Arc<Mutex<Option<Description>>>,
+) {
+    if cuts.is_empty() && totals.is_empty() && rows.is_empty() {
+        *written.lock() = Some(Description { file: None });
+        return;
+    }
+    let encoded = tokio::task::spawn_blocking(move || {
+        sort(&mut rows);
+        let head = ShardHead { at, worker: worker as u32 };
+        encode::<EncodeError>(&head, cuts, &totals, rows.into_iter().map(Ok))
+    });
+    let (file, rows) = match encoded.await {
+        Ok(Ok(encoded)) => encoded,
+        Ok(Err(error)) => return shared.fail(error.to_string()),
+        Err(error) => return shared.fail(error.to_string()),
+    };
+    let file = Bytes::from(file);
+    // Of its own for each run: one that is being stopped may still be writing.
+    let name = format!("{at:016}-{}-{worker:05}", shared.run);
+    let description = FileRef::of(name, &file, rows);
+    let path = format!("{STATE_FOLDER}/{}", description.name);
+    repeat("checkpoint", &shared.stats, || shared.store.put(&path, file.clone())).await;
+    *written.lock() = Some(Description { file: Some(description) });
+}
+
+impl CheckpointSink for WorkerSink {
+    fn is_due(&mut self) -> bool {
+        self.shared.begin_if_due(Instant::now())
+    }
+
+    fn partitions(&mut self, at: Tick, cuts: Vec<PartitionCut>) {
+        self.shared.note_under_way(true);
+        let share = self.share(at);
+        share.positions = cuts.iter().map(|cut| (cut.partition.clone(), cut.next_offset)).collect();
+        share.cuts = Some(cuts);
+        self.write(at);
+    }
+
+    fn rows(&mut self, at: Tick, rows: Vec<StateRow>) {
+        self.share(at).rows = Some(rows);
+        self.write(at);
+    }
+
+    fn description(&mut self, at: Tick) -> Option<Vec<u8>> {
+        self.write(at);
+        let is_stored = self.is_stored();
+        let written = self.share.as_ref()?.writing.as_ref()?;
+        let mut written = written.lock();
+        let description = written.take_if(|_| is_stored)?;
+        // Of a list and a few numbers: it cannot fail.
+        postcard::to_stdvec(&description).ok()
+    }
+
+    fn commit(&mut self, at: Tick, descriptions: Vec<Vec<u8>>) {
+        self.shared.clone().commit(at, descriptions);
+    }
+
+    fn is_committed(&mut self, at: Tick) -> bool {
+        self.shared.is_committed(at)
+    }
+
+    fn committed(&mut self, at: Tick) {
+        self.shared.note_under_way(false);
+        if let Some(share) = self.share.take_if(|share| share.at == at) {
+            self.shared.committed_positions.lock().extend(share.positions);
+        }
+    }
+}
