@@ -255,12 +255,7 @@ impl Shared {
         });
     }
 
-    async fn write_manifest(
-        &self,
-        line: &mut Line,
-        at: Tick,
-        descriptions: &[Vec<u8>],
-    ) -> Result<(), CheckpointError> {
+    async fn write_manifest(&self, line: &mut Line, at: Tick, descriptions: &[Vec<u8>]) -> Result<(), CheckpointError> {
         let (begun, began_ms) = *self.begun.lock();
         let mut manifest = Manifest {
             id: line.manifest.id + 1,

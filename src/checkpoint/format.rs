@@ -79,7 +79,7 @@ pub enum Tag {
 }
 
 impl Tag {
-    fn of(byte: u8) -> Option<Self> {
+    pub(super) fn of(byte: u8) -> Option<Self> {
         [Tag::Head, Tag::Cuts, Tag::Seen, Tag::Totals, Tag::Rows, Tag::Manifest, Tag::Marks]
             .into_iter()
             .find(|tag| *tag as u8 == byte)
@@ -93,7 +93,9 @@ pub enum Damage {
     #[error("it is not a file of a checkpoint, or its header is damaged")]
     Header,
     /// Another program wrote it.
-    #[error("it has format version {0}, this program reads {FORMAT_VERSION}; use the program that wrote it, or --fresh")]
+    #[error(
+        "it has format version {0}, this program reads {FORMAT_VERSION}; use the program that wrote it, or --fresh"
+    )]
     Version(u32),
     /// A file of another kind.
     #[error("expected a file of kind {expected}, got kind {found}")]

@@ -249,12 +249,7 @@ impl<F: Feed> Feed for Marked<F> {
         }
         let marks = self.feed.mark(positions)?;
         let slot = Arc::new(Mutex::new(None));
-        let job = Job {
-            partitions: self.partitions.clone(),
-            marks,
-            slot: slot.clone(),
-            waker: self.waker.clone(),
-        };
+        let job = Job { partitions: self.partitions.clone(), marks, slot: slot.clone(), waker: self.waker.clone() };
         // The receiver is gone only when the run ends.
         let _ = recorder.0.send(job);
         self.under_way = Some((slot, std::time::Instant::now(), false));

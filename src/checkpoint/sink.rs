@@ -54,14 +54,7 @@ impl WorkerSink {
 
     /// The share of the checkpoint at `at`; one that was abandoned before makes way.
     fn share(&mut self, at: Tick) -> &mut Share {
-        let new = || Share {
-            at,
-            cuts: None,
-            rows: None,
-            positions: Positions::new(),
-            windows: None,
-            writing: None,
-        };
+        let new = || Share { at, cuts: None, rows: None, positions: Positions::new(), windows: None, writing: None };
         if self.share.as_ref().is_some_and(|share| share.at != at) {
             self.share = None;
         }

@@ -243,8 +243,12 @@ impl CopyStore {
             let found: Vec<_> = self.store.list(Some(&prefix)).try_collect().await.map_err(failed)?;
             for meta in found {
                 let parts = meta.location.prefix_match(&root);
-                let parts: Vec<_> =
-                    parts.into_iter().flatten().map(|part| part.as_ref().to_owned()).filter(|p| !p.is_empty()).collect();
+                let parts: Vec<_> = parts
+                    .into_iter()
+                    .flatten()
+                    .map(|part| part.as_ref().to_owned())
+                    .filter(|p| !p.is_empty())
+                    .collect();
                 names.insert(parts.join("/"));
             }
         }

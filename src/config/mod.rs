@@ -21,8 +21,8 @@ use floodmark_dataflows::view_config::{TimeConfig, ViewConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::CheckpointConfig;
 use crate::api::ApiConfig;
+use crate::checkpoint::CheckpointConfig;
 pub use crate::cluster::ClusterConfig;
 use crate::dead_letters::DeadLettersConfig;
 use crate::units::Span;

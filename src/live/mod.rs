@@ -18,12 +18,14 @@ pub mod totals;
 use std::sync::Arc;
 
 use floodmark_dataflows::aggregate::Aggregate;
+use floodmark_dataflows::checkpoint::{LateRow, PaneRow, StateRow};
 use floodmark_dataflows::corrections::{Late, Measures};
 use floodmark_dataflows::output::{KeyFields, LiveSink, ViewUpdate, WindowDocument, WindowState};
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, View, ViewId};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use crate::checkpoint::contents::TotalsRow;
 use state::ViewState;
 pub use state::{KeyFilter, MemoryUse};
 use totals::Totals;
@@ -35,6 +37,8 @@ pub struct LiveView {
     views: Vec<View>,
     service_view: ViewId,
     state: RwLock<State>,
+    /// Totals that changed, as of the last cut.
+    cut: Mutex<Option<(Tick, Vec<TotalsRow>)>>,
 }
 
 #[derive(Debug)]
@@ -126,7 +130,40 @@ impl LiveView {
     /// the totals by service.
     pub fn new(views: Vec<View>, tick_ms: u64, service_view: ViewId) -> Self {
         let states = views.iter().map(|view| ViewState::new(view.clone(), tick_ms)).collect();
-        Self { tick_ms, views, service_view, state: RwLock::new(State { frontier: 0, views: states }) }
+        Self {
+            tick_ms,
+            views,
+            service_view,
+            state: RwLock::new(State { frontier: 0, views: states }),
+            cut: Mutex::default(),
+        }
+    }
+
+    /// Puts back the state of a checkpoint at `at`. With `track`, totals that change from now on are noted at each
+    /// cut, for [`LiveView::take_totals`].
+    pub fn restore(&self, at: Tick, rows: &[StateRow], totals: &[TotalsRow], track: bool) {
+        let mut state = self.state.write();
+        state.frontier = at;
+        for row in totals {
+            let view = state.views.get_mut(usize::from(row.view));
+            if let (Some(view), Some((totals, changed))) = (view, &row.totals) {
+                view.restore_totals(row.key.as_ref(), totals, *changed);
+            }
+        }
+        for row in rows {
+            let (StateRow::Pane(PaneRow { view, .. }) | StateRow::Late(LateRow { view, .. })) = row;
+            if let Some(view) = state.views.get_mut(usize::from(*view)) {
+                view.restore(row);
+            }
+        }
+        if track {
+            state.views.iter_mut().for_each(ViewState::track_totals);
+        }
+    }
+
+    /// The totals that changed between the cut before and the one at `at`; `None` before that one was made. Given once.
+    pub fn take_totals(&self, at: Tick) -> Option<Vec<TotalsRow>> {
+        self.cut.lock().take_if(|(cut, _)| *cut == at).map(|(_, totals)| totals)
     }
 
     /// The receiving end.
@@ -265,7 +302,17 @@ impl LiveSink for LiveWriter {
         state.frontier = frontier;
     }
 
-    fn cut(&mut self, _at: Tick) {}
+    fn cut(&mut self, at: Tick) {
+        let mut state = self.0.state.write();
+        let views = (0..).zip(&mut state.views);
+        let totals: Vec<_> = views.flat_map(|(id, view)| view.take_totals(id)).collect();
+        drop(state);
+        let mut cut = self.0.cut.lock();
+        // Of a checkpoint that came to nothing: what changed then is of this one. Later rows replace earlier ones.
+        let mut all = cut.take().map(|(_, totals)| totals).unwrap_or_default();
+        all.extend(totals);
+        *cut = Some((at, all));
+    }
 }
 
 #[cfg(test)]

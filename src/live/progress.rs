@@ -94,6 +94,11 @@ impl ProgressBoard {
         self.frontiers.lock().insert(worker, frontier);
     }
 
+    /// The frontier as a worker of this process knows it.
+    pub fn frontier_of(&self, worker: usize) -> Option<Tick> {
+        self.frontiers.lock().get(&worker).copied()
+    }
+
     /// Notes that every log document with an event-clock timestamp before `ms` is searchable.
     pub fn set_indexed_through(&self, ms: Millis) {
         self.indexed_through_ms.fetch_max(ms, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use differential_dataflow::difference::Semigroup;
 use floodmark_dataflows::aggregate::Aggregate;
+use floodmark_dataflows::checkpoint::{LateRow, PaneRow, StateRow};
 use floodmark_dataflows::corrections::{Late, Revision};
 use floodmark_dataflows::output::{ViewUpdate, WindowState};
 use floodmark_dataflows::time::{Millis, Tick};
@@ -16,6 +17,7 @@ use floodmark_dataflows::view::{Key, OTHER, View, ViewId};
 
 use super::totals::Totals;
 use super::{Row, ViewSummary, WindowQuery};
+use crate::checkpoint::contents::TotalsRow;
 
 /// Keys are numbered, so that each is stored once and not again in every pane.
 type KeyId = u32;
@@ -79,6 +81,15 @@ struct KeyState {
     key: Key,
     totals: Totals,
     changed: Tick,
+    /// Its totals changed since the last cut; it is listed then.
+    is_dirty: bool,
+}
+
+/// What changed since the last cut, for checkpoints.
+#[derive(Debug, Default)]
+struct Dirty {
+    keys: Vec<KeyId>,
+    left: Vec<Key>,
 }
 
 #[derive(Debug)]
@@ -98,6 +109,8 @@ pub(super) struct ViewState {
     late: BTreeMap<Millis, ById<Late>>,
     rows: usize,
     heap_bytes: usize,
+    /// `None` while nobody asks for cuts.
+    dirty: Option<Dirty>,
 }
 
 impl ViewState {
@@ -115,6 +128,70 @@ impl ViewState {
             late: BTreeMap::new(),
             rows: 0,
             heap_bytes: 0,
+            dirty: None,
+        }
+    }
+
+    /// From now on notes what changes, for [`ViewState::take_totals`].
+    pub(super) fn track_totals(&mut self) {
+        self.dirty.get_or_insert_default();
+    }
+
+    /// Totals that changed since the last call.
+    pub(super) fn take_totals(&mut self, view: ViewId) -> Vec<TotalsRow> {
+        let Some(dirty) = &mut self.dirty else { return Vec::new() };
+        let Dirty { keys, left } = std::mem::take(dirty);
+        if keys.is_empty() && left.is_empty() {
+            return Vec::new();
+        }
+        let left = left.into_iter().filter(|key| !self.ids.contains_key(key));
+        let mut rows: Vec<_> = left.map(|key| TotalsRow { view, key: Some(key), totals: None }).collect();
+        for id in keys {
+            // Its number may have been given to another key meanwhile, which is listed itself.
+            if let Some(state) = self.keys[id as usize].as_mut().filter(|state| state.is_dirty) {
+                state.is_dirty = false;
+                let totals = Some((state.totals.clone(), state.changed));
+                rows.push(TotalsRow { view, key: Some(state.key.clone()), totals });
+            }
+        }
+        rows.push(TotalsRow { view, key: None, totals: Some((self.totals.clone(), 0)) });
+        rows
+    }
+
+    fn note_dirty(&mut self, id: KeyId) {
+        if let (Some(dirty), Some(state)) = (&mut self.dirty, &mut self.keys[id as usize])
+            && !std::mem::replace(&mut state.is_dirty, true)
+        {
+            dirty.keys.push(id);
+        }
+    }
+
+    /// Puts back totals of a key, or of the whole view.
+    pub(super) fn restore_totals(&mut self, key: Option<&Key>, totals: &Totals, changed: Tick) {
+        let Some(key) = key else {
+            self.totals = totals.clone();
+            return;
+        };
+        let id = self.id_of(key.clone(), changed);
+        if let Some(state) = &mut self.keys[id as usize] {
+            (state.totals, state.changed) = (totals.clone(), changed);
+        }
+    }
+
+    /// Puts back a row.
+    pub(super) fn restore(&mut self, row: &StateRow) {
+        match row {
+            StateRow::Pane(PaneRow { pane, key, changed, aggregate, .. }) => {
+                let id = self.id_of(key.clone(), *changed);
+                self.rows += 1;
+                self.heap_bytes += aggregate.heap_bytes();
+                let cell = Cell { aggregate: Aggregate::clone(aggregate), changed: *changed };
+                self.panes.entry(*pane).or_default().insert(id, cell);
+            }
+            StateRow::Late(LateRow { window, key, late, .. }) => {
+                let id = self.id_of(key.clone(), late.last);
+                self.late.entry(*window).or_default().insert(id, late.clone());
+            }
         }
     }
 
@@ -183,6 +260,7 @@ impl ViewState {
             state.totals.add(totals);
             state.changed = time;
         }
+        self.note_dirty(id);
         id
     }
 
@@ -191,6 +269,7 @@ impl ViewState {
         if let Some(state) = &mut self.keys[other as usize] {
             state.totals.add(totals);
         }
+        self.note_dirty(other);
     }
 
     fn id_of(&mut self, key: Key, time: Tick) -> KeyId {
@@ -202,7 +281,7 @@ impl ViewState {
             (self.keys.len() - 1) as KeyId
         });
         self.ids.insert(key.clone(), id);
-        self.keys[id as usize] = Some(KeyState { key, totals: Totals::default(), changed: time });
+        self.keys[id as usize] = Some(KeyState { key, totals: Totals::default(), changed: time, is_dirty: false });
         if let Some(at) = self.leaves_at(id) {
             self.silent.push(Reverse((at, id)));
         }
@@ -245,6 +324,9 @@ impl ViewState {
                     if let Some(state) = self.keys[id as usize].take() {
                         self.ids.remove(&state.key);
                         self.free.push(id);
+                        if let Some(dirty) = &mut self.dirty {
+                            dirty.left.push(state.key);
+                        }
                         self.count_other(frontier, &state.totals);
                     }
                 }
