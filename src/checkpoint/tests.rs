@@ -45,7 +45,11 @@ fn cut(number: i32, next_offset: u64, forgotten_at: u64, seen: &[(&str, u64)]) -
 }
 
 fn totals(key: Option<&str>, count: Option<i64>) -> TotalsRow {
-    let totals = count.map(|anomalies| (Totals { anomalies, ..Totals::default() }, 4));
+    let totals = count.map(|anomalies| {
+        let mut totals = Totals::default();
+        totals.anomalies = anomalies;
+        (totals, 4)
+    });
     TotalsRow { view: 0, key: key.map(|key| Key(key.into())), totals }
 }
 
