@@ -41,7 +41,14 @@ fn late(key: &str, window: u64, records: i64) -> StateRow {
 fn cut(number: i32, next_offset: u64, forgotten_at: u64, seen: &[(&str, u64)]) -> PartitionCut {
     let seen = seen.iter().map(|(key, tick)| (Arc::from(*key), *tick)).collect();
     let keys = vec![SeenKeys { forgotten_at, has_other: false, seen }];
-    PartitionCut { partition: partition(number), next_offset, clock: Some(9), hold: 0, ledger: Default::default(), keys }
+    PartitionCut {
+        partition: partition(number),
+        next_offset,
+        clock: Some(9),
+        hold: 0,
+        ledger: Default::default(),
+        keys,
+    }
 }
 
 fn totals(key: Option<&str>, count: Option<i64>) -> TotalsRow {

@@ -36,6 +36,9 @@ pub struct RunArgs {
     /// Process what is there, write everything out, and exit
     #[arg(long, conflicts_with = "range")]
     until_end: bool,
+    /// Begin anew, as a new generation, whatever checkpoints there are
+    #[arg(long, conflicts_with = "range")]
+    fresh: bool,
     /// Replay from here: offsets by partition with their ends (topic:0=1200..9000,topic:1=..), or a time
     #[arg(long, value_name = "WHERE")]
     from: Option<String>,
@@ -110,6 +113,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     signals::on_stop(move || stop.trigger())?;
     let options = RunOptions {
         until_end: args.until_end,
+        fresh: args.fresh,
         replay: args.replay(),
         shutdown,
         on_lost: Some(Box::new(end_after_loss)),

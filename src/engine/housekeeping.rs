@@ -8,6 +8,7 @@ use floodmark_dataflows::time::Millis;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::shutdown::Shutdown;
+use crate::checkpoint::Checkpoints;
 use crate::live::progress::ProgressBoard;
 use crate::sources::{Positions, Source};
 use crate::stores::writer::Writer;
@@ -26,6 +27,7 @@ pub(super) struct Housekeeping<S> {
     pub board: Arc<ProgressBoard>,
     pub shutdown: Shutdown,
     pub tick_ms: u64,
+    pub checkpoints: Option<Checkpoints>,
 }
 
 impl<S> Clone for Housekeeping<S> {
@@ -36,6 +38,7 @@ impl<S> Clone for Housekeeping<S> {
             board: self.board.clone(),
             shutdown: self.shutdown.clone(),
             tick_ms: self.tick_ms,
+            checkpoints: self.checkpoints.clone(),
         }
     }
 }
@@ -61,6 +64,10 @@ impl<S: Source> Housekeeping<S> {
                 tracing::error!(failure, "the source failed: the run ends");
                 self.shutdown.trigger();
             }
+            if self.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.failure().is_some()) {
+                // Said when it happened.
+                self.shutdown.trigger();
+            }
             self.board.set_ends(&self.source.ends());
             self.note_indexed(&mut waiting);
             round += 1;
@@ -70,9 +77,28 @@ impl<S: Source> Housekeeping<S> {
         }
     }
 
-    /// Tells the source up to where everything is stored.
-    pub async fn commit(&self) {
-        if let Err(error) = self.source.commit(&self.writer.acknowledged()).await {
+    /// Tells the source up to where everything is in a checkpoint; without checkpoints, up to where it is stored.
+    async fn commit(&self) {
+        let positions = match &self.checkpoints {
+            Some(checkpoints) => checkpoints.take_committed_positions(),
+            None => self.writer.acknowledged(),
+        };
+        self.commit_positions(&positions).await;
+    }
+
+    /// The same at the end. Where the input has ended everything is computed: then what is stored counts.
+    pub async fn commit_at_end(&self) {
+        match self.shutdown.is_triggered() {
+            true => self.commit().await,
+            false => self.commit_positions(&self.writer.acknowledged()).await,
+        }
+    }
+
+    async fn commit_positions(&self, positions: &Positions) {
+        if positions.is_empty() {
+            return;
+        }
+        if let Err(error) = self.source.commit(positions).await {
             tracing::warn!(%error, "positions could not be committed; lag shown by other tools is too high");
         }
     }

@@ -6,6 +6,7 @@
 //!
 //! - [`compile`]: from the configuration to what is computed.
 //! - [`parts`]: opens the source and the store that the configuration names.
+//! - [`resume`]: where a run begins: at a checkpoint, or anew.
 //! - [`runner`]: one run, from start to flush.
 //! - [`workers`]: the timely workers of this process.
 //! - [`observe`]: what workers tell the progress board and the counters in passing.
@@ -19,6 +20,7 @@ mod compile;
 mod housekeeping;
 mod observe;
 mod parts;
+mod resume;
 mod runner;
 mod shutdown;
 mod workers;
@@ -28,6 +30,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::checkpoint::CheckpointError;
 use crate::cluster::ClusterError;
 use crate::config::Config;
 use crate::sources::SourceError;
@@ -50,7 +53,9 @@ pub struct RunOptions {
     /// Called with the words to say when another process is lost. The run then ends with an error as soon as it can;
     /// but threads may hang for good, so a process should end by itself shortly after.
     pub on_lost: Option<Box<dyn Fn(String) + Send + Sync>>,
-    /// Without the API, the live state and marks: for measuring.
+    /// Begin anew, whatever checkpoints there are.
+    pub fresh: bool,
+    /// Without the API, the live state, marks and checkpoints: for measuring.
     pub bare: bool,
 }
 
@@ -113,6 +118,9 @@ pub enum EngineError {
     /// The store failed.
     #[error("store: {0}")]
     Store(#[source] Arc<StoreError>),
+    /// There are checkpoints, and there is no going on from them.
+    #[error("checkpoints: {0}")]
+    Checkpoint(#[source] Arc<CheckpointError>),
     /// The API could not be served.
     #[error("api: {0}")]
     Api(#[from] crate::api::ApiError),
@@ -130,6 +138,12 @@ pub enum EngineError {
         /// What it said.
         message: String,
     },
+}
+
+impl From<CheckpointError> for EngineError {
+    fn from(error: CheckpointError) -> Self {
+        Self::Checkpoint(Arc::new(error))
+    }
 }
 
 impl From<StoreError> for EngineError {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use floodmark_dataflows::time::Millis;
+
 use super::{EngineError, Replay, ReplayTarget, RunOptions};
 use crate::config::{Config, SourceChoice, StoreChoice};
+use crate::sources::Positions;
 use crate::sources::files::{FileRange, FilesConfig, FilesRun, FilesSource};
 use crate::sources::generator::{GeneratorConfig, GeneratorSource};
 use crate::sources::kafka::{Extent, KafkaConfig, KafkaSource, RangeSpec};
-use crate::sources::{Positions, wall_clock_ms};
 use crate::stores::elasticsearch::ElasticsearchStore;
 use crate::stores::embedded::EmbeddedStore;
 use crate::stores::ndjson::{Ndjson, NdjsonConfig};
@@ -68,18 +70,28 @@ pub(super) trait WithSource {
     fn with<S: crate::sources::Source>(self, source: S) -> Self::Output;
 }
 
+/// Where reading begins.
+pub(super) struct Begin {
+    /// Where it goes on; partitions that are not there begin as configured.
+    pub positions: Positions,
+    /// What "now" means to the generator.
+    pub origin_ms: Millis,
+}
+
 /// Opens the source and hands it on.
-pub(super) fn with_source<T, W>(config: &Config, options: &RunOptions, then: W) -> Result<T, EngineError>
+pub(super) fn with_source<T, W>(config: &Config, options: &RunOptions, begin: Begin, then: W) -> Result<T, EngineError>
 where
     W: WithSource<Output = Result<T, EngineError>>,
 {
     let chosen = config.source.chosen().map_err(|mistake| EngineError::Usage(mistake.to_string()))?;
     match chosen {
-        SourceChoice::Kafka(kafka) => then.with(KafkaSource::connect(kafka.clone(), extent(kafka, options)?)?),
+        SourceChoice::Kafka(kafka) => {
+            then.with(KafkaSource::resume(kafka.clone(), extent(kafka, options)?, &begin.positions)?)
+        }
         SourceChoice::Files(files) => {
             let follow = files.follow && !options.until_end && options.replay.is_none();
             let files = FilesConfig { follow, ..files.clone() };
-            then.with(FilesSource::new(files, files_run(config, options)?)?)
+            then.with(FilesSource::new(files, files_run(config, options, begin.positions)?)?)
         }
         SourceChoice::Generator(generator) => {
             if options.replay.is_some() {
@@ -91,7 +103,7 @@ where
                 return Err(EngineError::Usage(advice.to_owned()));
             }
             let source: GeneratorConfig = generator.clone();
-            then.with(GeneratorSource::new(source, wall_clock_ms(), Positions::new(), !options.bare)?)
+            then.with(GeneratorSource::new(source, begin.origin_ms, begin.positions, !options.bare)?)
         }
     }
 }
@@ -107,7 +119,7 @@ fn extent(_: &KafkaConfig, options: &RunOptions) -> Result<Extent, EngineError> 
     })
 }
 
-fn files_run(config: &Config, options: &RunOptions) -> Result<FilesRun, EngineError> {
+fn files_run(config: &Config, options: &RunOptions, positions: Positions) -> Result<FilesRun, EngineError> {
     let mut ranges = Vec::new();
     if let Some(replay) = &options.replay {
         if replay.to.is_some() {
@@ -119,7 +131,7 @@ fn files_run(config: &Config, options: &RunOptions) -> Result<FilesRun, EngineEr
         }
     }
     Ok(FilesRun {
-        positions: Positions::new(),
+        positions,
         ranges,
         marks: !options.bare && options.replay.is_none(),
         max_record_bytes: config.records.max_record_bytes,

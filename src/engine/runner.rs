@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::Computation;
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::output::{WindowDocument, WindowSink};
@@ -15,11 +16,15 @@ use tokio::sync::Notify;
 use super::compile::{Compiled, SERVICES_VIEW, compile};
 use super::housekeeping::Housekeeping;
 use super::observe::{self, Gathered, Observed, RunCounts};
-use super::parts::{WithSource, open_store, with_source};
+use super::parts::{Begin, WithSource, open_store, with_source};
+use super::resume::{Resumed, next_generation};
 use super::shutdown::Stoppable;
-use super::workers::{Peers, WorkerParts, execute};
+use super::workers::{Peers, Stop, WorkerParts, execute};
 use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
+use crate::checkpoint::marks::Marked;
+use crate::checkpoint::marks::Recorder;
+use crate::checkpoint::{self, Checkpoints, Stats};
 use crate::cluster::{Cluster, ClusterError, share_progress};
 use crate::config::Config;
 use crate::dead_letters::{DeadLetterQueue, DeadLettersConfig, Place};
@@ -35,8 +40,6 @@ use crate::units::ByteSize;
 const RUNTIME_THREADS: usize = 2;
 /// Dead letters have this long to be written at the end of a run.
 const DEAD_LETTER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-/// Holds the number of this line of runs, in the data directory.
-const GENERATION_FILE: &str = "generation";
 
 pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport, EngineError> {
     if !config.cluster.is_shared() {
@@ -44,7 +47,7 @@ pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport,
     }
     // All must read the same in the same way.
     let range = options.replay.as_ref().map(|replay| (&replay.from, &replay.to));
-    let how = format!("{:?}", (options.until_end, options.bare, range));
+    let how = format!("{:?}", (options.until_end, options.bare, options.fresh, range));
     let stopped = options.shutdown.clone();
     let (cluster, lines) = match Cluster::connect(config, &how, &|| stopped.is_triggered()) {
         Ok(met) => met,
@@ -77,11 +80,23 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
         .map_err(|error| EngineError::Process(format!("cannot start the threads for input and output: {error}")))?;
     let result = {
         let _entered = runtime.enter();
+        let others = peers.as_ref().map(|(cluster, _)| cluster.clone());
+        let resumed = Resumed::find(config, &options, &compiled, &runtime, |choose| decide(others.as_ref(), choose))?;
+        let generation = match &resumed {
+            Some(resumed) => resumed.line.manifest.generation,
+            None if options.bare || options.replay.is_some() => 0,
+            None => decide(others.as_ref(), || next_generation(&config.data_dir, 0))?,
+        };
+        let positions = resumed.as_ref().map(|resumed| resumed.positions.clone()).unwrap_or_default();
+        let origin_ms = resumed.as_ref().map_or_else(wall_clock_ms, |resumed| resumed.line.manifest.origin_ms);
+        let begin = Begin { positions, origin_ms };
         let store = runtime.block_on(open_store(config, options.replay.as_ref()))?;
         let dead_letters = open_dead_letters(config, options.replay.as_ref(), store.clone())?;
         let on_ready = options.on_ready.take();
-        let parts = Parts { config, options: &options, compiled, runtime: &runtime, store, dead_letters, peers };
-        with_source(config, &options, Run { parts, on_ready })
+        let runtime = &runtime;
+        let parts =
+            Parts { config, options: &options, compiled, runtime, store, dead_letters, peers, resumed, generation };
+        with_source(config, &options, begin, Run { parts, on_ready })
     };
     // What is left there are connections that nothing waits for any more.
     runtime.shutdown_background();
@@ -116,6 +131,8 @@ struct Parts<'a> {
     store: Arc<dyn Store>,
     dead_letters: Arc<DeadLetterQueue>,
     peers: Option<Peers>,
+    resumed: Option<Resumed>,
+    generation: u64,
 }
 
 struct Run<'a> {
@@ -128,7 +145,7 @@ impl WithSource for Run<'_> {
 
     fn with<S: Source>(self, source: S) -> Self::Output {
         let Run { parts, on_ready } = self;
-        let Parts { config, options, compiled, runtime, store, dead_letters, peers: met } = parts;
+        let Parts { config, options, compiled, runtime, store, dead_letters, peers: met, resumed, generation } = parts;
         let others = met.as_ref().map(|(cluster, _)| cluster.clone());
         let source = Arc::new(source);
         let is_live = !options.until_end && options.replay.is_none() && !options.bare;
@@ -141,10 +158,43 @@ impl WithSource for Run<'_> {
         let serves = config.api.enabled && !options.bare && options.replay.is_none();
         let live = serves.then(|| Arc::new(LiveView::new(views, compiled.clock.tick_ms, compiled.service_view)));
 
+        let first_of_cluster = config.cluster.process == 0;
+        if let (Some(live), Some(Resumed { restored, totals, .. })) = (&live, &resumed) {
+            live.restore(restored.at, &restored.rows, totals, first_of_cluster);
+        }
+
         let served = Arc::new(Notify::new());
         let metrics = Arc::new(Metrics::default());
         metrics.watch_progress(board.clone(), compiled.clock.tick_ms);
         observe::watch(&metrics, counts.clone(), writer.clone(), dead_letters.clone(), store.clone());
+
+        let (checkpoints, restored, recorder) = match resumed {
+            Some(Resumed { store, line, restored, .. }) => {
+                let stats = Arc::new(Stats::default());
+                let recorder = Recorder::start(
+                    store.clone(),
+                    runtime.handle(),
+                    generation,
+                    wall_clock_ms(),
+                    config.cluster.process,
+                    stats.clone(),
+                );
+                let checkpoints = Checkpoints::new(checkpoint::commit::Parts {
+                    store,
+                    config: config.checkpoint.clone(),
+                    runtime: runtime.handle().clone(),
+                    writer: writer.clone(),
+                    board: board.clone(),
+                    live: live.clone().filter(|_| first_of_cluster),
+                    line,
+                    stats: stats.clone(),
+                    process: config.cluster.process,
+                });
+                metrics.collect(move |samples| stats.collect(samples));
+                (Some(checkpoints), restored, Some(recorder))
+            }
+            None => (None, Restored::default(), None),
+        };
 
         let server = match &live {
             Some(live) => {
@@ -154,7 +204,14 @@ impl WithSource for Run<'_> {
                     store: store.clone(),
                     progress: board.clone(),
                     metrics: metrics.clone(),
-                    health: Arc::new(health(&store, &source, &dead_letters, &writer, others.clone())),
+                    health: Arc::new(health(
+                        &store,
+                        &source,
+                        &dead_letters,
+                        &writer,
+                        others.clone(),
+                        checkpoints.clone(),
+                    )),
                     info: Arc::new(info(config, runtime, &*source)),
                 };
                 let stop = served.clone();
@@ -176,10 +233,6 @@ impl WithSource for Run<'_> {
             Some(_) => (0..cluster.processes).map(|process| process * cluster.workers).collect(),
             None => Vec::new(),
         };
-        let generation = match options.bare || options.replay.is_some() {
-            true => 0,
-            false => decide(others.as_ref(), || next_generation(&config.data_dir))?,
-        };
         let ids = WindowIds::new(&config.view, generation, compiled.clock.tick_ms);
         let peers = cluster.processes * cluster.workers;
         let mut parts = Vec::with_capacity(cluster.workers);
@@ -197,16 +250,20 @@ impl WithSource for Run<'_> {
             };
             parts.push(WorkerParts {
                 feed: Stoppable {
-                    feed: source.feed(place)?,
+                    feed: Marked::new(source.feed(place)?, recorder.clone()),
                     shutdown: options.shutdown.clone(),
                     writer: writer.clone(),
                     dead_letters: dead_letters.clone(),
+                    stops_short: checkpoints.is_some(),
                 },
                 path: RecordPath { decoder: compiled.decoder.clone(), rules: compiled.rules.clone(), sink },
                 windows: Listed(writer.windows(ids.clone())),
                 live: live.as_ref().filter(|_| worker == 0).map(|live| live.writer()),
+                restored: restored.clone(),
+                checkpoints: checkpoints.as_ref().map(|checkpoints| checkpoints.sink(place.index)),
             });
         }
+        drop((restored, recorder));
 
         let housekeeping = Housekeeping {
             source: source.clone(),
@@ -214,22 +271,27 @@ impl WithSource for Run<'_> {
             board,
             shutdown: options.shutdown.clone(),
             tick_ms: compiled.clock.tick_ms,
+            checkpoints: checkpoints.clone(),
         };
+        let stop = checkpoints.clone().map(|checkpoints| Stop { shutdown: options.shutdown.clone(), checkpoints });
         if let Some(others) = &others {
             runtime.spawn(share_progress(others, housekeeping.board.clone()));
         }
         let keeping = runtime.spawn(housekeeping.clone().run());
         let Compiled { views, clock, .. } = compiled;
-        let computed = execute(cluster, met, Computation { views, clock, publish, live_workers }, parts);
+        let computed = execute(cluster, met, Computation { views, clock, publish, live_workers }, parts, stop);
         keeping.abort();
         let finished = computed.and_then(|seconds| {
             runtime.block_on(writer.drain()).map_err(EngineError::Store)?;
             dead_letters
                 .drain(DEAD_LETTER_PATIENCE)
                 .map_err(|error| EngineError::Process(format!("dead letters: {error}")))?;
-            runtime.block_on(housekeeping.commit());
-            match source.failure() {
-                Some(failure) => Err(EngineError::Process(format!("source: {failure}"))),
+            runtime.block_on(housekeeping.commit_at_end());
+            if let Some(failure) = source.failure() {
+                return Err(EngineError::Process(format!("source: {failure}")));
+            }
+            match checkpoints.and_then(|checkpoints| checkpoints.failure()) {
+                Some(failure) => Err(EngineError::Process(format!("checkpoints: {failure}"))),
                 None => Ok(seconds),
             }
         });
@@ -268,28 +330,6 @@ fn decide(others: Option<&Cluster>, next: impl FnOnce() -> Result<u64, EngineErr
     Ok(u64::from_be_bytes(decided))
 }
 
-/// The number of this start: one more than the last one's. A start that continues no checkpoint is a new generation, so
-/// that its windows replace those of earlier ones.
-fn next_generation(data_dir: &Path) -> Result<u64, EngineError> {
-    let path = data_dir.join(GENERATION_FILE);
-    let failed =
-        |what: &str, error: std::io::Error| EngineError::Process(format!("cannot {what} {}: {error}", path.display()));
-    let last = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse::<u64>().map_err(|_| {
-            let advice = "remove the file, or put the last generation's number into it";
-            EngineError::Process(format!("expected a number in {}, got \"{}\": {advice}", path.display(), text.trim()))
-        })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(failed("read", error)),
-    };
-    std::fs::create_dir_all(data_dir).map_err(|error| failed("make the directory of", error))?;
-    let next = last + 1;
-    let new = path.with_extension("new");
-    std::fs::write(&new, format!("{next}\n")).map_err(|error| failed("write", error))?;
-    std::fs::rename(&new, &path).map_err(|error| failed("replace", error))?;
-    Ok(next)
-}
-
 fn info(config: &Config, runtime: &Runtime, source: &impl Source) -> ApiInfo {
     ApiInfo {
         source: runtime.block_on(source.health()).unwrap_or_else(|error| error.to_string()),
@@ -304,6 +344,7 @@ fn health<S: Source>(
     dead_letters: &Arc<DeadLetterQueue>,
     writer: &Writer,
     others: Option<Cluster>,
+    checkpoints: Option<Checkpoints>,
 ) -> Health {
     let (store, source) = (store.clone(), source.clone());
     let (dead_letters, writer) = (dead_letters.clone(), writer.clone());
@@ -327,6 +368,10 @@ fn health<S: Source>(
                 None => Ok("storing".to_owned()),
             })
         });
+    let health = match checkpoints {
+        Some(checkpoints) => health.check("checkpoints", move || std::future::ready(checkpoints.health())),
+        None => health,
+    };
     let Some(others) = others else { return health };
     health.check("cluster", move || {
         std::future::ready(match others.lost() {

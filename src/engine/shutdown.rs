@@ -72,6 +72,8 @@ pub(super) struct Stoppable<F> {
     pub shutdown: Shutdown,
     pub writer: Writer,
     pub dead_letters: Arc<DeadLetterQueue>,
+    /// When the run is to end, nothing more comes, and no end either: the next run goes on here.
+    pub stops_short: bool,
 }
 
 impl<F: Feed> Feed for Stoppable<F> {
@@ -89,11 +91,11 @@ impl<F: Feed> Feed for Stoppable<F> {
     }
 
     fn is_discovering(&self) -> bool {
-        !self.shutdown.is_triggered() && self.feed.is_discovering()
+        (self.stops_short || !self.shutdown.is_triggered()) && self.feed.is_discovering()
     }
 
     fn is_live(&self) -> bool {
-        !self.shutdown.is_triggered() && self.feed.is_live()
+        (self.stops_short || !self.shutdown.is_triggered()) && self.feed.is_live()
     }
 
     fn has_marks(&self) -> bool {
@@ -105,7 +107,11 @@ impl<F: Feed> Feed for Stoppable<F> {
     }
 
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>> {
-        if self.shutdown.is_triggered() { Some(PartitionEvent::Ended) } else { self.feed.poll(partition) }
+        match (self.shutdown.is_triggered(), self.stops_short) {
+            (false, _) => self.feed.poll(partition),
+            (true, false) => Some(PartitionEvent::Ended),
+            (true, true) => None,
+        }
     }
 
     fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {

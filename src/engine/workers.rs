@@ -1,13 +1,12 @@
 //! The timely workers of this process.
 
 use std::any::Any;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::checkpoint::Restored;
+use floodmark_dataflows::checkpoint::{CheckpointSink, Restored};
 use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::input::Feed;
@@ -18,21 +17,35 @@ use timely::execute::execute_from;
 use timely::{CommunicationConfig, WorkerConfig};
 
 use super::EngineError;
+use super::shutdown::Shutdown;
+use crate::checkpoint::Checkpoints;
 use crate::cluster::{Cluster, ClusterConfig, DataLines};
 
 /// How long a worker parks when nothing wakes it.
 const PARK: Duration = Duration::from_millis(100);
+/// How long it parks while a checkpoint is made, so that the time of a step is that of its work.
+const SHORT_PARK: Duration = Duration::from_millis(1);
 /// How often the source operator looks after marks and the sink while nothing comes in.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 /// How often to see whether another process was lost.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What one worker runs with.
-pub(super) struct WorkerParts<F, S, W, L> {
+pub(super) struct WorkerParts<F, S, W, L, C> {
     pub feed: F,
     pub path: RecordPath<S>,
     pub windows: W,
     pub live: Option<L>,
+    pub restored: Restored,
+    pub checkpoints: Option<C>,
+}
+
+/// How a run with checkpoints ends early: with what is stored, and without the end of the input, since the next run goes
+/// on from there.
+#[derive(Clone)]
+pub(super) struct Stop {
+    pub shutdown: Shutdown,
+    pub checkpoints: Checkpoints,
 }
 
 /// The other processes, and the connections to them.
@@ -40,17 +53,19 @@ pub(super) type Peers = (Cluster, DataLines);
 
 /// Runs the dataflow on this process's workers until the input has ended everywhere. `parts` has one entry for each of
 /// them. Returns the seconds it took. When another process is lost, the workers are left to themselves: they may hang.
-pub(super) fn execute<F, S, W, L>(
+pub(super) fn execute<F, S, W, L, C>(
     cluster: &ClusterConfig,
     peers: Option<Peers>,
     computation: Computation,
-    parts: Vec<WorkerParts<F, S, W, L>>,
+    parts: Vec<WorkerParts<F, S, W, L, C>>,
+    early: Option<Stop>,
 ) -> Result<f64, EngineError>
 where
     F: Feed + Send + 'static,
     S: RecordSink + Send + 'static,
     W: WindowSink + Send + 'static,
     L: LiveSink + Send + 'static,
+    C: CheckpointSink + Send + 'static,
 {
     let first = cluster.process * cluster.workers;
     let parts: Vec<_> = parts.into_iter().map(|parts| Mutex::new(Some(parts))).collect();
@@ -66,17 +81,24 @@ where
     let guards = execute_from(builders, Box::new(()), WorkerConfig::default(), move |worker| {
         let Some(parts) = parts[worker.index() - first].lock().take() else { return };
         let _alarm = Alarm(failed.clone());
-        let WorkerParts { feed, path, windows, live } = parts;
-        let Dataflow { probe, source } =
-            build(worker, &computation, feed, path, windows, live, Restored::default(), None::<Infallible>);
+        let WorkerParts { feed, path, windows, live, restored, checkpoints } = parts;
+        let Dataflow { probe, source } = build(worker, &computation, feed, path, windows, live, restored, checkpoints);
         let mut last_beat = Instant::now();
         while !probe.done() {
-            worker.step_or_park(Some(PARK));
+            match &early {
+                Some(Stop { checkpoints, .. }) if checkpoints.is_under_way() => {
+                    let started = Instant::now();
+                    worker.step_or_park(Some(SHORT_PARK));
+                    checkpoints.note_step(started.elapsed());
+                }
+                _ => drop(worker.step_or_park(Some(PARK))),
+            }
             if last_beat.elapsed() >= HEARTBEAT {
                 last_beat = Instant::now();
                 source.activate();
             }
-            if failed.load(Ordering::SeqCst) {
+            let stops = early.as_ref().is_some_and(|early| early.shutdown.is_triggered());
+            if stops || failed.load(Ordering::SeqCst) {
                 // The frontier will not move any more without the worker that panicked.
                 for dataflow in worker.installed_dataflows() {
                     worker.drop_dataflow(dataflow);

@@ -68,6 +68,8 @@ fn configuration(dir: &Path, logs: &Path, port: u16) -> Config {
     let mut config = Config { data_dir: dir.join("data"), ..Config::default() };
     let pattern = logs.join("*.log*").to_string_lossy().into_owned();
     config.source.files = Some(FilesConfig { paths: vec![pattern], topic: "demo".into(), ..FilesConfig::default() });
+    // The logs are gone with the demo.
+    config.checkpoint.enabled = false;
     config.api.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     config
 }

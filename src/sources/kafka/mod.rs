@@ -52,8 +52,14 @@ impl KafkaSource {
     /// `connect_timeout`. Fails when a topic does not exist, a partition or an offset asked for is not there, a setting
     /// is wrong, or no broker answers.
     pub fn connect(config: KafkaConfig, extent: Extent) -> Result<Self, SourceError> {
+        Self::resume(config, extent, &Positions::new())
+    }
+
+    /// Like [`KafkaSource::connect`], but partitions in `positions` go on there. Offsets that are gone by now are
+    /// reported as lost; a log that ends before its position is an error.
+    pub fn resume(config: KafkaConfig, extent: Extent, positions: &Positions) -> Result<Self, SourceError> {
         let control = service::consumer(&config, 1)?;
-        let plan = plan::settle(&control, &config, &extent)?;
+        let plan = plan::settle(&control, &config, &extent, positions)?;
         let live = extent == Extent::Live;
         let commits = !matches!(extent, Extent::Replay(_));
         Ok(Self { service: Arc::new(Service::start(config, control, live, plan)?), commits })

@@ -18,7 +18,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use super::config::KafkaConfig;
 use super::native::Consumer;
 use super::range::{Bounds, Extent, RangeSpec, StartAt, TopicPartition};
-use crate::sources::{SourceError, WorkerPlace};
+use crate::sources::{Positions, SourceError, WorkerPlace};
 
 /// How long one request may take.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,8 +99,13 @@ pub(super) fn until<T>(
     }
 }
 
-/// Settles the plan of a run. Asks again until `connect_timeout` has passed.
-pub(super) fn settle(control: &Consumer, config: &KafkaConfig, extent: &Extent) -> Result<Vec<Planned>, SourceError> {
+/// Settles the plan of a run, where partitions in `positions` go on there. Asks again until `connect_timeout` has passed.
+pub(super) fn settle(
+    control: &Consumer,
+    config: &KafkaConfig,
+    extent: &Extent,
+    positions: &Positions,
+) -> Result<Vec<Planned>, SourceError> {
     let deadline = Instant::now() + config.connect_timeout.0;
     let counts = until(deadline, control, || partition_counts(control, &config.topics))?;
     let there: BTreeSet<TopicPartition> =
@@ -118,7 +123,7 @@ pub(super) fn settle(control: &Consumer, config: &KafkaConfig, extent: &Extent) 
         let message = format!("there is no partition {topic}:{partition}; there are {}", all.join(", "));
         return Err(SourceError::Configuration(message));
     }
-    until(deadline, control, || ranges(control, config, extent, &wanted))
+    until(deadline, control, || ranges(control, config, extent, &wanted, positions))
 }
 
 fn ranges(
@@ -126,6 +131,7 @@ fn ranges(
     config: &KafkaConfig,
     extent: &Extent,
     wanted: &BTreeSet<TopicPartition>,
+    positions: &Positions,
 ) -> Result<Vec<Planned>, SourceError> {
     let earliest = offsets_at(control, wanted, Offset::Beginning)?;
     let latest = offsets_at(control, wanted, Offset::End)?;
@@ -162,7 +168,12 @@ fn ranges(
         let low = *earliest.get(partition).ok_or_else(missing)?;
         let high = *latest.get(partition).ok_or_else(missing)?;
         let default = if is_time { high } else { low };
-        let asked = starts.as_ref().map_or(low, |starts| *starts.get(partition).unwrap_or(&default));
+        let asked = match positions.get(&info(topic, *number)) {
+            Some(position) => *position,
+            // Made since the topic was last read, which went on with all of its partitions.
+            None if positions.keys().any(|info| *info.topic == **topic) => low,
+            None => starts.as_ref().map_or(low, |starts| *starts.get(partition).unwrap_or(&default)),
+        };
         if asked > high {
             return Err(SourceError::OutOfRange(format!(
                 "{topic}:{number} ends at offset {high}, but reading was to start at {asked}: was the topic recreated?"

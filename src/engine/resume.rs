@@ -1,0 +1,180 @@
+//! Where a run begins: at a checkpoint, or anew.
+//!
+//! In: the configuration and the place where checkpoints are. Out: [`Resumed`]: positions for the source, state for the
+//! workers and for live reads, and the line of checkpoints to go on with. On error: a checkpoint that cannot be read or
+//! does not go with the configuration ends the start, with a sentence that says what to do.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use floodmark_dataflows::checkpoint::{PartitionStart, Restored};
+use tokio::runtime::Runtime;
+
+use super::compile::Compiled;
+use super::{EngineError, RunOptions};
+use crate::checkpoint::chain::{counts, renumber};
+use crate::checkpoint::commit::rewrite;
+use crate::checkpoint::compare::{Carried, Fingerprint, compare};
+use crate::checkpoint::contents::TotalsRow;
+use crate::checkpoint::manifest::{CheckpointId, Manifest};
+use crate::checkpoint::restore::{self, Loaded};
+use crate::checkpoint::store::{CopyStore, StoreError};
+use crate::checkpoint::{CheckpointError, Line, marks};
+use crate::config::{Config, SourceChoice};
+use crate::sources::Positions;
+
+/// Holds the number of this line of runs, in the data directory.
+const GENERATION_FILE: &str = "generation";
+/// Changes of the configuration that a manifest remembers.
+const CHANGES_KEPT: usize = 100;
+
+/// What a run goes on from. A run that begins anew has an empty one, at tick 0.
+pub(super) struct Resumed {
+    /// Where checkpoints are.
+    pub store: CopyStore,
+    /// The line that it goes on with.
+    pub line: Line,
+    /// For the workers; all of it for each.
+    pub restored: Restored,
+    /// For live reads.
+    pub totals: Vec<TotalsRow>,
+    /// Where reading goes on.
+    pub positions: Positions,
+}
+
+impl Resumed {
+    /// The checkpoint to go on from; a new line where there is none. `None` for a run without checkpoints. `decide`
+    /// has the first process of a cluster choose, and tells the others.
+    pub(super) fn find(
+        config: &Config,
+        options: &RunOptions,
+        compiled: &Compiled,
+        runtime: &Runtime,
+        decide: impl FnOnce(&dyn Fn() -> Result<u64, EngineError>) -> Result<u64, EngineError>,
+    ) -> Result<Option<Self>, EngineError> {
+        if !config.checkpoint.enabled || options.bare || options.replay.is_some() {
+            return Ok(None);
+        }
+        let store = CopyStore::open(&config.checkpoint, &config.data_dir).map_err(CheckpointError::from)?;
+        let present = Fingerprint::of(config, compiled.views.iter().map(|view| &**view));
+        let id = decide(&|| runtime.block_on(choose(config, options, &store, &present)))?;
+        runtime.block_on(Self::load(config, store, id, present)).map(Some)
+    }
+
+    async fn load(
+        config: &Config,
+        store: CopyStore,
+        id: CheckpointId,
+        present: Fingerprint,
+    ) -> Result<Self, EngineError> {
+        let loaded = restore::load(&store, id).await.map_err(|error| match error {
+            CheckpointError::Store(StoreError::Damaged { name, .. }) if config.cluster.process > 0 => {
+                EngineError::Usage(format!(
+                    "process 0 goes on from checkpoint {id}, and {name} is not in {}: all processes must reach the same \
+                     place; set checkpoint.url",
+                    store.place()
+                ))
+            }
+            error => error.into(),
+        })?;
+        let Loaded { manifest, mut standing, mut rows } = loaded;
+        let Carried { views, new_views, changes } =
+            compare(&manifest.configuration, &present, manifest.at).map_err(EngineError::Usage)?;
+        let is_same = Carried { views: views.clone(), new_views: new_views.clone(), changes: Vec::new() }.is_same();
+        let at = manifest.at;
+        for change in &changes {
+            tracing::warn!("the configuration changed since the checkpoint: {change}");
+        }
+        let mut all_changes = manifest.changes.clone();
+        all_changes.extend(changes.into_iter().map(|change| (at, change)));
+        all_changes.drain(..all_changes.len().saturating_sub(CHANGES_KEPT));
+        let mut line = Line { manifest, configuration: present, changes: all_changes };
+        if !is_same {
+            renumber(&views, line.configuration.views.len(), &mut standing, &mut rows);
+            if config.cluster.process == 0 {
+                rewrite(&store, &mut line, &standing, &rows).await?;
+            }
+        }
+        // A retention may have become shorter.
+        rows.retain(|row| counts(row, &line.configuration, at));
+        let Manifest { generation, began_ms, .. } = line.manifest;
+        let mut recorded = marks::read(&store, generation, began_ms).await.map_err(CheckpointError::from)?;
+        let mut partitions = BTreeMap::new();
+        let mut positions = Positions::new();
+        for (partition, cut) in standing.cuts {
+            let mut marks = recorded.remove(&partition).unwrap_or_default();
+            marks.retain(|mark| mark.next_offset >= cut.next_offset);
+            positions.insert(partition.clone(), cut.next_offset);
+            partitions.insert(partition, PartitionStart { cut: Some(cut), marks });
+        }
+        // Files are read from their beginnings, by the numbers that they had.
+        let is_files = matches!(config.source.chosen(), Ok(SourceChoice::Files(_)));
+        for (partition, marks) in recorded {
+            if let Some(first) = marks.front()
+                && (at > 0 || is_files)
+            {
+                positions.insert(partition.clone(), if at > 0 { first.next_offset } else { 0 });
+            }
+            partitions.insert(partition, PartitionStart { cut: None, marks });
+        }
+        if at > 0 {
+            let (rows, partitions) = (rows.len(), partitions.len());
+            tracing::info!(id, at, generation, rows, partitions, "going on from a checkpoint");
+        }
+        let restored = Restored { at, partitions, rows: Arc::new(rows), new_views };
+        Ok(Self { store, line, restored, totals: standing.totals, positions })
+    }
+}
+
+/// The checkpoint to go on from; where there is none, the start of a new generation.
+async fn choose(
+    config: &Config,
+    options: &RunOptions,
+    store: &CopyStore,
+    present: &Fingerprint,
+) -> Result<CheckpointId, EngineError> {
+    let mut last_generation = 0;
+    if options.fresh {
+        if let Some(&id) = restore::ids(store).await.map_err(CheckpointError::from)?.last()
+            && let Ok(manifest) = restore::manifest(store, id, false).await
+        {
+            last_generation = manifest.generation;
+        }
+    } else if let Some(id) = restore::choose(store).await? {
+        let manifest = restore::manifest(store, id, false).await.map_err(CheckpointError::from)?;
+        match compare(&manifest.configuration, present, manifest.at) {
+            Ok(_) => return Ok(id),
+            Err(why) if manifest.at > 0 => return Err(EngineError::Usage(why)),
+            // Nothing was computed yet.
+            Err(why) => tracing::info!("beginning anew: {why}"),
+        }
+        last_generation = manifest.generation;
+    }
+    let generation = next_generation(&config.data_dir, last_generation)?;
+    let peers = config.cluster.processes * config.cluster.workers;
+    Ok(Line::begin(store, generation, present.clone(), peers).await?.manifest.id)
+}
+
+/// The number of this start: one more than the last one's. A start that continues no checkpoint is a new generation, so
+/// that its windows replace those of earlier ones.
+pub(super) fn next_generation(data_dir: &Path, at_least: u64) -> Result<u64, EngineError> {
+    let path = data_dir.join(GENERATION_FILE);
+    let failed =
+        |what: &str, error: std::io::Error| EngineError::Process(format!("cannot {what} {}: {error}", path.display()));
+    let last = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse::<u64>().map_err(|_| {
+            let advice = "remove the file, or put the last generation's number into it";
+            EngineError::Process(format!("expected a number in {}, got \"{}\": {advice}", path.display(), text.trim()))
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(failed("read", error)),
+    };
+    std::fs::create_dir_all(data_dir).map_err(|error| failed("make the directory of", error))?;
+    let next = last.max(at_least) + 1;
+    // Of its own: several processes may share the directory and start together.
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    std::fs::write(&new, format!("{next}\n")).map_err(|error| failed("write", error))?;
+    std::fs::rename(&new, &path).map_err(|error| failed("replace", error))?;
+    Ok(next)
+}
