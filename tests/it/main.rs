@@ -12,6 +12,7 @@ mod docs;
 mod elasticsearch;
 mod engine;
 mod kafka;
+mod patterns;
 mod produce;
 #[path = "../support/reading.rs"]
 mod reading;

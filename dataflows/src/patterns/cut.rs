@@ -137,16 +137,7 @@ impl Scan<'_> {
             }
             // Less than a unit: `<1 sec`.
             b'<' if class(self.peek(self.at + 1)) & DIGIT != 0 && self.less_than() => {}
-            b':' if self.text[self.at..].starts_with(b"://") => {
-                self.out.extend_from_slice(b"://");
-                self.at += 3;
-                let is_end = |byte: &u8| {
-                    class(*byte) & SPACE != 0 || matches!(byte, b'"' | b'\'' | b',' | b')' | b']' | b'}' | b'>')
-                };
-                let rest = &self.text[self.at..];
-                self.at += rest.iter().position(is_end).unwrap_or(rest.len());
-                self.push_wild();
-            }
+            b':' if self.text[self.at..].starts_with(b"://") => self.url(),
             b'?' if self.out.ends_with(WILD) && class(self.peek(self.at + 1)) & STOP == 0 => {
                 // The query of a URL.
                 let rest = &self.text[self.at..];
@@ -159,6 +150,25 @@ impl Scan<'_> {
                 self.is_value &= matches!(byte, b'"' | b'\'' | b'[' | b'{' | b'(' | b'<');
             }
         }
+    }
+
+    /// What stands behind a scheme.
+    fn url(&mut self) {
+        let is_end = |byte: &u8| {
+            class(*byte) & SPACE != 0 || matches!(byte, b'"' | b'\'' | b',' | b')' | b']' | b'}' | b'>' | b'|')
+        };
+        let rest = &self.text[self.at..];
+        let rest = &rest[..rest.iter().position(is_end).unwrap_or(rest.len())];
+        let length = rest.iter().rposition(|byte| !matches!(byte, b'.' | b':' | b';')).map_or(3, |last| last + 1);
+        self.at += length.max(3);
+        let scheme = self.out.iter().rposition(|byte| class(*byte) & STOP != 0).map_or(0, |stop| stop + 1);
+        if self.out[scheme..].contains(&b'.') {
+            // A name of its own rather than a scheme.
+            self.out.truncate(scheme);
+        } else {
+            self.out.extend_from_slice(b"://");
+        }
+        self.push_wild();
     }
 
     /// `=`: what follows is a value, if this is neither a comparison nor an arrow. No value at all counts as one too.
@@ -291,6 +301,10 @@ impl Scan<'_> {
         let is_hex = |least: usize| {
             word.len() >= least && word.iter().all(|byte| class(*byte) & (DIGIT | HEX_LETTER) != 0 || *byte == b'-')
         };
+        if word.len() == 4 && (word.eq_ignore_ascii_case(b"ipv4") || word.eq_ignore_ascii_case(b"ipv6")) {
+            self.out.extend_from_slice(word);
+            return;
+        }
         let starts_with_letter = class(word[0]) & LETTER != 0;
         if word.len() <= 4 && self.peek(self.at) == b':' && is_hex(1) && self.colons(word) {
             return self.push_wild();
@@ -383,4 +397,83 @@ fn is_date_word(word: &[u8]) -> bool {
         b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
     ];
     WORDS.iter().any(|date| date[..] == *word)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn template(message: &str) -> String {
+        Cutter::default().cut(message).template.to_owned()
+    }
+
+    #[test]
+    fn values_are_masked_and_words_are_not() {
+        for (message, expected) in [
+            ("Received block blk_-38 of size 67108864 from /10.0.0.1", "Received block blk_<*> of size <*> from <*>"),
+            ("connected to 10.1.2.3:50010, mask 0x1F, took 3.5ms", "connected to <*>:<*>, mask <*>, took <*>"),
+            ("id bf1a281b-ad7b-4476-ac95-f47682990ce7 and a489c868f0c3", "id <*> and <*>"),
+            ("at Mon Jul 25 23:23:13 2005 by fe80:0:0:0:c6b3:1ff:fecd:467f", "at <*> by <*>"),
+            ("free 5.2 KB of 16 GiB", "free <*> of <*>"),
+            ("took <1 sec", "took <*>"),
+            ("reading /etc/passwd and C:\\Windows\\System32\\x.dll", "reading <*> and C:<*>"),
+            ("GET https://a.example.org/x?y=1, see http://b/", "GET https://<*>, see http://<*>"),
+            ("\"GET /a/b?x=1&y=z HTTP/1.1\"", "\"GET <*>\""),
+            ("open www.example.com:443 for java.lang.String", "open <*>:<*> for java.lang.String"),
+            ("uid=0 user=root tty= ruser= rhost=", "uid=<*> user=<*> tty=<*> ruser=<*> rhost=<*>"),
+            ("a == b, c => d, e != f", "a == b, c => d, e != f"),
+            ("connection from 1.2.3.4 () and clear()", "connection from <*> (<*>) and clear()"),
+            ("Worker 5 done. Next.", "Worker <*> done. Next."),
+            ("power/control of eth0 is off -- ok", "power/control of eth<*> is off -- ok"),
+            ("values 1, 2, 3 and 4 5", "values <*> and <*>"),
+            ("deleted blk_1 blk_2 blk_3", "deleted blk_<*>"),
+            ("  two\t  spaces ", "two spaces"),
+            ("größe 5 日本語", "größe <*> 日本語"),
+            ("", ""),
+        ] {
+            assert_eq!(template(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn ids_never_change() {
+        for (message, id) in [
+            ("", 0x7f40_f511_7e11_298b),
+            ("Received block blk_-38 of size 67108864 from /10.0.0.1", 0x66ed_c3ab_02b9_bfe6),
+            ("größe 5 日本語", 0x00c7_ec46_bbf3_90fb),
+            ("session opened for user root by (uid=0)", 0x3158_b1d6_2697_ead9),
+        ] {
+            assert_eq!(Cutter::default().cut(message).id, id, "{message}: {:#018x}", Cutter::default().cut(message).id);
+        }
+    }
+
+    #[test]
+    fn a_very_long_message_is_cut_before_a_word() {
+        let long = "word ".repeat(1_000_000);
+        let cut = template(&long);
+        assert!(cut.len() <= MAX_MESSAGE_BYTES && cut.ends_with("word <*>"), "{}", cut.len());
+        let other = long.clone() + "more";
+        assert_eq!(template(&other), cut);
+        let umlauts = "ä".repeat(100_000);
+        assert_eq!(template(&umlauts), "ä".repeat(MAX_MESSAGE_BYTES / 2) + " <*>");
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_has_a_cut_and_a_used_cutter_makes_the_same(
+            messages in prop::collection::vec("[ -~]{0,60}|\\PC{0,40}|[=<:()/.0-9a-f ]{0,40}", 1..20)
+        ) {
+            let mut used = Cutter::default();
+            for message in &messages {
+                let cut = used.cut(message);
+                let fresh = template(message);
+                prop_assert_eq!(cut.template, &fresh);
+                prop_assert_eq!(cut.id, stable_hash(fresh.as_bytes()));
+                prop_assert!(fresh.len() <= 3 * message.len() + 16);
+                prop_assert!(!fresh.chars().any(|c| c.is_ascii_control()));
+            }
+        }
+    }
 }

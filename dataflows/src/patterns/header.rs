@@ -31,6 +31,12 @@ pub fn split(line: &str) -> Header<'_> {
         return header;
     }
     let mut start = line.trim_start();
+    if let Some((rest, has_version)) = priority(start) {
+        start = rest;
+        if has_version && let Some((timestamp, _, rest)) = timestamp(start) {
+            return syslog_5424(Header { timestamp: Some(timestamp), level: None, logger: None, message: rest });
+        }
+    }
     for _ in 0..=MAX_BEFORE_TIME {
         if let Some((timestamp, is_syslog, rest)) = timestamp(start) {
             let header = Header { timestamp: Some(timestamp), level: None, logger: None, message: rest };
@@ -79,10 +85,12 @@ fn clock(text: &str) -> Option<usize> {
     }
     let mut at = first;
     for _ in 0..2 {
-        if bytes.get(at) != Some(&separator) || digits(&text[at + 1..]) != 2 {
+        // Some do not pad.
+        let length = if bytes.get(at) == Some(&separator) { digits(&text[at + 1..]) } else { 0 };
+        if !(1..=2).contains(&length) {
             return None;
         }
-        at += 3;
+        at += 1 + length;
     }
     if let Some(b'.' | b',' | b':') = bytes.get(at) {
         let fraction = digits(&text[at + 1..]);
@@ -94,7 +102,7 @@ fn clock(text: &str) -> Option<usize> {
         Some(b'+' | b'-') if digits(&text[at + 1..]) == 2 && text[at + 3..].starts_with(':') => at += 6,
         _ => {}
     }
-    Some(at.min(text.len()))
+    Some(at)
 }
 
 /// `2005-06-03`, `17/06/09`, `03-17`, `081109`, `20171223` and the time of day behind it.
@@ -169,6 +177,25 @@ fn glog(line: &str) -> Option<Header<'_>> {
         logger: Some(logger),
         message,
     })
+}
+
+/// What stands behind the priority of a syslog message, and whether it has a version (RFC 5424).
+fn priority(text: &str) -> Option<(&str, bool)> {
+    let (number, rest) = text.strip_prefix('<')?.split_once('>')?;
+    let is_number = (1..=3).contains(&number.len()) && digits(number) == number.len();
+    is_number.then(|| rest.strip_prefix("1 ").map_or((rest, false), |rest| (rest, true)))
+}
+
+/// Behind the time of RFC 5424: host, program, process, kind of message, structured data.
+fn syslog_5424(header: Header<'_>) -> Header<'_> {
+    let mut fields = header.message.trim_start().splitn(5, ' ');
+    let (_, program) = (fields.next(), fields.next());
+    let rest = fields.nth(2).unwrap_or_default();
+    let mut message = rest.strip_prefix('-').unwrap_or(rest);
+    while let Some(length) = bracketed(message) {
+        message = &message[length..];
+    }
+    Header { logger: program.filter(|name| *name != "-"), message: message.trim_start(), ..header }
 }
 
 /// Behind a syslog time: host, program and its process number.
@@ -312,4 +339,140 @@ fn is_name(field: &str) -> bool {
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._$-/@#".contains(&byte));
     let is_dotted = name.split('.').count() > 2 && !name.ends_with('.') && !name.starts_with('/');
     !name.is_empty() && is_plain && (field.ends_with(':') || is_dotted)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn common_headers_are_understood() {
+        type Case = (&'static str, Option<&'static str>, Option<Level>, Option<&'static str>, &'static str);
+        let cases: [Case; 19] = [
+            (
+                "2017-05-16 00:00:00.008 25746 INFO nova.compute.server went on",
+                Some("2017-05-16 00:00:00.008"),
+                Some(Level::Info),
+                Some("nova.compute.server"),
+                "went on",
+            ),
+            (
+                "a.log 2017-05-16 00:00:04 2931 WARN x.y.Z [-] hello",
+                None,
+                None,
+                None,
+                "a.log 2017-05-16 00:00:04 2931 WARN x.y.Z [-] hello",
+            ),
+            (
+                "2015-10-18T18:01:47,978Z ERROR [main] org.acme.App: no disk",
+                Some("2015-10-18T18:01:47,978Z"),
+                Some(Level::Error),
+                Some("org.acme.App"),
+                "no disk",
+            ),
+            (
+                "2015-07-29 17:41:44,747 - INFO  [Peer[id=1]/0:0:0:FastElection@774] - elected",
+                Some("2015-07-29 17:41:44,747"),
+                Some(Level::Info),
+                Some("Peer[id=1]/0:0:0:FastElection@774"),
+                "elected",
+            ),
+            (
+                "12:00:01.123 [main] DEBUG com.acme.Foo - bar baz",
+                Some("12:00:01.123"),
+                Some(Level::Debug),
+                Some("com.acme.Foo"),
+                "bar baz",
+            ),
+            (
+                "2020-01-01 12:00:00,123 - worker - WARNING - slow",
+                Some("2020-01-01 12:00:00,123"),
+                Some(Level::Warn),
+                Some("worker"),
+                "slow",
+            ),
+            (
+                "17/06/09 20:10:40 INFO exec.Backend: Registered [TERM]",
+                Some("17/06/09 20:10:40"),
+                Some(Level::Info),
+                Some("exec.Backend"),
+                "Registered [TERM]",
+            ),
+            (
+                "081109 203615 148 INFO dfs.Node$Responder: done",
+                Some("081109 203615"),
+                Some(Level::Info),
+                Some("dfs.Node$Responder"),
+                "done",
+            ),
+            (
+                "03-17 16:13:38.811  1702  2395 D WindowManager: printing",
+                Some("03-17 16:13:38.811"),
+                Some(Level::Debug),
+                Some("WindowManager"),
+                "printing",
+            ),
+            (
+                "2016-09-28 04:30:30, Info                  CBS    Loaded it",
+                Some("2016-09-28 04:30:30"),
+                Some(Level::Info),
+                Some("CBS"),
+                "Loaded it",
+            ),
+            (
+                "20171223-22:15:29:606|Step_LSC|30002312|onStand 5|6",
+                Some("20171223-22:15:29:606"),
+                None,
+                Some("Step_LSC"),
+                "onStand 5|6",
+            ),
+            (
+                "[Sun Dec 04 04:47:44 2005] [error] mod_x in state 6",
+                Some("Sun Dec 04 04:47:44 2005"),
+                Some(Level::Error),
+                None,
+                "mod_x in state 6",
+            ),
+            (
+                "Jun 14 15:16:01 combo sshd(pam_unix)[19939]: check pass; user unknown",
+                Some("Jun 14 15:16:01"),
+                None,
+                Some("sshd"),
+                "check pass; user unknown",
+            ),
+            ("<34>Oct 11 22:14:15 host su: failed", Some("Oct 11 22:14:15"), None, Some("su"), "failed"),
+            (
+                "<165>1 2003-10-11T22:14:15.003Z host app 12 ID47 [x@1 k=\"v\"] started up",
+                Some("2003-10-11T22:14:15.003Z"),
+                None,
+                Some("app"),
+                "started up",
+            ),
+            (
+                "I0517 12:00:00.123456 1234 file.cc:12] it works",
+                Some("0517 12:00:00.123456"),
+                Some(Level::Info),
+                Some("file.cc:12"),
+                "it works",
+            ),
+            ("Warning: no header here", None, None, None, "Warning: no header here"),
+            ("10.11.10.1 \"GET /\" 200", None, None, None, "10.11.10.1 \"GET /\" 200"),
+            ("", None, None, None, ""),
+        ];
+        for (line, timestamp, level, logger, message) in cases {
+            assert_eq!(split(line), Header { timestamp, level, logger, message }, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_splits_and_ends_with_its_message(
+            line in "(2020-01-02 |Jan 2 |\\[)?[0-9:.,-]{0,12}[ \\[\\]:|-]{0,3}(INFO|x\\.y\\.z|W)?[ -~]{0,30}|\\PC{0,40}|[0-9:. äé-]{0,30}"
+        ) {
+            let header = split(&line);
+            prop_assert!(line.ends_with(header.message), "{header:?}");
+        }
+    }
 }

@@ -119,8 +119,8 @@ struct Group<'a> {
     words: Vec<Vec<u32>>,
     /// Each word and its kind, in alphabetical order.
     dictionary: Vec<(&'a str, Kind)>,
-    /// By place: whether a word that introduces a name stands before it, by cut.
-    places: usize,
+    /// By place: whether it stands alone in quotation marks.
+    is_quoted: Vec<bool>,
 }
 
 /// What a word may be, by its looks.
@@ -162,9 +162,14 @@ impl<'a> Group<'a> {
         dictionary.dedup();
         let number = |word: &&str| dictionary.binary_search(word).unwrap_or_default() as u32;
         let words: Vec<Vec<u32>> = texts.iter().map(|words| words.iter().map(number).collect()).collect();
-        let places = words.first().map_or(0, Vec::len);
+        let first: Vec<_> = cuts.first().into_iter().flat_map(|(_, template)| elements(template)).collect();
+        let is_mark = |at: usize| first.get(at).is_some_and(|element| matches!(element.text, "\"" | "'" | "`"));
+        let is_quoted = (0..first.len())
+            .filter(|at| first[*at].is_word)
+            .map(|at| at > 0 && is_mark(at - 1) && is_mark(at + 1))
+            .collect();
         let dictionary = dictionary.into_iter().map(|word| (word, kind(word))).collect();
-        Self { words, dictionary, places }
+        Self { words, dictionary, is_quoted }
     }
 
     /// Divides members into patterns, and hands each out with the places that differ.
@@ -175,8 +180,8 @@ impl<'a> Group<'a> {
                 emit(members, &[]);
                 continue;
             }
-            let places: Vec<_> = (0..self.places).map(|place| self.look(&members, place)).collect();
-            let varying: Vec<_> = (0..self.places).filter(|place| places[*place].distinct > 1).collect();
+            let places: Vec<_> = (0..self.is_quoted.len()).map(|place| self.look(&members, place)).collect();
+            let varying: Vec<_> = (0..self.is_quoted.len()).filter(|place| places[*place].distinct > 1).collect();
             match self.where_to_divide(&places, &varying) {
                 None => emit(members, &varying),
                 Some(place) => {
@@ -195,31 +200,52 @@ impl<'a> Group<'a> {
         seen.sort_unstable();
         seen.dedup();
         let count = |wanted| seen.iter().filter(|word| self.dictionary[**word as usize].1 == wanted).count();
-        let introduced = place > 0
-            && members
-                .iter()
-                .all(|member| INTRODUCING.contains(&self.dictionary[self.words[*member][place - 1] as usize].0));
         let (wild, numbered, names) = (count(Kind::Wild), count(Kind::Numbered), count(Kind::Name));
-        let enough = if place == 0 && 2 * (names + numbered) < seen.len() {
-            FIRST
-        } else if wild > 0 || introduced || numbered == seen.len() {
-            2
-        } else if 2 * (names + numbered) >= seen.len() {
-            NAMES
-        } else {
-            PLAIN
+        let is_introduced = || {
+            let before = |member: &usize| self.dictionary[self.words[*member][place - 1] as usize].0;
+            let introduces = |member| INTRODUCING.iter().any(|word| word.eq_ignore_ascii_case(before(member)));
+            place > 0 && members.iter().all(introduces)
         };
-        Place { distinct: seen.len(), enough, is_text: seen.len() == 1 && wild == 0 }
+        let looks = if seen.len() == 1 {
+            if wild == 0 { Looks::Text } else { Looks::Value }
+        } else if place > 0 && (wild > 0 || is_introduced()) || numbered == seen.len() {
+            Looks::Value
+        } else if 2 * (wild + names + numbered) >= seen.len() {
+            Looks::Names
+        } else if self.is_quoted[place] {
+            Looks::Quoted
+        } else {
+            Looks::Words
+        };
+        Place { distinct: seen.len(), looks }
     }
 
+    /// The place to divide at, or none if all that differs is a value.
     fn where_to_divide(&self, places: &[Place], varying: &[usize]) -> Option<usize> {
-        let texts = places.iter().filter(|place| place.is_text).count();
-        let all_values = varying.iter().all(|place| places[*place].distinct >= places[*place].enough);
-        if all_values && varying.len() <= texts {
+        let texts = places.iter().filter(|place| place.looks == Looks::Text).count();
+        let words = varying.iter().filter(|place| places[**place].looks == Looks::Words).count();
+        let enough = |place: usize| match places[place].looks {
+            Looks::Text | Looks::Value => 2,
+            Looks::Quoted => 3,
+            Looks::Names => 4,
+            Looks::Words if place == 0 => 16,
+            // The more of the text agrees, the fewer different words are needed.
+            Looks::Words => {
+                words
+                    * match texts {
+                        0 | 1 => 16,
+                        2 => 8,
+                        3..8 => 6,
+                        8.. => 4,
+                    }
+            }
+        };
+        let all_values = varying.iter().all(|place| places[*place].distinct >= enough(*place));
+        if all_values && varying.len() + words <= texts.max(1) + usize::from(words == 1) {
             return None;
         }
         // The leftmost of those with the fewest different words, by what their kind allows.
-        let share = |place: &&usize| places[**place].distinct * 1000 / places[**place].enough;
+        let share = |place: &&usize| places[**place].distinct * 1000 / enough(**place);
         varying.iter().min_by_key(share).copied()
     }
 
@@ -244,19 +270,158 @@ impl<'a> Group<'a> {
     }
 }
 
-/// So many different words at the first place are values.
-const FIRST: usize = 16;
-/// So many different names at a place are values.
-const NAMES: usize = 4;
-/// So many different words at a place are values.
-const PLAIN: usize = 6;
-
 /// What stands at a place in some cuts.
 struct Place {
     /// Different words.
     distinct: usize,
-    /// So many different ones are values.
-    enough: usize,
-    /// Whether all have the same word, which is no wildcard.
-    is_text: bool,
+    looks: Looks,
+}
+
+/// What the words at a place look like together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looks {
+    /// All the same word, which is no wildcard.
+    Text,
+    /// A wildcard is among them, all are numbered things, or a word before them introduces a name.
+    Value,
+    /// Words, each in quotation marks.
+    Quoted,
+    /// Names rather than words of a language, by half at least.
+    Names,
+    /// Words of a language.
+    Words,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::patterns::cut::Cutter;
+
+    fn cuts(messages: &[&str]) -> Vec<(u64, String)> {
+        let mut cutter = Cutter::default();
+        let owned = |message: &&str| {
+            let cut = cutter.cut(message);
+            (cut.id, cut.template.to_owned())
+        };
+        messages.iter().map(owned).collect()
+    }
+
+    fn merged(cuts: &[(u64, String)]) -> Vec<Pattern> {
+        merge(cuts.iter().map(|(id, template)| (*id, template.as_str())))
+    }
+
+    fn templates(messages: &[&str]) -> Vec<String> {
+        merged(&cuts(messages)).into_iter().map(|pattern| pattern.template).collect()
+    }
+
+    #[test]
+    fn what_takes_many_values_is_a_value() {
+        let names = ["root", "alice", "bob", "carol", "dave", "eve"];
+        let lines: Vec<String> = names.iter().map(|name| format!("session of {name} was closed by peer")).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        assert_eq!(templates(&lines), ["session of <*> was closed by peer"]);
+        assert_eq!(templates(&lines[..3]).len(), 3);
+    }
+
+    #[test]
+    fn a_number_in_the_same_place_shows_that_words_are_values() {
+        assert_eq!(templates(&["job of unit main is done", "job of unit 17 is done"]), ["job of unit <*> is done"]);
+        assert_eq!(
+            templates(&["login of user root failed", "login of user guest failed"]),
+            ["login of user <*> failed"]
+        );
+    }
+
+    #[test]
+    fn states_and_verbs_stay_apart() {
+        let lines = ["link up on port 1", "link down on port 1", "cache is full", "cache is empty"];
+        assert_eq!(templates(&lines).len(), 4);
+        let verbs = ["starting", "running", "blocked", "closing", "normal", "warning", "critical", "active", "idle"];
+        assert_eq!(templates(&verbs).len(), verbs.len());
+    }
+
+    #[test]
+    fn one_cut_is_its_own_pattern() {
+        let cuts = cuts(&["disk 5 failed"]);
+        let patterns = merged(&cuts);
+        assert_eq!((patterns[0].id, &patterns[0].template), (cuts[0].0, &cuts[0].1));
+    }
+
+    #[test]
+    fn what_was_folded_away_is_a_pattern_of_its_own() {
+        let mut cuts = cuts(&["alpha", "beta"]);
+        cuts.push((OTHER_CUT, crate::view::OTHER.to_owned()));
+        let patterns = merged(&cuts);
+        assert_eq!(patterns.len(), 3);
+        assert!(patterns.iter().any(|pattern| pattern.id == OTHER_CUT && pattern.cuts == [OTHER_CUT]));
+    }
+
+    fn messages() -> impl Strategy<Value = Vec<String>> {
+        let word = prop::sample::select(vec![
+            "open",
+            "close",
+            "user",
+            "root",
+            "alice",
+            "bob",
+            "carol",
+            "dave",
+            "eve",
+            "host.example.org",
+            "a.b.c",
+            "x_1",
+            "y_2",
+            "17",
+            "on",
+            "of",
+            "(",
+            ")",
+            "\"",
+            ":",
+            "failed",
+            "is",
+        ]);
+        let message = prop::collection::vec(word, 1..6).prop_map(|words| words.join(" "));
+        prop::collection::vec(message, 1..80)
+    }
+
+    proptest! {
+        #[test]
+        fn neither_order_nor_repetition_nor_parts_show(messages in messages(), seed in any::<u64>()) {
+            let messages: Vec<&str> = messages.iter().map(String::as_str).collect();
+            let cuts = cuts(&messages);
+            let patterns = merged(&cuts);
+
+            let mut shuffled = cuts.clone();
+            shuffled.sort_by_key(|(id, template)| stable_hash(format!("{seed}{id}{template}").as_bytes()));
+            shuffled.extend_from_slice(&cuts[..cuts.len() / 2]);
+            prop_assert_eq!(&merged(&shuffled), &patterns);
+
+            // Group by group, as it is done when few groups change.
+            let mut by_group: BTreeMap<u64, Vec<(u64, &str)>> = BTreeMap::new();
+            for (id, template) in &shuffled {
+                by_group.entry(group_of(template)).or_default().push((*id, template));
+            }
+            let mut parts: Vec<_> = by_group.into_values().flat_map(merge_group).collect();
+            parts.sort_by(|a, b| a.template.cmp(&b.template));
+            prop_assert_eq!(&parts, &patterns);
+        }
+
+        #[test]
+        fn every_cut_is_in_one_pattern_and_templates_differ(messages in messages()) {
+            let messages: Vec<&str> = messages.iter().map(String::as_str).collect();
+            let cuts = cuts(&messages);
+            let patterns = merged(&cuts);
+            let ids: BTreeSet<u64> = cuts.iter().map(|(id, _)| *id).collect();
+            let mut found: Vec<u64> = patterns.iter().flat_map(|pattern| pattern.cuts.clone()).collect();
+            found.sort_unstable();
+            prop_assert_eq!(found, ids.into_iter().collect::<Vec<_>>());
+            let templates: BTreeSet<_> = patterns.iter().map(|pattern| &pattern.template).collect();
+            prop_assert_eq!(templates.len(), patterns.len());
+        }
+    }
 }

@@ -1,0 +1,121 @@
+//! `floodmark patterns`.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use crate::support::Dir;
+
+fn text() -> String {
+    (0..30)
+        .map(|i| match i % 3 {
+            0 => format!("2024-05-01 10:00:{i:02} INFO  app.Disk: disk {i} has {}.5 GB left\n", i * 7),
+            1 => format!("2024-05-01 10:00:{i:02} WARN  app.Net: connection to 10.0.0.{i}:80 lost\n"),
+            _ => format!("2024-05-01 10:00:{i:02} INFO  app.Net: user=u{i} logged in\n"),
+        })
+        .collect()
+}
+
+fn json(dir: &Dir, arguments: &[&str]) -> Value {
+    let arguments: Vec<&str> = ["patterns", "--json"].iter().chain(arguments).copied().collect();
+    let stdout = dir.command(&arguments).run().expect_code(0).stdout();
+    serde_json::from_str(&stdout).expect("JSON")
+}
+
+#[test]
+fn a_table_shows_counts_and_a_sample() {
+    let dir = Dir::new();
+    dir.file("app.log", &text());
+    let table = dir.command(&["patterns", "app.log"]).run().expect_code(0).stdout();
+    for expected in [
+        "       10  33.3%         1        28  disk <*> has <*> left\n",
+        "disk 0 has 0.5 GB left\n",
+        "connection to <*>:<*> lost\n",
+        "user=<*> logged in\n",
+        "\n30 lines, 3 patterns\n",
+    ] {
+        assert!(table.contains(expected), "{expected}\nnot in\n{table}");
+    }
+    let top = dir.command(&["patterns", "app.log", "--top", "1"]).run().expect_code(0).stdout();
+    assert!(top.contains("2 patterns with 20 lines are not shown"), "{top}");
+}
+
+#[test]
+fn compressed_files_give_the_same_and_counts_sum_to_the_lines() {
+    let dir = Dir::new();
+    dir.file("app.log", &text());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(text().as_bytes()).unwrap();
+    std::fs::write(dir.path().join("app.log.gz"), gzip.finish().unwrap()).unwrap();
+    std::fs::write(dir.path().join("app.log.zst"), zstd::encode_all(text().as_bytes(), 1).unwrap()).unwrap();
+    let plain = json(&dir, &["app.log"]);
+    assert_eq!(json(&dir, &["app.log.gz"]), plain);
+    assert_eq!(json(&dir, &["app.log.zst"]), plain);
+    let all = json(&dir, &["app.log", "app.log.gz", "app.log.zst"]);
+    let ids = |found: &Value| -> Vec<Value> {
+        found["patterns"].as_array().unwrap().iter().map(|pattern| pattern["id"].clone()).collect()
+    };
+    assert_eq!(ids(&all), ids(&plain));
+    let sum: u64 = all["patterns"].as_array().unwrap().iter().map(|pattern| pattern["count"].as_u64().unwrap()).sum();
+    assert_eq!((sum, &all["lines"]), (90, &Value::from(90)));
+}
+
+#[test]
+fn csv_has_a_row_for_each_line() {
+    let dir = Dir::new();
+    // A line that is not UTF-8, an empty one, and a last one without an end.
+    let bytes = b"a, \"quoted\" 5\n\n\xff\xfe broken\r\na, \"quoted\" 6";
+    std::fs::write(dir.path().join("odd.log"), bytes).unwrap();
+    let csv = dir.command(&["patterns", "--csv", "odd.log"]).run().expect_code(0).stdout();
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    assert_eq!(reader.headers().unwrap(), vec!["LineId", "EventId", "EventTemplate"]);
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    let column = |at: usize| rows.iter().map(|row| row[at].to_owned()).collect::<Vec<_>>();
+    assert_eq!(column(0), ["1", "2", "3", "4"]);
+    assert_eq!(column(2), ["a, \"quoted\" <*>", "", "\u{fffd}\u{fffd} broken", "a, \"quoted\" <*>"]);
+    assert_eq!(rows[0][1], rows[3][1]);
+    assert_ne!(rows[0][1], rows[1][1]);
+}
+
+#[test]
+fn json_lines_count_by_their_message() {
+    let dir = Dir::new();
+    dir.file(
+        "app.jsonl",
+        "{\"timestamp\":1,\"message\":\"took 5 ms\"}\n{\"timestamp\":2,\"message\":\"took 6 ms\"}\n{\"no\":\"time\"}\n",
+    );
+    dir.file("pino.jsonl", "{\"time\":1,\"level\":30,\"msg\":\"took 7 ms\"}\n");
+    let found = json(&dir, &["app.jsonl"]);
+    assert_eq!(found["patterns"][0]["template"], "took <*> ms");
+    assert_eq!(found["patterns"][0]["count"], 2);
+    assert_eq!(found["not_understood"], 1);
+    let pino = json(&dir, &["--preset", "pino", "pino.jsonl"]);
+    assert_eq!(pino["patterns"][0]["id"], found["patterns"][0]["id"]);
+}
+
+#[test]
+fn a_terminal_is_safe_and_memory_is_bounded() {
+    let dir = Dir::new();
+    let mut text = "\x1b]0;owned\x07 title\n".to_owned();
+    for a in b'a'..=b'z' {
+        for b in b'a'..=b'z' {
+            text.push_str(&format!("x{}{}\n", a as char, b as char));
+        }
+    }
+    dir.file("odd.log", &text);
+    let table = dir.command(&["patterns", "odd.log", "--max", "10", "--top", "0"]).run().expect_code(0).stdout();
+    assert!(!table.contains('\x1b') && !table.contains('\x07'), "{table:?}");
+    assert!(table.contains("\\u{1b}]0;owned"), "{table}");
+    assert!(
+        table.contains("      667  98.5%        11       677  (what did not fit into --max 10 first cuts)"),
+        "{table}"
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let dir = Dir::new();
+    let stderr = dir.command(&["patterns", "nowhere.log"]).run().expect_code(1).stderr();
+    assert!(stderr.contains("cannot read nowhere.log: No such file"), "{stderr}");
+    dir.command(&["patterns"]).run().expect_code(2);
+}
