@@ -21,6 +21,7 @@ mod reading;
 #[path = "../../dataflows/tests/oracle/reference.rs"]
 mod reference;
 mod run;
+#[path = "../support/stub_elasticsearch.rs"]
 mod stub_elasticsearch;
 mod support;
 #[path = "../support/synthetic.rs"]

@@ -32,6 +32,8 @@ pub const CA_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/tls/ca.
 pub enum Fault {
     /// Nothing is stored; this status is the answer.
     Status(u16, &'static str),
+    /// Nothing is stored, and the connection ends within the answer.
+    Cut,
     /// Everything is stored, and the connection ends within the answer.
     StoredThenCut,
     /// Everything is stored; the answer comes this late.
@@ -214,8 +216,10 @@ async fn bulk(shared: &Shared, path: &str, body: &[u8]) -> Response<Body> {
         let mut state = shared.state.lock();
         state.bulks.push(lines.iter().map(|line| line.id.clone()).collect());
         let fault = state.faults.pop_front();
-        if let Some(Fault::Status(status, body)) = fault {
-            return raw(status, Body::from(body));
+        match fault {
+            Some(Fault::Status(status, body)) => return raw(status, Body::from(body)),
+            Some(Fault::Cut) => return cut(""),
+            _ => {}
         }
         if body.len() > state.max_body {
             return raw(413, Body::from("<html>Request Entity Too Large</html>"));
@@ -225,17 +229,19 @@ async fn bulk(shared: &Shared, path: &str, body: &[u8]) -> Response<Body> {
         (fault, json!({ "errors": errors, "items": items }))
     };
     match fault {
-        Some(Fault::StoredThenCut) => {
-            let half = Bytes::from(answer.to_string()[..10].to_owned());
-            let parts = [Ok(half), Err(std::io::Error::other("cut"))];
-            raw(200, Body::from_stream(futures_util::stream::iter(parts)))
-        }
+        Some(Fault::StoredThenCut) => cut(&answer.to_string()[..10]),
         Some(Fault::StoredThenSlow(delay)) => {
             tokio::time::sleep(delay).await;
             reply(200, answer)
         }
         _ => reply(200, answer),
     }
+}
+
+/// An answer that ends with the connection, behind these first bytes.
+fn cut(first: &str) -> Response<Body> {
+    let parts = [Ok(Bytes::from(first.to_owned())), Err(std::io::Error::other("cut"))];
+    raw(200, Body::from_stream(futures_util::stream::iter(parts)))
 }
 
 fn parse(default_index: &str, body: &[u8]) -> Result<Vec<Line>, String> {

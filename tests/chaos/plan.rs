@@ -1,0 +1,264 @@
+//! A plan: everything that happens in one run of the harness, drawn from a seed.
+
+use std::fmt;
+
+use crate::draw::Draw;
+use crate::input::InputSpec;
+use crate::naive::{Condition, Model, ViewModel};
+
+/// The limit of records in every plan.
+const MAX_RECORD_BYTES: usize = 16 << 10;
+
+/// Which plans are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// Files and librdkafka's mock cluster; lines, the embedded store and a stub of Elasticsearch.
+    Embedded,
+    /// A real Kafka and a real Elasticsearch.
+    Services,
+}
+
+/// Where records come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    Files,
+    MockKafka,
+    Kafka,
+}
+
+/// Where documents go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    Ndjson,
+    Embedded,
+    Stub,
+    Elasticsearch,
+}
+
+/// One start of the cluster, to its end.
+#[derive(Clone, Debug)]
+pub struct Incarnation {
+    pub workers: usize,
+    pub processes: usize,
+    pub steps: Vec<Step>,
+    pub end: End,
+}
+
+/// What happens while it runs, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Milliseconds go by.
+    Wait(u64),
+    /// So many more records are read, or two seconds go by.
+    Read(u64),
+    /// Each partition grows until it has this many thousandths of its records.
+    Append(u64),
+    /// The store stands still for so many milliseconds.
+    PauseStore(u64),
+    /// The source stands still for so many milliseconds.
+    PauseSource(u64),
+    /// The store fails the next so many requests, each in its own way.
+    FailStore(u64),
+}
+
+/// How an incarnation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself, at the end of the input.
+    OfInput,
+    /// A process is killed (`kill -9`), the others notice.
+    Kill(usize),
+    /// SIGTERM to all.
+    Terminate,
+}
+
+/// A plan.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub source: SourceKind,
+    pub store: StoreKind,
+    pub input: InputSpec,
+    pub model: Model,
+    pub max_ahead: u64,
+    pub publish_every: u64,
+    pub dead_letters_in_store: bool,
+    pub incarnations: Vec<Incarnation>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn draw(seed: u64, parts: Parts) -> Self {
+        let draw = &mut Draw::new(seed, 0);
+        let (source, store) = match parts {
+            Parts::Services => (SourceKind::Kafka, StoreKind::Elasticsearch),
+            Parts::Embedded => (
+                draw.pick(&[SourceKind::Files, SourceKind::MockKafka]),
+                draw.pick(&[StoreKind::Ndjson, StoreKind::Ndjson, StoreKind::Embedded, StoreKind::Stub, StoreKind::Stub]),
+            ),
+        };
+        let input = InputSpec::draw(&mut Draw::new(seed, 1), source == SourceKind::Files);
+        let tick = draw.pick(&[1_000, 1_000, 500, 2_000]);
+        let is_files = source == SourceKind::Files;
+        let model = Model {
+            topic: if is_files { "files".to_owned() } else { "logs".to_owned() },
+            tick,
+            max_future: 60_000,
+            max_record_bytes: MAX_RECORD_BYTES,
+            cuts_long_records: is_files,
+            arrived_by: u64::MAX >> 1,
+            views: views(&mut Draw::new(seed, 2)),
+        };
+        let incarnations = incarnations(&mut Draw::new(seed, 3), source, store, input.records.iter().sum());
+        Self {
+            seed,
+            source,
+            store,
+            max_ahead: draw.pick(&[5_000, 60_000, 3_600_000]).max(tick),
+            publish_every: draw.pick(&[2_000, 10_000, 60_000]),
+            dead_letters_in_store: matches!(store, StoreKind::Stub | StoreKind::Elasticsearch) && draw.chance(1, 2),
+            input,
+            model,
+            incarnations,
+        }
+    }
+
+    /// The configuration, but for the addresses of source and store, and what each process has for its own.
+    pub fn config(&self) -> String {
+        let model = &self.model;
+        let mut text = format!(
+            "[records]\nmax_record_bytes = \"{}B\"\n[time]\ntick = \"{}ms\"\nmax_ahead = \"{}ms\"\nidle_after = \"1h\"\n\
+             [publish]\nevery = \"{}ms\"\n[api]\nlisten = \"127.0.0.1:0\"\n",
+            model.max_record_bytes, model.tick, self.max_ahead, self.publish_every
+        );
+        if self.dead_letters_in_store {
+            text.push_str("[dead_letters]\nto = \"index\"\n");
+        }
+        for view in &model.views {
+            let conditions: Vec<_> = view.conditions.iter().map(condition_text).collect();
+            text.push_str(&format!(
+                "[[view]]\nname = \"{}\"\nkey = {:?}\nwhere = {conditions:?}\nwindow = \"{}ms\"\nslide = \"{}ms\"\n\
+                 allowed_lateness = \"{}ms\"\nretention = \"{}ms\"\nmax_keys = {}\nforget_after = \"{}ms\"\n",
+                view.name,
+                view.key,
+                view.width,
+                view.slide,
+                view.lateness,
+                view.retention,
+                view.max_keys,
+                view.forget_after
+            ));
+        }
+        text
+    }
+}
+
+fn condition_text(condition: &Condition) -> String {
+    match condition {
+        Condition::LevelIn(levels) => format!("level in {}", levels.join(", ")),
+        Condition::StatusAtLeast(status) => format!("status_code >= {status}"),
+        Condition::SlowerThan(ms) => format!("response_time_ms > {ms}"),
+        Condition::HasErrorCode => "error_code exists".to_owned(),
+        Condition::PathIs(path) => format!("path = {path}"),
+    }
+}
+
+/// One to four views. Spans are multiples of every tick.
+fn views(draw: &mut Draw) -> Vec<ViewModel> {
+    let count = draw.within(1, 4);
+    let view = |(id, draw): (u64, &mut Draw)| {
+        let key: &[&str] = draw.pick(&[
+            &["service_name"],
+            &["service_name"],
+            &["service_name", "path"],
+            &["path", "status_code"],
+            &["level"],
+            &["region", "service_name"],
+        ]);
+        let conditions = match draw.below(8) {
+            0 => vec![Condition::LevelIn(&["WARN", "ERROR"])],
+            1 => vec![Condition::StatusAtLeast(400)],
+            2 => vec![Condition::SlowerThan(3_000), Condition::LevelIn(&["INFO", "ERROR", "OTHER"])],
+            3 => vec![Condition::HasErrorCode],
+            4 => vec![Condition::PathIs("/p/0")],
+            _ => Vec::new(),
+        };
+        let (width, slide) =
+            draw.pick(&[(10_000, 10_000), (10_000, 10_000), (60_000, 20_000), (20_000, 6_000), (2_000, 2_000)]);
+        let lateness = draw.pick(&[0, 20_000, 60_000]);
+        let retention = draw.pick(&[60_000, 180_000, 3_600_000]);
+        ViewModel {
+            name: format!("view-{id}"),
+            key: key.iter().map(|&name| name.to_owned()).collect(),
+            conditions,
+            width,
+            slide,
+            lateness,
+            retention,
+            max_keys: draw.pick(&[100_000, 100_000, 12, 2]) as usize,
+            forget_after: draw.pick(&[604_800_000, retention]),
+        }
+    };
+    (0..count).map(|id| view((id, draw))).collect()
+}
+
+fn incarnations(draw: &mut Draw, source: SourceKind, store: StoreKind, records: usize) -> Vec<Incarnation> {
+    let count = draw.pick(&[1, 2, 2, 3, 3, 4]);
+    let mut appended = 0;
+    (0..count)
+        .map(|i| {
+            let is_last = i + 1 == count;
+            let (workers, processes) = match store {
+                // One process at a time has the index open.
+                StoreKind::Embedded => (draw.within(1, 4) as usize, 1),
+                _ => draw.pick(&[(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (1, 3)]),
+            };
+            let mut steps = Vec::new();
+            if !is_last || draw.chance(1, 3) {
+                for _ in 0..draw.within(1, 4) {
+                    steps.extend(step(draw, source, store, records as u64));
+                    if !is_last && draw.chance(1, 2) {
+                        appended = draw.within(appended, 1_000);
+                        steps.push(Step::Append(appended));
+                    }
+                }
+            }
+            let end = match () {
+                () if is_last => End::OfInput,
+                () if draw.chance(3, 4) => End::Kill(draw.below(processes as u64) as usize),
+                () => End::Terminate,
+            };
+            Incarnation { workers, processes, steps, end }
+        })
+        .collect()
+}
+
+fn step(draw: &mut Draw, source: SourceKind, store: StoreKind, records: u64) -> Option<Step> {
+    let is_stub = store == StoreKind::Stub;
+    match draw.below(6) {
+        0 => Some(Step::Wait(draw.within(1, 50))),
+        1 => Some(Step::Wait(draw.within(50, 1_200))),
+        2 | 3 => Some(Step::Read(draw.within(1, records))),
+        4 if is_stub && draw.chance(1, 2) => Some(Step::FailStore(draw.within(1, 20))),
+        4 if is_stub || store == StoreKind::Elasticsearch => Some(Step::PauseStore(draw.within(50, 1_000))),
+        5 if source == SourceKind::Kafka => Some(Step::PauseSource(draw.within(50, 1_000))),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:?} to {:?}: {}", self.source, self.store, self.input)?;
+        for view in &self.model.views {
+            let spans = [view.width, view.slide, view.lateness, view.retention, view.forget_after].map(|ms| ms / 1_000);
+            let (name, max_keys) = (&view.name, view.max_keys);
+            writeln!(f, "  {name}: by {:?}, {max_keys} keys, {:?}, {spans:?} s", view.key, view.conditions)?;
+        }
+        writeln!(f, "  tick {} ms, max_ahead {} ms", self.model.tick, self.max_ahead)?;
+        for (i, incarnation) in self.incarnations.iter().enumerate() {
+            let Incarnation { workers, processes, steps, end } = incarnation;
+            writeln!(f, "  {i}: -n {processes} -w {workers}: {steps:?}, ends: {end:?}")?;
+        }
+        Ok(())
+    }
+}
