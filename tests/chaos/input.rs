@@ -97,7 +97,8 @@ impl InputSpec {
                 let filler = "x".repeat(max_record_bytes + draw.below(20_000) as usize - 1_000);
                 format!(r#"{{"timestamp":{timestamp},"service_name":"long","message":"{filler}"}}"#).into_bytes()
             } else if i > 0 && draw.chance(1, self.broken) {
-                broken(draw, &self.members(number, i, timestamp, draw_of(draw)), self.line_feeds)
+                let members = self.members(number, i, timestamp, draw_of(draw));
+                broken(draw, &members, self.line_feeds)
             } else {
                 // A log file is known by its first line, which must be that of no other.
                 let members = self.members(number, i, timestamp, draw_of(draw));
@@ -129,7 +130,10 @@ impl InputSpec {
         members.push(("message", format!("\"request {i} of partition {number}: \\\"ok\\\" ž\"")));
         if !draw.chance(1, 10) {
             members.push(("path", format!("\"/p/{}\"", draw.below(self.paths))));
-            members.push(("status_code", draw.pick(&["200", "200", "204", "302", "404", "429", "500", "null"]).to_owned()));
+            members.push((
+                "status_code",
+                draw.pick(&["200", "200", "204", "302", "404", "429", "500", "null"]).to_owned(),
+            ));
         }
         if !draw.chance(1, 8) {
             let (whole, thousandths) = (draw.below(4_000), draw.below(1_000));
@@ -155,10 +159,11 @@ fn draw_of(draw: &mut Draw) -> Draw {
 }
 
 fn rfc3339(ms: u64, draw: &mut Draw) -> String {
-    let time = jiff::Timestamp::from_millisecond(ms as i64).expect("a time");
+    let text = |ms: u64| format!("{:.3}", jiff::Timestamp::from_millisecond(ms as i64).expect("a time"));
     match draw.below(2) {
-        0 => format!("{time:.3}"),
-        _ => time.to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(2))).strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
+        0 => text(ms),
+        // Two hours east of Greenwich.
+        _ => text(ms + 7_200_000).replace('Z', "+02:00"),
     }
 }
 

@@ -83,6 +83,10 @@ pub struct Plan {
     pub max_ahead: u64,
     pub publish_every: u64,
     pub dead_letters_in_store: bool,
+    /// The stub refuses larger bodies.
+    pub max_body: Option<usize>,
+    /// The stub refuses one in so many documents for the moment.
+    pub item_faults: Option<u64>,
     pub incarnations: Vec<Incarnation>,
 }
 
@@ -94,7 +98,13 @@ impl Plan {
             Parts::Services => (SourceKind::Kafka, StoreKind::Elasticsearch),
             Parts::Embedded => (
                 draw.pick(&[SourceKind::Files, SourceKind::MockKafka]),
-                draw.pick(&[StoreKind::Ndjson, StoreKind::Ndjson, StoreKind::Embedded, StoreKind::Stub, StoreKind::Stub]),
+                draw.pick(&[
+                    StoreKind::Ndjson,
+                    StoreKind::Ndjson,
+                    StoreKind::Embedded,
+                    StoreKind::Stub,
+                    StoreKind::Stub,
+                ]),
             ),
         };
         let input = InputSpec::draw(&mut Draw::new(seed, 1), source == SourceKind::Files);
@@ -117,6 +127,8 @@ impl Plan {
             max_ahead: draw.pick(&[5_000, 60_000, 3_600_000]).max(tick),
             publish_every: draw.pick(&[2_000, 10_000, 60_000]),
             dead_letters_in_store: matches!(store, StoreKind::Stub | StoreKind::Elasticsearch) && draw.chance(1, 2),
+            max_body: draw.chance(1, 4).then_some(100_000),
+            item_faults: draw.chance(1, 4).then_some(50),
             input,
             model,
             incarnations,
@@ -255,6 +267,9 @@ impl fmt::Display for Plan {
             writeln!(f, "  {name}: by {:?}, {max_keys} keys, {:?}, {spans:?} s", view.key, view.conditions)?;
         }
         writeln!(f, "  tick {} ms, max_ahead {} ms", self.model.tick, self.max_ahead)?;
+        if self.store == StoreKind::Stub {
+            writeln!(f, "  bodies up to {:?}, one document refused in {:?}", self.max_body, self.item_faults)?;
+        }
         for (i, incarnation) in self.incarnations.iter().enumerate() {
             let Incarnation { workers, processes, steps, end } = incarnation;
             writeln!(f, "  {i}: -n {processes} -w {workers}: {steps:?}, ends: {end:?}")?;

@@ -1,8 +1,6 @@
 //! The binary under test: one process of a cluster.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -68,13 +66,7 @@ impl Process {
     /// The body of an answer of its API that is 200.
     fn get(&mut self, path: &str) -> Option<String> {
         let address = self.address()?;
-        let mut stream = TcpStream::connect(&address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.lines().next()?.contains(" 200 ").then(|| body.to_owned())
+        crate::services::http(&address, "GET", path, "")
     }
 
     fn address(&mut self) -> Option<String> {

@@ -83,7 +83,8 @@ pub fn canonical(value: &Value) -> String {
     fn sorted(value: &Value) -> Value {
         match value {
             Value::Object(members) => {
-                let members: BTreeMap<_, _> = members.iter().map(|(name, value)| (name.clone(), sorted(value))).collect();
+                let members: BTreeMap<_, _> =
+                    members.iter().map(|(name, value)| (name.clone(), sorted(value))).collect();
                 Value::Object(members.into_iter().collect())
             }
             Value::Array(items) => items.iter().map(sorted).collect(),
@@ -257,7 +258,8 @@ fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Result<(Facts,
     judge(&mut facts);
 
     // Which of the fields that every document has must be written, since the record has them otherwise or not at all.
-    let as_it_is = |name: &str, form: &str| members.iter().rfind(|(n, _)| n == name).is_some_and(|(_, raw)| raw == form);
+    let as_it_is =
+        |name: &str, form: &str| members.iter().rfind(|(n, _)| n == name).is_some_and(|(_, raw)| raw == form);
     let ours = [
         ("timestamp", timestamp.to_string()),
         ("service_name", json!(service).to_string()),
@@ -349,7 +351,8 @@ impl Keys {
 /// A window of a key.
 #[derive(Default)]
 struct Window {
-    records: Vec<Facts>,
+    /// Each with its timestamp in ticks.
+    records: Vec<(u64, Facts)>,
     /// Ticks at which late records changed it.
     late: BTreeSet<u64>,
 }
@@ -425,7 +428,7 @@ fn take(
         let end = start + view.width;
         if time * model.tick < end + view.retention {
             let window = windows.entry((id, key.to_vec(), start)).or_default();
-            window.records.push(facts.clone());
+            window.records.push((time, facts.clone()));
             if time * model.tick >= end + view.lateness {
                 window.late.insert(time);
             }
@@ -446,30 +449,50 @@ fn document(
     let end = start + view.width;
     let final_at = end + view.lateness;
     let is_final = end_of_input >= final_at;
-    let records = &window.records;
+    let records: Vec<&Facts> = window.records.iter().map(|(_, facts)| facts).collect();
     let count = |holds: &dyn Fn(&Facts) -> bool| records.iter().filter(|record| holds(record)).count();
     let levels: BTreeMap<_, _> = LEVELS.iter().map(|level| (*level, count(&|record| record.level == *level))).collect();
     let status: BTreeMap<_, _> = (1..=5)
         .map(|class| (format!("{class}xx"), count(&|record| record.status.is_some_and(|s| s / 100 == class))))
         .collect();
     let key: Value = view.key.iter().zip(key).map(|(name, value)| (name.clone(), json!(value))).collect();
-    let last_late = window.late.last().map_or(0, |tick| (tick + 1) * model.tick);
-    let mut document = json!({
-        "view": view.name,
-        "key": key,
-        "start": start,
-        "end": end,
+    let corrected = |late: Option<&u64>| final_at.max(late.map_or(0, |tick| (tick + 1) * model.tick));
+    let mut document = measures(&records);
+    for (name, value) in [
+        ("view", json!(view.name)),
+        ("key", key),
+        ("start", json!(start)),
+        ("end", json!(end)),
+        ("levels", json!(levels.into_iter().filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>())),
+        ("status", json!(status.into_iter().filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>())),
+        ("max_severity", json!(records.iter().map(|record| record.severity).max())),
+        ("first", json!(records.iter().map(|record| record.timestamp).min())),
+        ("last", json!(records.iter().map(|record| record.timestamp).max())),
+        ("revision", json!(window.late.len())),
+        ("late_records", json!(window.records.iter().filter(|(time, _)| window.late.contains(time)).count())),
+        ("final", json!(is_final)),
+        ("as_of", json!(if is_final { corrected(window.late.last()) } else { end_of_input })),
+    ] {
+        document[name] = value;
+    }
+    if let Some(last) = window.late.last() {
+        let before: Vec<&Facts> =
+            window.records.iter().filter(|(time, _)| time < last).map(|(_, facts)| facts).collect();
+        if !before.is_empty() {
+            document["previous"] = measures(&before);
+            document["previous"]["as_of"] = json!(corrected(window.late.range(..last).last()));
+        }
+    }
+    ((view.name.clone(), canonical(&document["key"]), start), canonical(&document))
+}
+
+/// What a window says of its records, and of those before its last correction.
+fn measures(records: &[&Facts]) -> Value {
+    let count = |holds: &dyn Fn(&Facts) -> bool| records.iter().filter(|record| holds(record)).count();
+    let mut measures = json!({
         "count": records.len(),
-        "levels": levels.into_iter().filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
-        "status": status.into_iter().filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
         "errors": count(&|record| ["ERROR", "FATAL"].contains(&record.level)),
         "anomalies": count(&|record| record.severity >= 50),
-        "max_severity": records.iter().map(|record| record.severity).max(),
-        "first": records.iter().map(|record| record.timestamp).min(),
-        "last": records.iter().map(|record| record.timestamp).max(),
-        "revision": window.late.len(),
-        "final": is_final,
-        "as_of": if is_final { final_at.max(last_late) } else { end_of_input },
     });
     let mut times: Vec<u64> = records.iter().filter_map(|record| record.response_us).collect();
     times.sort_unstable();
@@ -478,7 +501,7 @@ fn document(
         let rank = |permille: usize| times[(times.len() * permille).div_ceil(1_000) - 1];
         let about = |permille| ms(middle_of_bucket(rank(permille)).clamp(min, max));
         let sum: u64 = times.iter().sum();
-        document["response_time_ms"] = json!({
+        measures["response_time_ms"] = json!({
             "min": ms(min),
             "max": ms(max),
             "sum": ms(sum),
@@ -489,7 +512,7 @@ fn document(
             "p99": about(990),
         });
     }
-    ((view.name.clone(), canonical(&document["key"]), start), canonical(&document))
+    measures
 }
 
 /// The value that percentiles give for all values near this one: below 128 µs the value itself, above the middle of one of

@@ -73,6 +73,8 @@ pub struct State {
     pub faults: VecDeque<Fault>,
     /// Asked about each document.
     pub item_fault: Option<ItemFault>,
+    /// Nothing is answered meanwhile.
+    pub paused: bool,
     /// Larger bodies are refused with 413.
     pub max_body: usize,
     /// The only value of `Authorization` that is let in.
@@ -130,6 +132,7 @@ impl Stub {
             bulks: Vec::new(),
             faults: VecDeque::new(),
             item_fault: None,
+            paused: false,
             max_body: usize::MAX,
             authorization: None,
             root: (200, json!({ "cluster_name": "stub", "version": version, "tagline": "You Know, for Search" })),
@@ -166,6 +169,9 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
+    while shared.state.lock().paused {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let path = uri.path().to_owned();
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     if shared

@@ -1,0 +1,205 @@
+//! Runs a plan: starts the cluster, lets happen what the plan says, and compares what is there in the end.
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use crate::draw::Draw;
+use crate::naive::{self, Outcome, canonical};
+use crate::plan::{End, Incarnation, Plan, Step};
+use crate::process::{Process, Signal};
+use crate::source::Source;
+use crate::store::Store;
+
+/// How long the last incarnation may take, and how long any takes to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a process may live after another one of its cluster was killed.
+const ALONE: Duration = Duration::from_secs(15);
+/// How long a step waits for records to be read.
+const READING: Duration = Duration::from_secs(2);
+/// Differences that are shown of each kind.
+const SHOWN: usize = 3;
+
+/// Runs a plan in an empty folder. `Err` says what is wrong.
+pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<(), String> {
+    let records = plan.input.make(&mut Draw::new(plan.seed, 6), plan.model.max_record_bytes);
+    let mut source = Source::new(plan, folder, records);
+    let mut store = Store::new(plan, folder, runtime);
+    let config = format!("{}{}{}", source.config(), store.config(), plan.config());
+    std::fs::write(folder.join("floodmark.toml"), config).map_err(|e| e.to_string())?;
+    source.append(0);
+    for (number, incarnation) in plan.incarnations.iter().enumerate() {
+        Cluster { folder, number, incarnation, processes: Vec::new() }.run(&mut source, &mut store)?;
+        store.next_incarnation();
+    }
+    let expected = naive::expected(&plan.model, &source.partitions());
+    compare(&store.outcome()?, &expected, store.keeps_bytes())
+}
+
+/// An incarnation under way.
+struct Cluster<'a> {
+    folder: &'a Path,
+    number: usize,
+    incarnation: &'a Incarnation,
+    processes: Vec<Process>,
+}
+
+impl Cluster<'_> {
+    fn run(mut self, source: &mut Source, store: &mut Store) -> Result<(), String> {
+        let Incarnation { steps, end, .. } = self.incarnation;
+        if *end == End::OfInput {
+            source.append(1_000);
+        }
+        self.start(store)?;
+        for step in steps {
+            match *step {
+                Step::Wait(ms) => self.wait_while_running(Duration::from_millis(ms), |_| false)?,
+                Step::Read(records) => {
+                    let mut first = None;
+                    self.wait_while_running(READING, |processes| {
+                        let read: u64 = processes.iter_mut().filter_map(Process::records).sum();
+                        read >= *first.get_or_insert(read) + records
+                    })?;
+                }
+                Step::Append(thousandths) => source.append(thousandths),
+                Step::PauseStore(ms) => store.pause(Duration::from_millis(ms)),
+                Step::PauseSource(ms) => source.pause(Duration::from_millis(ms)),
+                Step::FailStore(requests) => store.fail(requests),
+            }
+        }
+        self.end()
+    }
+
+    fn log(&self, process: usize) -> PathBuf {
+        self.folder.join(format!("messages-{}-{process}.txt", self.number))
+    }
+
+    fn start(&mut self, store: &Store) -> Result<(), String> {
+        let Incarnation { workers, processes, end, .. } = self.incarnation;
+        let hosts: String = free_ports(*processes).iter().map(|port| format!("127.0.0.1:{port}\n")).collect();
+        std::fs::write(self.folder.join("hosts"), hosts).map_err(|e| e.to_string())?;
+        for process in 0..*processes {
+            let mut arguments = vec!["run".to_owned(), "-w".to_owned(), workers.to_string()];
+            if *end == End::OfInput {
+                arguments.push("--until-end".to_owned());
+            }
+            if *processes > 1 {
+                let flags = ["-n", &processes.to_string(), "-p", &process.to_string(), "-h", "hosts"];
+                arguments.extend(flags.map(str::to_owned));
+            }
+            let own = store.settings(process).into_iter().chain([format!("data_dir=p{process}")]);
+            arguments.extend(own.flat_map(|setting| ["--set".to_owned(), setting]));
+            self.processes.push(Process::start(self.folder, &arguments, self.log(process)));
+        }
+        Ok(())
+    }
+
+    /// Waits for something, but no longer than this; a process that ends meanwhile is a failure, unless all have come
+    /// to the end of the input.
+    fn wait_while_running(
+        &mut self,
+        patience: Duration,
+        mut is_there: impl FnMut(&mut [Process]) -> bool,
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline && !is_there(&mut self.processes) {
+            for number in 0..self.processes.len() {
+                match self.processes[number].ended() {
+                    Some(0) if self.incarnation.end == End::OfInput => return Ok(()),
+                    Some(code) => return Err(self.failure(number, &format!("ended by itself with code {code}"))),
+                    None => {}
+                }
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<(), String> {
+        match self.incarnation.end {
+            End::OfInput => {}
+            End::Terminate => self.processes.iter().for_each(|process| process.signal(Signal::Terminate)),
+            End::Kill(victim) => {
+                self.processes[victim].signal(Signal::Kill);
+                for number in 0..self.processes.len() {
+                    if self.processes[number].wait(ALONE).is_none() {
+                        return Err(self.failure(number, &format!("outlives process {victim}, which was killed")));
+                    }
+                }
+                return Ok(());
+            }
+        }
+        for number in 0..self.processes.len() {
+            match self.processes[number].wait(PATIENCE) {
+                Some(0) => {}
+                Some(code) => return Err(self.failure(number, &format!("ended with code {code}"))),
+                None => return Err(self.failure(number, "did not end")),
+            }
+        }
+        Ok(())
+    }
+
+    fn failure(&self, process: usize, what: &str) -> String {
+        let messages = std::fs::read_to_string(self.log(process)).unwrap_or_default();
+        let last: Vec<_> = messages.lines().rev().take(8).collect();
+        let last: Vec<_> = last.into_iter().rev().collect();
+        format!("incarnation {}, process {process}: {what}\n{}", self.number, last.join("\n"))
+    }
+}
+
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
+}
+
+fn compare(is: &Outcome, expected: &Outcome, bytes: bool) -> Result<(), String> {
+    let mut text = String::new();
+    if bytes {
+        differences(&mut text, "document", &is.documents, &expected.documents);
+    } else {
+        let parsed = |line: &String| canonical(&serde_json::from_str(line).expect("the reference writes JSON"));
+        let documents = expected.documents.iter().map(|(place, line)| (*place, parsed(line))).collect();
+        differences(&mut text, "document", &is.documents, &documents);
+    }
+    differences(&mut text, "dead letter", &readable(&is.dead), &readable(&expected.dead));
+    differences(&mut text, "window", &is.windows, &expected.windows);
+    if text.is_empty() { Ok(()) } else { Err(text) }
+}
+
+fn readable<K: Ord + Clone>(dead: &BTreeMap<K, (String, Vec<u8>)>) -> BTreeMap<K, String> {
+    let text = |(reason, raw): &(String, Vec<u8>)| format!("{reason}: {}", raw.escape_ascii());
+    dead.iter().map(|(place, letter)| (place.clone(), text(letter))).collect()
+}
+
+/// Adds the first differences of a kind, and how many there are.
+fn differences<K: Ord + Debug>(
+    text: &mut String,
+    what: &str,
+    is: &BTreeMap<K, String>,
+    expected: &BTreeMap<K, String>,
+) {
+    let mut count = 0;
+    let mut differs = |place: &K, is: Option<&String>, expected: Option<&String>| {
+        count += 1;
+        if count <= SHOWN {
+            let shown =
+                |line: Option<&String>| line.map_or("nothing".to_owned(), |line| line.chars().take(2_000).collect());
+            let _ = writeln!(text, "{what} {place:?}:\n  is       {}\n  expected {}", shown(is), shown(expected));
+        }
+    };
+    for (place, line) in expected {
+        if is.get(place) != Some(line) {
+            differs(place, is.get(place), Some(line));
+        }
+    }
+    for (place, line) in is.iter().filter(|(place, _)| !expected.contains_key(place)) {
+        differs(place, Some(line), None);
+    }
+    if count > 0 {
+        let _ = writeln!(text, "{count} {what}s differ, of {} expected and {} there", expected.len(), is.len());
+    }
+}
