@@ -116,7 +116,7 @@ impl Plan {
             max_future: 60_000,
             max_record_bytes: MAX_RECORD_BYTES,
             cuts_long_records: is_files,
-            arrived_by: u64::MAX >> 1,
+            arrived_by: 0,
             views: views(&mut Draw::new(seed, 2)),
         };
         let incarnations = incarnations(&mut Draw::new(seed, 3), source, store, input.records.iter().sum());
@@ -139,7 +139,7 @@ impl Plan {
     pub fn config(&self) -> String {
         let model = &self.model;
         let mut text = format!(
-            "[records]\nmax_record_bytes = \"{}B\"\n[time]\ntick = \"{}ms\"\nmax_ahead = \"{}ms\"\nidle_after = \"1h\"\n\
+            "[cluster]\nconnect_timeout = \"5s\"\n[records]\nmax_record_bytes = \"{}B\"\n[time]\ntick = \"{}ms\"\nmax_ahead = \"{}ms\"\nidle_after = \"1h\"\n\
              [publish]\nevery = \"{}ms\"\n[api]\nlisten = \"127.0.0.1:0\"\n",
             model.max_record_bytes, model.tick, self.max_ahead, self.publish_every
         );

@@ -56,6 +56,11 @@ impl Process {
         }
     }
 
+    /// Whether it has said where its API is.
+    pub fn is_up(&mut self) -> bool {
+        self.address().is_some()
+    }
+
     /// The records that it has read.
     pub fn records(&mut self) -> Option<u64> {
         let metrics = self.get("/metrics")?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::draw::Draw;
-use crate::naive::{self, Outcome, canonical};
+use crate::naive::{self, Model, Outcome, canonical};
 use crate::plan::{End, Incarnation, Plan, Step};
 use crate::process::{Process, Signal};
 use crate::source::Source;
@@ -23,20 +23,24 @@ const ALONE: Duration = Duration::from_secs(15);
 const READING: Duration = Duration::from_secs(2);
 /// Differences that are shown of each kind.
 const SHOWN: usize = 3;
+/// So much of a document is shown.
+const SHOWN_CHARACTERS: usize = 1_200;
 
 /// Runs a plan in an empty folder. `Err` says what is wrong.
 pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<(), String> {
     let records = plan.input.make(&mut Draw::new(plan.seed, 6), plan.model.max_record_bytes);
     let mut source = Source::new(plan, folder, records);
     let mut store = Store::new(plan, folder, runtime);
-    let config = format!("{}{}{}", source.config(), store.config(), plan.config());
+    let config = format!("data_dir = \"data\"\n{}{}{}", source.config(), store.config(), plan.config());
     std::fs::write(folder.join("floodmark.toml"), config).map_err(|e| e.to_string())?;
     source.append(0);
     for (number, incarnation) in plan.incarnations.iter().enumerate() {
         Cluster { folder, number, incarnation, processes: Vec::new() }.run(&mut source, &mut store)?;
         store.next_incarnation();
     }
-    let expected = naive::expected(&plan.model, &source.partitions());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let model = Model { arrived_by: now.as_millis() as u64, ..plan.model.clone() };
+    let expected = naive::expected(&model, &source.partitions());
     compare(&store.outcome()?, &expected, store.keeps_bytes())
 }
 
@@ -54,7 +58,7 @@ impl Cluster<'_> {
         if *end == End::OfInput {
             source.append(1_000);
         }
-        self.start(store)?;
+        self.start()?;
         for step in steps {
             match *step {
                 Step::Wait(ms) => self.wait_while_running(Duration::from_millis(ms), |_| false)?,
@@ -78,7 +82,7 @@ impl Cluster<'_> {
         self.folder.join(format!("messages-{}-{process}.txt", self.number))
     }
 
-    fn start(&mut self, store: &Store) -> Result<(), String> {
+    fn start(&mut self) -> Result<(), String> {
         let Incarnation { workers, processes, end, .. } = self.incarnation;
         let hosts: String = free_ports(*processes).iter().map(|port| format!("127.0.0.1:{port}\n")).collect();
         std::fs::write(self.folder.join("hosts"), hosts).map_err(|e| e.to_string())?;
@@ -91,8 +95,6 @@ impl Cluster<'_> {
                 let flags = ["-n", &processes.to_string(), "-p", &process.to_string(), "-h", "hosts"];
                 arguments.extend(flags.map(str::to_owned));
             }
-            let own = store.settings(process).into_iter().chain([format!("data_dir=p{process}")]);
-            arguments.extend(own.flat_map(|setting| ["--set".to_owned(), setting]));
             self.processes.push(Process::start(self.folder, &arguments, self.log(process)));
         }
         Ok(())
@@ -136,6 +138,8 @@ impl Cluster<'_> {
         for number in 0..self.processes.len() {
             match self.processes[number].wait(PATIENCE) {
                 Some(0) => {}
+                // SIGTERM came before anything had begun.
+                Some(-1) if self.incarnation.end == End::Terminate && !self.processes[number].is_up() => {}
                 Some(code) => return Err(self.failure(number, &format!("ended with code {code}"))),
                 None => return Err(self.failure(number, "did not end")),
             }
@@ -186,8 +190,9 @@ fn differences<K: Ord + Debug>(
     let mut differs = |place: &K, is: Option<&String>, expected: Option<&String>| {
         count += 1;
         if count <= SHOWN {
-            let shown =
-                |line: Option<&String>| line.map_or("nothing".to_owned(), |line| line.chars().take(2_000).collect());
+            let shown = |line: Option<&String>| {
+                line.map_or("nothing".to_owned(), |line| line.chars().take(SHOWN_CHARACTERS).collect())
+            };
             let _ = writeln!(text, "{what} {place:?}:\n  is       {}\n  expected {}", shown(is), shown(expected));
         }
     };

@@ -63,7 +63,9 @@ impl Store {
     /// The configuration of it.
     pub fn config(&self) -> String {
         let url = match self.kind {
-            StoreKind::Ndjson => return "[store.ndjson]\n".to_owned(),
+            StoreKind::Ndjson => {
+                return "[store.ndjson]\nlogs = \"data/logs.ndjson\"\nwindows = \"data/windows.ndjson\"\n".to_owned();
+            }
             StoreKind::Embedded => {
                 return "[store.embedded]\ncommit_interval = \"100ms\"\nthreads = 1\nmemory = \"32MiB\"\n".to_owned();
             }
@@ -75,17 +77,6 @@ impl Store {
              retry_max_delay = \"100ms\"\nbatch_documents = 500\n",
             self.prefix
         )
-    }
-
-    /// What a process has for its own.
-    pub fn settings(&self, process: usize) -> Vec<String> {
-        match self.kind {
-            StoreKind::Ndjson => vec![
-                format!("store.ndjson.logs=p{process}/logs.ndjson"),
-                format!("store.ndjson.windows=p{process}/windows.ndjson"),
-            ],
-            _ => Vec::new(),
-        }
     }
 
     /// Stands still for a while.
@@ -124,13 +115,13 @@ impl Store {
     /// An incarnation is over.
     pub fn next_incarnation(&mut self) {
         let length = |path: &PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        self.lengths.push(self.files("windows.ndjson").into_iter().map(|path| (path.clone(), length(&path))).collect());
+        self.lengths.push(self.files("windows").into_iter().map(|path| (path.clone(), length(&path))).collect());
     }
 
     /// What is there, and what is wrong with it by itself.
     pub fn outcome(&self) -> Result<Outcome, String> {
         let mut outcome = Outcome::default();
-        for path in self.files("dead-letters.ndjson") {
+        for path in self.files("dead-letters") {
             for (_, line) in lines(&path)? {
                 dead_letter(&mut outcome, &line)?;
             }
@@ -174,7 +165,7 @@ impl Store {
     }
 
     fn read_lines(&self, outcome: &mut Outcome) -> Result<(), String> {
-        for path in self.files("logs.ndjson") {
+        for path in self.files("logs") {
             for (_, line) in lines(&path)? {
                 let document: Value =
                     serde_json::from_str(&line).map_err(|e| format!("{}: {e}: {line}", path.display()))?;
@@ -187,7 +178,7 @@ impl Store {
         }
         // The last line of a window holds; in several files, that of the last incarnation.
         let mut newest: BTreeMap<_, (usize, &PathBuf)> = BTreeMap::new();
-        let files = self.files("windows.ndjson");
+        let files = self.files("windows");
         for path in &files {
             for (at, line) in lines(path)? {
                 let document: Value =
@@ -210,7 +201,7 @@ impl Store {
     }
 
     fn read_embedded(&self, outcome: &mut Outcome) -> Result<(), String> {
-        let directory = self.folder.join("p0/store");
+        let directory = self.folder.join("data/store");
         let _entered = self.runtime.enter();
         let store = EmbeddedStore::open(&EmbeddedConfig::default(), &directory).map_err(|e| e.to_string())?;
         let mut query = LogQuery { size: 1_000, ..LogQuery::default() };
@@ -241,9 +232,10 @@ impl Store {
         Ok(())
     }
 
-    /// The files of this name of all processes.
+    /// The files of this name of all processes: those of several have numbers.
     fn files(&self, name: &str) -> Vec<PathBuf> {
-        (0..4).map(|process| self.folder.join(format!("p{process}")).join(name)).filter(|path| path.exists()).collect()
+        let names = ["", "-0", "-1", "-2", "-3"].map(|process| format!("{name}{process}.ndjson"));
+        names.into_iter().map(|name| self.folder.join("data").join(name)).filter(|path| path.exists()).collect()
     }
 }
 

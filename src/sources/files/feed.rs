@@ -105,13 +105,15 @@ pub struct FileBatch {
     line: (usize, usize),
     /// Where the line after it begins.
     next: usize,
+    /// No more of a line is handed on, whether it was read at once or in pieces.
+    line_bytes: usize,
     home: Sender<Vec<u8>>,
 }
 
 impl FileBatch {
-    /// The lines of a block, whose buffer goes `home` afterwards.
-    pub(super) fn new(block: Block, home: Sender<Vec<u8>>) -> Self {
-        let mut batch = Self { block, line: (0, 0), next: 0, home };
+    /// The lines of a block, `line_bytes` of each at the most. The buffer goes `home` afterwards.
+    pub(super) fn new(block: Block, line_bytes: usize, home: Sender<Vec<u8>>) -> Self {
+        let mut batch = Self { block, line: (0, 0), next: 0, line_bytes, home };
         batch.advance();
         batch
     }
@@ -140,7 +142,7 @@ impl Batch for FileBatch {
             };
             self.next = next;
             let length = if rest[..length].ends_with(b"\r") { length - 1 } else { length };
-            self.line = (start, start + length);
+            self.line = (start, start + length.min(self.line_bytes));
             if length > 0 || start == bytes.len() {
                 return;
             }
@@ -166,11 +168,12 @@ mod tests {
     #[test]
     fn a_batch_gives_lines_with_their_positions() {
         type Case<'a> = (&'a [u8], &'a [(u64, &'a str)]);
-        let cases: [Case<'_>; 5] = [
+        let cases: [Case<'_>; 6] = [
             (b"one\ntwo\n", &[(100, "one"), (104, "two")]),
             (b"one\r\n\r\n\ntwo\r\n", &[(100, "one"), (108, "two")]),
             (b"\n\n", &[]),
             (b"last without end", &[(100, "last without end")]),
+            (b"one that is too long\ntwo\n", &[(100, "one that is too l"), (121, "two")]),
             (b"a\rb\n\n", &[(100, "a\rb")]),
         ];
         for (bytes, expected) in cases {
@@ -179,7 +182,7 @@ mod tests {
             let bytes = [bytes, b"old\nold"].concat();
             let block = Block { bytes, length, offset: 100, next_offset: 100 + length as u64 };
             let (home, used) = crossbeam_channel::bounded(1);
-            let mut batch = FileBatch::new(block, home);
+            let mut batch = FileBatch::new(block, 17, home);
             let mut lines = Vec::new();
             while let Some(record) = batch.current() {
                 lines.push((record.offset, std::str::from_utf8(record.bytes).unwrap().to_owned()));

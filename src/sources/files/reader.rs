@@ -72,6 +72,8 @@ pub struct Reader {
 /// A partition as the thread reads it.
 struct Slot {
     log: Log,
+    /// No more of a line is handed on.
+    line_bytes: usize,
     events: Sender<PartitionEvent<FileBatch>>,
     /// Buffers that the worker is done with.
     home: Sender<Vec<u8>>,
@@ -156,6 +158,7 @@ impl Reader {
             self.slots.push(Slot {
                 offset: log.from,
                 log,
+                line_bytes: self.limits.line_bytes,
                 events,
                 home,
                 free,
@@ -399,7 +402,7 @@ impl Slot {
         self.retry = FIRST_RETRY;
         self.offset = block.next_offset;
         self.log.end.fetch_max(block.next_offset, Ordering::Relaxed);
-        PartitionEvent::Records(FileBatch::new(block, self.home.clone()))
+        PartitionEvent::Records(FileBatch::new(block, self.line_bytes, self.home.clone()))
     }
 }
 
