@@ -5,6 +5,7 @@
 
 mod api;
 mod cli;
+mod cluster;
 #[path = "../support/corpus.rs"]
 mod corpus;
 mod dead_letters;

@@ -119,6 +119,7 @@ impl Ran {
 pub enum Signal {
     Terminate,
     Interrupt,
+    Kill,
 }
 
 /// A run that goes on. Killed when dropped.
@@ -168,6 +169,7 @@ impl Running {
         let name = match signal {
             Signal::Terminate => "TERM",
             Signal::Interrupt => "INT",
+            Signal::Kill => "KILL",
         };
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(status.expect("cannot run kill").success());
