@@ -13,6 +13,7 @@ mod generate;
 mod logging;
 mod options;
 mod patterns;
+mod restart;
 mod run;
 mod signals;
 
@@ -42,7 +43,7 @@ Start here:
 
 Exit codes:
   0  done, also after SIGTERM or SIGINT
-  1  something failed while running
+  1  something failed while running, or another process of the cluster was lost
   2  the command line or the configuration is wrong
   3  `check` found a service that does not answer
   130, 143  a second SIGINT or SIGTERM ended it at once";
@@ -92,6 +93,8 @@ pub enum Failure {
     Usage(anyhow::Error),
     /// A service does not answer. Exit code 3.
     Unreachable(anyhow::Error),
+    /// A supervised run ended with this code, and said why itself.
+    Ended(u8),
 }
 
 impl Failure {
@@ -100,11 +103,12 @@ impl Failure {
         Self::Usage(error.into())
     }
 
-    fn parts(&self) -> (u8, &anyhow::Error) {
+    fn parts(&self) -> (u8, Option<&anyhow::Error>) {
         match self {
-            Failure::Running(error) => (1, error),
-            Failure::Usage(error) => (2, error),
-            Failure::Unreachable(error) => (3, error),
+            Failure::Running(error) => (1, Some(error)),
+            Failure::Usage(error) => (2, Some(error)),
+            Failure::Unreachable(error) => (3, Some(error)),
+            Failure::Ended(code) => (*code, None),
         }
     }
 }
@@ -143,7 +147,9 @@ fn execute(command: Command) -> Result<(), Failure> {
 
 fn report(failure: &Failure) -> ExitCode {
     let (code, error) = failure.parts();
-    eprintln!("floodmark: {}", chain(error));
+    if let Some(error) = error {
+        eprintln!("floodmark: {}", chain(error));
+    }
     ExitCode::from(code)
 }
 

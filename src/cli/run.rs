@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{ArgAction, ArgGroup, Args};
 
+use super::restart::{RestartArgs, follow_supervisor, supervise};
 use super::{ConfigArgs, Failure, signals};
 use crate::cluster::ClusterError;
 use crate::engine::{self, EngineError, Replay, ReplayTarget, RunOptions, RunReport, Shutdown};
@@ -20,6 +21,7 @@ Examples:
   floodmark run -c floodmark.toml --until-end          process what is there, write everything out, exit 0
   floodmark run -w 2 --set store.index=windows
   floodmark run -n 2 -p 0 & floodmark run -n 2 -p 1    two processes on this host
+  floodmark run -c floodmark.toml --restart            start again after a crash, from the last checkpoint
   floodmark run --from 'logs_raw:0=1200..9000,logs_raw:1=..' --out replayed/
   floodmark run --from 2026-01-31T08:00:00Z --to 2026-01-31T09:00:00Z --prefix replay-
 
@@ -63,6 +65,8 @@ pub struct RunArgs {
     /// File with host:port of each process, one a line
     #[arg(short = 'h', long, value_name = "FILE")]
     hostfile: Option<PathBuf>,
+    #[command(flatten)]
+    restart: RestartArgs,
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -108,9 +112,13 @@ fn hosts(path: &Path) -> anyhow::Result<Vec<String>> {
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let settings = args.settings().map_err(Failure::Usage)?;
     let config = args.config.load(&settings)?;
+    if args.restart.supervises() {
+        return supervise(&args.restart);
+    }
     let shutdown = Shutdown::default();
-    let stop = shutdown.clone();
+    let (stop, asked) = (shutdown.clone(), shutdown.clone());
     signals::on_stop(move || stop.trigger())?;
+    follow_supervisor(move || asked.trigger())?;
     let options = RunOptions {
         until_end: args.until_end,
         fresh: args.fresh,

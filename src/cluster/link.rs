@@ -23,12 +23,16 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const MAX_MESSAGE: usize = 16 << 20;
 /// How long the last words may take to leave.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How often to ask whether to give up.
+const LOOK: Duration = Duration::from_millis(50);
 /// How often to say whom the end waits for.
 const SAY_WAITING: Duration = Duration::from_secs(10);
 
 /// What is said. The numbers are those on the wire; 0 is a heartbeat.
 #[derive(Clone)]
 enum Word {
+    /// This process is connected to all others.
+    Ready,
     /// Stop reading everywhere, cleanly.
     Stop,
     /// This process's workers are through: nothing more comes on the data connection.
@@ -48,6 +52,7 @@ enum Word {
 /// How far a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    Connecting,
     Running,
     Done,
     Finished,
@@ -103,7 +108,7 @@ impl Links {
                 Peer { address: address.clone(), words: Mutex::new(sender), news: Mutex::default() }
             }));
         }
-        let state = State { phases: vec![Phase::Running; peers.len()], writers: ends.len(), ..State::default() };
+        let state = State { phases: vec![Phase::Connecting; peers.len()], writers: ends.len(), ..State::default() };
         let links = Arc::new(Self { peers, state: Mutex::new(state), peer_timeout, ..Self::default() });
         for (peer, line, words) in ends {
             let failed = |error: io::Error| ClusterError::Failed(format!("control connection: {error}"));
@@ -150,6 +155,34 @@ impl Links {
         let own = self.peers.iter().map(Option::is_none);
         let state = self.state.lock();
         state.phases.iter().zip(own).filter(|(phase, own)| **phase < Phase::Finished && !own).count()
+    }
+
+    /// Tells all peers that this process is connected to all, and waits until they are too: before that nothing
+    /// starts, so whoever fails can tell everyone.
+    pub fn meet(&self, deadline: Instant, stop: &dyn Fn() -> bool) -> Result<(), ClusterError> {
+        self.say(&Word::Ready);
+        let mut state = self.state.lock();
+        loop {
+            if let Some(lost) = &state.lost {
+                return Err(ClusterError::Failed(lost.clone()));
+            }
+            let is_waited_for = |peer: &usize| self.peers[*peer].is_some() && state.phases[*peer] < Phase::Running;
+            let Some(peer) = (0..self.peers.len()).find(is_waited_for) else { return Ok(()) };
+            let failed = match (stop(), Instant::now() >= deadline) {
+                (true, _) => ClusterError::Stopped,
+                (false, true) => {
+                    let name = self.name(peer);
+                    ClusterError::Failed(format!("{name} could not reach all others in time: its log says which"))
+                }
+                (false, false) => {
+                    self.changed.wait_for(&mut state, LOOK);
+                    continue;
+                }
+            };
+            drop(state);
+            let _ = self.finish(Err(&failed.to_string()));
+            return Err(failed);
+        }
     }
 
     /// Asks all peers to stop.
@@ -324,6 +357,7 @@ impl Links {
                 let news = self.peers[peer].as_ref().and_then(|peer| peer.news.lock().take());
                 news.map_or(Ok(()), |news| write_message(line, 6, &news))
             }
+            Some(Word::Ready) => write_message(line, 7, &[]),
             Some(Word::Close) => Ok(()),
         }
     }
@@ -365,6 +399,7 @@ impl Links {
                         hook(peer, &body);
                     }
                 }
+                7 => self.reached(peer, Phase::Running),
                 _ => return self.lose(peer, "it said something that nobody says"),
             }
         }

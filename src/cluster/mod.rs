@@ -25,6 +25,7 @@ mod stream;
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use timely::communication::allocator::ProcessBuilder;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
@@ -38,6 +39,9 @@ use self::identity::Identity;
 use self::link::Links;
 use self::stream::DataStream;
 use crate::config::Config;
+
+/// How much later than this process others may have all their connections.
+const AFTER_ALL_CAME: Duration = Duration::from_secs(5);
 
 /// Why the processes do not work together.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +78,12 @@ impl Cluster {
     /// [`ClusterError`].
     pub fn connect(config: &Config, run: &str, stop: &dyn Fn() -> bool) -> Result<(Self, DataLines), ClusterError> {
         let cluster = &config.cluster;
+        // Those that came last have a little longer to meet each other.
+        let deadline = Instant::now() + cluster.connect_timeout.0 + AFTER_ALL_CAME;
         let secret = cluster.read_secret().map_err(ClusterError::Usage)?;
         let Lines { data, control } = connect::connect(cluster, Identity::new(config, run), secret, stop)?;
         let links = Links::start(control, &cluster.addresses(), cluster.peer_timeout.0)?;
+        links.meet(deadline, stop)?;
         tracing::info!("process {} of {} is connected to all others", cluster.process, cluster.processes);
         let lines = data.into_iter().enumerate().map(|(peer, line)| Some(DataStream::new(line?, peer, links.clone())));
         let lines = DataLines { process: cluster.process, lines: lines.collect() };

@@ -17,7 +17,8 @@ use super::mistakes::{ConfigError, Located, Origin};
 pub const PREFIX: &str = "FLOODMARK_";
 
 /// Variables with the prefix that are no configuration keys.
-const OTHER_VARIABLES: [&str; 3] = ["FLOODMARK_CONFIG", "FLOODMARK_LOG", "FLOODMARK_LOG_FORMAT"];
+const OTHER_VARIABLES: [&str; 4] =
+    ["FLOODMARK_CONFIG", "FLOODMARK_LOG", "FLOODMARK_LOG_FORMAT", "FLOODMARK_SUPERVISED"];
 
 /// A key as it is shown: dotted, list items as `[0]`, names with other characters in quotes.
 pub fn join(parent: &str, name: &str) -> String {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Dir, Running, Signal, eventually};
@@ -178,6 +179,64 @@ fn a_failure_of_one_process_is_known_to_all() {
     assert!(second.wait().expect_code(1).stdout().contains("taken/logs-1.ndjson"));
     let stdout = first.wait().expect_code(1).stdout();
     assert!(stdout.contains("process 1 (") && stdout.contains("taken/logs-1.ndjson"), "{stdout}");
+}
+
+/// The process id of the run that a supervisor has started.
+fn run_of(supervisor: &mut Running) -> u32 {
+    let line = supervisor.expect_line("started the run as process ");
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn supervisors_start_a_cluster_again_after_a_kill_and_stop_with_it() {
+    let cluster = Cluster::new(2);
+    let mut supervisors: Vec<_> = (0..2).map(|process| cluster.start(process, &["--restart"])).collect();
+    let run = supervisors.iter_mut().map(run_of).collect::<Vec<_>>()[1];
+    supervisors.iter_mut().for_each(|supervisor| _ = supervisor.api());
+    assert!(Command::new("kill").args(["-KILL", &run.to_string()]).status().unwrap().success());
+    supervisors[1].expect_line("was ended by signal 9: starting it again");
+    supervisors[0].expect_line("ended with code 1: starting it again");
+    for supervisor in &mut supervisors {
+        run_of(supervisor);
+        let api = supervisor.api();
+        eventually("records are counted", || api.get("/logs/stats")?["total_logs"].as_u64().filter(|&n| n > 0));
+    }
+    supervisors[0].signal(Signal::Terminate);
+    for supervisor in supervisors {
+        supervisor.wait().expect_code(0);
+    }
+}
+
+#[test]
+fn a_run_does_not_outlive_its_supervisor() {
+    let dir = Dir::new();
+    dir.file("floodmark.toml", "[source.generator]\n[store.none]\n[api]\nlisten = \"127.0.0.1:0\"\n");
+    let mut supervisor = dir.command(&["run", "--restart"]).start();
+    let api = supervisor.api();
+    assert!(api.get("/health/live").is_some());
+    supervisor.signal(Signal::Kill);
+    eventually("the run is gone", || api.get("/health/live").is_none().then_some(()));
+}
+
+#[test]
+fn a_restart_is_not_tried_where_it_cannot_help() {
+    let cluster = Cluster::new(2);
+    let _first = cluster.start(0, &[]);
+    let second = cluster.start(1, &["--restart", "--set", "time.idle_after=9s"]);
+    let stdout = second.wait().expect_code(2).stdout();
+    assert!(stdout.contains("[time]") && !stdout.contains("starting it again"), "{stdout}");
+}
+
+#[test]
+fn too_many_restarts_end_it() {
+    let dir = Dir::new();
+    dir.file("floodmark.toml", "[source.generator]\n[store.ndjson]\nlogs = \"floodmark.toml/x\"\n");
+    let ran = dir.command(&["run", "--restart", "--max-restarts", "1"]).run().expect_code(1);
+    assert_eq!(
+        ran.stdout().matches("starting it again").count() + ran.stderr().matches("starting it again").count(),
+        1
+    );
+    assert!(ran.stderr().contains("after 1 restarts within 5m"), "{}", ran.stderr());
 }
 
 #[test]
