@@ -115,8 +115,9 @@ pub struct Restored {
     pub partitions: BTreeMap<PartitionInfo, PartitionStart>,
     /// The state rows of all workers, or at least of this one: a worker takes those whose keys are its own.
     pub rows: Arc<Vec<StateRow>>,
-    /// Views that the checkpoint did not have in this form: windows that start before `at` are partial. By number.
-    pub new_views: Vec<ViewId>,
+    /// Views that an earlier start did not have in this form, by number: their windows that start before this tick lack
+    /// records. To be given again at later starts, for as long as there are such windows.
+    pub partial_before: BTreeMap<ViewId, Tick>,
 }
 
 /// Takes one worker's share of checkpoints. Nothing blocks: it hands over to threads of its own.

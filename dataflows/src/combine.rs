@@ -11,6 +11,7 @@ use differential_dataflow::difference::IsZero;
 use foldhash::fast::FixedState;
 
 use crate::aggregate::Accumulator;
+use crate::checkpoint::SeenKeys;
 use crate::output::ViewUpdate;
 use crate::record::{FieldRef, Record};
 use crate::rules::Verdict;
@@ -49,7 +50,9 @@ struct ViewCombiner {
     last_pane: Millis,
     /// The encoded key of the last record, where there are several key fields.
     scratch: String,
-    /// When silent keys are looked for again.
+    /// When silent keys were last looked for.
+    forgotten_at: Tick,
+    /// When they are looked for again.
     next_forget: Tick,
 }
 
@@ -76,10 +79,23 @@ impl Combiner {
                 other: None,
                 last_pane: 0,
                 scratch: String::new(),
+                forgotten_at: 0,
                 next_forget: 0,
             })
             .collect();
         Self { tick_ms, time: 0, views, spare: Vec::new() }
+    }
+
+    /// Goes on with the keys that were seen before a cut, by view.
+    pub fn restore(&mut self, keys: &[SeenKeys]) {
+        for (view, keys) in self.views.iter_mut().zip(keys) {
+            view.restore(keys, self.tick_ms);
+        }
+    }
+
+    /// The keys seen at or after `since`, by view.
+    pub fn seen_since(&self, since: Tick) -> Vec<SeenKeys> {
+        self.views.iter().map(|view| view.seen_since(since)).collect()
     }
 
     /// Adds a record with timestamp `time`, which never falls. Updates of an earlier timestamp are first drained
@@ -181,18 +197,25 @@ impl ViewCombiner {
     #[cold]
     fn new_slot(&mut self, text: &str, key: impl FnOnce(&str) -> Key) -> u32 {
         if self.index.len() >= self.view.max_keys {
-            if let Some(other) = self.other {
-                return other;
-            }
-            let slot = self.push(Key::from_values(&vec![OTHER; self.view.key_fields.len()]));
-            self.other = Some(slot);
-            return slot;
+            return self.other();
         }
         let key = key(text);
         let shared = if *key.0 == *text { key.0.clone() } else { text.into() };
         let slot = self.push(key);
         self.index.insert(shared, slot);
         slot
+    }
+
+    /// The slot of [`OTHER`], made if need be.
+    fn other(&mut self) -> u32 {
+        match self.other {
+            Some(slot) => slot,
+            None => {
+                let slot = self.push(Key::from_values(&vec![OTHER; self.view.key_fields.len()]));
+                self.other = Some(slot);
+                slot
+            }
+        }
     }
 
     fn push(&mut self, key: Key) -> u32 {
@@ -209,11 +232,49 @@ impl ViewCombiner {
         }
     }
 
+    /// How many ticks of silence make a key leave.
+    fn forget_after(&self, tick_ms: u64) -> Tick {
+        (self.view.forget_after_ms / tick_ms).max(1)
+    }
+
+    /// Notes when silent keys were looked for.
+    fn forgotten(&mut self, at: Tick, tick_ms: u64) {
+        let step = (self.forget_after(tick_ms) / FORGET_CHECKS).max(1);
+        self.forgotten_at = at;
+        self.next_forget = (at / step + 1) * step;
+    }
+
+    fn restore(&mut self, keys: &SeenKeys, tick_ms: u64) {
+        let after = self.forget_after(tick_ms);
+        self.forgotten(keys.forgotten_at, tick_ms);
+        // Of a key that has left, its last time is still known.
+        for (text, last_seen) in keys.seen.iter().filter(|(_, last_seen)| last_seen + after > keys.forgotten_at) {
+            let key = match self.view.key_fields[..] {
+                [_] => Key::from_values(&[text]),
+                _ => Key(text.clone()),
+            };
+            let shared = if key.0 == *text { key.0.clone() } else { text.clone() };
+            let slot = self.push(key);
+            self.slots[slot as usize].last_seen = *last_seen;
+            self.index.insert(shared, slot);
+        }
+        if keys.has_other {
+            self.other();
+        }
+    }
+
+    fn seen_since(&self, since: Tick) -> SeenKeys {
+        let last_seen = |slot: u32| self.slots[slot as usize].last_seen;
+        let seen = self.index.iter().map(|(text, &slot)| (text, last_seen(slot))).filter(|(_, last)| *last >= since);
+        let mut seen: Vec<_> = seen.map(|(text, last)| (text.clone(), last)).collect();
+        seen.sort_unstable();
+        SeenKeys { forgotten_at: self.forgotten_at, has_other: self.other.is_some(), seen }
+    }
+
     /// Lets go of keys silent for `forget_after`, so that others find room.
     fn forget(&mut self, now: Tick, tick_ms: u64) {
-        let after = (self.view.forget_after_ms / tick_ms).max(1);
-        let step = (after / FORGET_CHECKS).max(1);
-        self.next_forget = (now / step + 1) * step;
+        let after = self.forget_after(tick_ms);
+        self.forgotten(now, tick_ms);
         let (slots, free) = (&self.slots, &mut self.free);
         self.index.retain(|_, &mut slot| {
             let keep = slots[slot as usize].last_seen + after > now;

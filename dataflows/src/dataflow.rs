@@ -19,7 +19,8 @@ use timely::worker::Worker;
 
 use crate::checkpoint::{CheckpointSink, Restored};
 use crate::clocks::ClockBoard;
-use crate::ingest::{ClockConfig, Ingested, RecordPath, ingest};
+use crate::cuts::CutBoard;
+use crate::ingest::{Boards, ClockConfig, Ingested, RecordPath, ingest};
 use crate::input::Feed;
 use crate::live::live;
 use crate::output::{LiveSink, RecordSink, WindowSink};
@@ -70,16 +71,27 @@ where
     C: CheckpointSink + 'static,
 {
     let board = ClockBoard::new(worker);
+    let cut_board = checkpoints.map(|sink| CutBoard::new(worker, sink));
+    let cuts = cut_board.as_ref().map(CutBoard::cuts);
     worker.dataflow_named("floodmark", |scope| {
         let probe = probe::Handle::new();
         let Computation { views, clock, publish, live_workers } = computation;
-        let Ingested { updates, ends, activator } = ingest(scope, feed, path, views, *clock, board, probe.clone());
+        let Ingested { updates, ends, activator } = ingest(
+            scope,
+            feed,
+            path,
+            views,
+            *clock,
+            Boards { clocks: board, cuts: cut_board },
+            &restored,
+            probe.clone(),
+        );
         let activator = Rc::new(activator);
         let source = activator.clone();
         if !live_workers.is_empty() {
-            live(updates.clone(), ends.clone(), live_workers.clone(), live_sink);
+            live(updates.clone(), ends.clone(), live_workers.clone(), live_sink, restored.at, cuts.clone());
         }
-        windows(updates, ends, views, *clock, *publish)
+        windows(updates, ends, views, *clock, *publish, &restored, cuts)
             .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "publish", move |_, _| {
                 move |input, _| input.for_each(|_, documents| publisher.windows(std::mem::take(documents)))
             })

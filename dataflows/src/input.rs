@@ -128,9 +128,15 @@ pub trait Feed {
     /// The next event of a partition, if there is one now. Never blocks.
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>>;
 
+    /// Whether a mark that is offered now would be taken. May say yes too often: a partition that would be released
+    /// further by the mark is then left unread until a mark has been recorded.
+    fn is_mark_due(&mut self) -> bool {
+        true
+    }
+
     /// Offers a mark: where the partitions stand now. About once a second while live a feed takes what is offered,
     /// notes the wall clock, and records both, in its own time; it takes nothing else meanwhile. Returns what was
-    /// recorded, once, when it is recorded and will be found again by a restart; `None` otherwise. Of a bounded replay
-    /// nothing is ever recorded.
+    /// recorded, once, when it is recorded and will be found again by a restart; `None` otherwise. The wall clock of
+    /// marks never falls, not by a restart either. Of a bounded replay nothing is ever recorded.
     fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks>;
 }

@@ -11,7 +11,7 @@
 //!    [`live`]: the same updates for live reads on every process. [`clocks`]: what workers tell each other of time.
 //! 7. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`]: what is kept per key and window.
 //!    [`corrections`]: what late records did to windows. [`checkpoint`]: what is kept to go on from after a restart.
-//!    [`ledger`]: what became of each offset.
+//!    [`cuts`]: how workers agree on when. [`ledger`]: what became of each offset.
 //! 8. [`patterns`]: templates of messages, with wildcards.
 //! 9. [`output`]: what the outside implements to receive documents, dead letters and windows.
 //!
@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod clocks;
 pub mod combine;
 pub mod corrections;
+pub mod cuts;
 pub mod dataflow;
 pub mod decode;
 pub mod detect;

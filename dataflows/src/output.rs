@@ -181,6 +181,9 @@ pub struct WindowDocument {
     /// The allowed lateness is over: only late records change the window from here on.
     #[serde(rename = "final")]
     pub is_final: bool,
+    /// The window began before its view did: records are missing. Left out when it is not so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// The event-clock time that the state shown is of: everything before it is in.
     pub as_of: Millis,
 }
@@ -327,6 +330,7 @@ impl WindowDocument {
             late_records: state.late_records,
             previous: state.previous,
             is_final: state.is_final,
+            partial: state.partial,
             as_of: state.as_of_ms,
         }
     }
@@ -343,6 +347,8 @@ pub struct WindowState {
     pub previous: Option<Previous>,
     /// The allowed lateness is over.
     pub is_final: bool,
+    /// The window began before its view did.
+    pub partial: bool,
     /// The event-clock time of the last change, in milliseconds.
     pub as_of_ms: Millis,
 }
@@ -368,6 +374,6 @@ impl WindowState {
                 as_of: Late::as_of(revision.last, view.final_at(start), tick_ms),
             }
         });
-        Self { revision: late.revision, late_records: late.records, previous, is_final, as_of_ms }
+        Self { revision: late.revision, late_records: late.records, previous, is_final, partial: false, as_of_ms }
     }
 }

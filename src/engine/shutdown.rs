@@ -114,6 +114,10 @@ impl<F: Feed> Feed for Stoppable<F> {
         }
     }
 
+    fn is_mark_due(&mut self) -> bool {
+        self.feed.is_mark_due()
+    }
+
     fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
         self.feed.mark(positions)
     }

@@ -91,7 +91,8 @@ fn expected_windows(view: &View, frontier: Tick, updates: &[ViewUpdate]) -> Vec<
             }
             let is_final = view.final_at(start) <= now;
             let previous = previous.filter(|previous| previous.count > 0);
-            let state = WindowState { revision: late.len() as u32, late_records, previous, is_final, as_of_ms };
+            let state =
+                WindowState { revision: late.len() as u32, late_records, previous, is_final, partial: false, as_of_ms };
             WindowDocument::new(view, &key, start, &Measures::of(&sum), state)
         })
         .collect();

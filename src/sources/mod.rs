@@ -97,6 +97,11 @@ impl MarkClock {
         self.next.is_some()
     }
 
+    /// Whether a mark is due.
+    pub fn is_due(&self) -> bool {
+        self.next.is_some_and(|next| Instant::now() >= next)
+    }
+
     /// The wall clock in milliseconds, if a mark is due.
     pub fn due(&mut self) -> Option<Millis> {
         let now = Instant::now();

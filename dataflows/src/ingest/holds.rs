@@ -1,60 +1,97 @@
 //! Marks, and the holds of partitions that are idle or stalled.
 //!
 //! Everything here happens at marks and depends on nothing but marks and reports, so that a run can be repeated from
-//! its marks.
+//! its marks. A hold is offered, recorded, and only then taken; from the offer to the taking the partition is not read.
+//! Partitions that are still at the marks of an earlier run are left out.
 
 use super::{Ingest, Partition};
 use crate::clocks::Report;
+use crate::cuts::Gate;
 use crate::input::{Batch, Feed, MarkPosition, RecordedMarks};
 use crate::output::RecordSink;
 use crate::time::{Millis, Tick};
 
 impl<F: Feed, S: RecordSink> Ingest<F, S> {
-    /// Offers a mark, and if one was made, does what depends on it.
+    /// Offers a mark, and if one was recorded, does what depends on it.
     pub(super) fn mark(&mut self) {
         if !self.feed.has_marks() {
             return;
         }
         let hold = self.hold();
+        // An offer that might be taken all the same releases nobody.
+        let is_due = self.feed.is_mark_due();
         self.positions.clear();
-        for (partition, state) in self.partitions.iter().enumerate() {
-            let released = state.idle || state.stalled;
-            self.positions.push(MarkPosition {
-                partition,
-                next_offset: state.arrived_offset(),
-                at_end: state.at_end,
-                hold: if released { state.hold.max(hold) } else { state.hold },
-            });
+        for (partition, state) in self.partitions.iter_mut().enumerate() {
+            if !state.can_be_marked() {
+                continue;
+            }
+            let raised = if is_due && (state.idle || state.stalled) { state.hold.max(hold) } else { state.hold };
+            state.awaits_hold |= raised > state.hold;
+            let (next_offset, at_end) = (state.arrived_offset(), state.at_end);
+            self.positions.push(MarkPosition { partition, next_offset, at_end, hold: raised });
+        }
+        // A mark without them would have them wait for the next.
+        let are_all_new = self.partitions.iter().all(|p| p.awaits_first_mark);
+        if self.positions.is_empty() && are_all_new && !self.partitions.is_empty() {
+            return;
         }
         let Some(RecordedMarks { wall_ms: wall, positions }) = self.feed.mark(&self.positions) else { return };
-        self.last_mark_ms = Some(wall);
-        for position in positions {
-            let Some(state) = self.partitions.get_mut(position.partition) else { continue };
+        self.last_mark_ms = self.last_mark_ms.max(Some(wall));
+        for state in &mut self.partitions {
+            state.awaits_hold = false;
             if state.read_since_mark {
                 state.read_since_mark = false;
                 self.last_record_ms = wall;
             }
-            state.marked(wall, position.hold, self.config.idle_after_ms, self.config.stall_after_ms);
         }
-        if self.partitions.is_empty()
-            && let Some(spare) = &mut self.spare
-            && *spare.time() < hold
-        {
-            spare.downgrade(&hold);
-            if let Some(ends) = &mut self.ends_capability {
-                ends.downgrade(&hold);
+        for position in positions {
+            if let Some(state) = self.partitions.get_mut(position.partition) {
+                state.marked(wall, position, self.config.idle_after_ms, self.config.stall_after_ms);
             }
+        }
+        if self.last_record_ms == 0 && self.highest.is_some() {
+            self.last_record_ms = wall;
         }
         self.report();
     }
 
+    /// Takes the holds that are recorded, as far as the gate lets them; and where there are no partitions, moves the
+    /// worker along.
+    pub(super) fn take_holds(&mut self, gate: Gate) {
+        let last_cut = self.last_cut;
+        for state in &mut self.partitions {
+            let Some(hold) = state.next_hold else { continue };
+            let mut gate = if state.cut.is_some() { Gate::FREE } else { gate };
+            if state.raise_hold(hold, state.next_offset, &mut gate, last_cut) {
+                state.next_hold = None;
+                if let Some(capability) = &mut state.capability
+                    && *capability.time() < hold
+                {
+                    capability.downgrade(&hold);
+                }
+            }
+        }
+        let hold = self.hold();
+        if self.feed.has_marks()
+            && !self.feed.is_discovering()
+            && self.partitions.iter().all(|p| p.capability.is_none())
+            && (hold < gate.barrier || gate.is_open)
+            && self.spare.is_some()
+        {
+            for capability in [&mut self.spare, &mut self.ends_capability].into_iter().flatten() {
+                if *capability.time() < hold {
+                    capability.downgrade(&hold);
+                }
+            }
+        }
+    }
+
     fn report(&mut self) {
-        let active = self
-            .partitions
-            .iter()
-            .filter(|p| p.capability.is_some() && !p.idle && !p.stalled)
-            .map(|p| p.timestamp())
-            .min();
+        let active = self.partitions.iter().filter(|p| !p.idle && !p.stalled).filter_map(|p| {
+            let capability = p.capability.as_ref()?;
+            Some(p.timestamp().max(*capability.time()))
+        });
+        let active = active.min();
         self.board.report(Report { active, highest: self.highest, last_record_ms: self.last_record_ms });
     }
 
@@ -74,20 +111,21 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
 }
 
 impl<B: Batch> Partition<B> {
-    /// Takes note of a mark with this wall clock and hold.
-    fn marked(&mut self, wall: Millis, hold: Tick, idle_after_ms: u64, stall_after_ms: u64) {
-        if self.awaits_mark {
+    /// Whether a mark can say where it stands. A partition that cannot be read from the start is marked at 0, or it
+    /// could never be released.
+    fn can_be_marked(&self) -> bool {
+        self.capability.is_some() && self.marks.is_empty() && (self.is_placed || self.unreachable)
+    }
+
+    /// Takes note of a mark with this wall clock and position.
+    fn marked(&mut self, wall: Millis, position: MarkPosition, idle_after_ms: u64, stall_after_ms: u64) {
+        self.awaits_first_mark = false;
+        if self.awaits_mark && self.batch.as_ref().is_some_and(|batch| position.next_offset >= batch.next_offset()) {
             self.awaits_mark = false;
             self.covering_mark_ms = Some(wall);
         }
-        if self.hold < hold {
-            self.hold = hold;
-            self.moved = true;
-            if let Some(capability) = &mut self.capability
-                && *capability.time() < hold
-            {
-                capability.downgrade(&hold);
-            }
+        if position.hold > self.hold {
+            self.next_hold = Some(position.hold);
         }
         if self.at_end || self.unreachable {
             let quiet_for = wall.saturating_sub(*self.quiet_since_ms.get_or_insert(wall));

@@ -15,11 +15,16 @@
 //! for whoever made both to see to), and a few times a second in any case.
 //!
 //! - [`partition`]: one partition: its clock, and the loop over its records.
-//! - [`holds`]: idle and stalled partitions.
+//! - [`holds`]: marks; idle and stalled partitions.
+//! - [`replay`]: marks of the run before.
+//! - [`cutting`]: where partitions stand at a checkpoint.
 
+mod cutting;
 mod holds;
 mod partition;
+mod replay;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,10 +36,12 @@ use timely::dataflow::operators::probe;
 use timely::dataflow::{Scope, Stream};
 use timely::scheduling::Activator;
 
+use crate::checkpoint::{PartitionStart, Restored};
 use crate::clocks::ClockBoard;
 use crate::combine::Combiner;
+use crate::cuts::{CutBoard, Gate};
 use crate::decode::Decoder;
-use crate::input::{Feed, MarkPosition};
+use crate::input::{Feed, MarkPosition, PartitionInfo};
 use crate::ledger::Ledger;
 use crate::output::{RecordSink, ViewUpdate};
 use crate::rules::Rules;
@@ -81,6 +88,14 @@ pub struct RecordPath<S> {
     pub sink: S,
 }
 
+/// What workers tell each other through.
+pub struct Boards {
+    /// Of event clocks.
+    pub clocks: ClockBoard,
+    /// Of checkpoints, where there are any.
+    pub cuts: Option<CutBoard>,
+}
+
 /// What the source operator gives.
 pub struct Ingested<'scope> {
     /// Combined updates.
@@ -92,14 +107,16 @@ pub struct Ingested<'scope> {
     pub activator: Activator,
 }
 
-/// Reads a feed. `probe` shows the frontier of the whole dataflow, by which partitions far ahead are told.
+/// Reads a feed, from where `restored` stands. `probe` shows the frontier of the whole dataflow, by which partitions far ahead are told.
+#[expect(clippy::too_many_arguments, reason = "what the operator is given, each of a type of its own")]
 pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     scope: Scope<'scope, Tick>,
     mut feed: F,
     path: RecordPath<S>,
     views: &[Arc<View>],
     config: ClockConfig,
-    board: ClockBoard,
+    boards: Boards,
+    restored: &Restored,
     probe: probe::Handle<Tick>,
 ) -> Ingested<'scope> {
     let mut builder = OperatorBuilder::new("ingest".to_owned(), scope);
@@ -109,25 +126,37 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     // An error here means that the worker is gone, and nothing is left to wake.
     feed.attach(Arc::new(move || _ = waker.activate()));
 
+    let Boards { clocks, cuts } = boards;
+    if let Some(cuts) = &cuts {
+        cuts.wake(scope.activator_for(Rc::clone(&info.address)));
+    }
+
     let (updates, updates_stream) = builder.new_output();
     let (ends, ends_stream) = builder.new_output();
     let mut updates: OutputBuilder<Tick, CapacityContainerBuilder<Vec<ViewUpdate>>> = OutputBuilder::from(updates);
     let mut ends: OutputBuilder<Tick, CapacityContainerBuilder<Vec<Tick>>> = OutputBuilder::from(ends);
 
     let views = views.to_vec();
+    let (start, starts) = (restored.at, restored.partitions.clone());
     builder.build(move |mut capabilities| {
+        for capability in &mut capabilities {
+            capability.downgrade(&start);
+        }
         let ends_capability = capabilities.pop();
         let mut state = Ingest {
             feed,
             path,
             views,
             config,
-            board,
+            board: clocks,
+            cuts,
+            last_cut: start,
+            starts,
             probe,
             partitions: Vec::new(),
             spare: capabilities.pop(),
             ends_capability,
-            first_clock: None,
+            first_clock: (start > 0).then_some(start),
             highest: None,
             last_mark_ms: None,
             last_record_ms: 0,
@@ -161,6 +190,11 @@ struct Ingest<F: Feed, S> {
     views: Vec<Arc<View>>,
     config: ClockConfig,
     board: ClockBoard,
+    cuts: Option<CutBoard>,
+    /// The tick of the last checkpoint that partitions were cut for, or that the run goes on from.
+    last_cut: Tick,
+    /// Where partitions that have not joined yet go on.
+    starts: BTreeMap<PartitionInfo, PartitionStart>,
     probe: probe::Handle<Tick>,
     partitions: Vec<Partition<F::Batch>>,
     /// Where partitions that join take their capability from.
@@ -183,12 +217,15 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
     /// Reads once from every partition that may be read. Returns whether there may be more at once.
     fn step(&mut self, mut send: impl FnMut(&Capability<Tick>, &mut Vec<ViewUpdate>)) -> bool {
         self.join();
+        let gate = self.gate();
         self.mark();
+        self.take_holds(gate);
         let frontier = self.probe.with_frontier(|frontier| frontier.first().copied());
         if let Some(frontier) = frontier {
             self.path.sink.frontier(frontier);
         }
         let mut more = false;
+        let is_live = self.feed.is_live() && self.feed.has_marks();
         for index in (self.first..self.partitions.len()).chain(0..self.first) {
             let partition = &mut self.partitions[index];
             if partition.capability.is_none() {
@@ -213,6 +250,9 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 max_future_ms: self.config.max_future_ms,
                 latest_event_ms,
                 arrived_by_ms: self.config.arrived_by_ms.filter(|_| !self.feed.has_marks()),
+                gate: if partition.cut.is_some() { Gate::FREE } else { gate },
+                last_cut: self.last_cut,
+                is_live,
                 budget: BUDGET,
             };
             let reading = partition.read(&mut self.path, limits, || self.feed.poll(index), &mut self.gathered);
@@ -239,6 +279,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             more |= reading == Reading::Budget;
         }
         self.lower_bound();
+        self.give_cuts(gate);
         more
     }
 
@@ -246,20 +287,28 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
     fn join(&mut self) {
         let Some(spare) = &self.spare else { return };
         for info in self.feed.joined() {
-            self.partitions.push(Partition::new(
-                Arc::new(info),
-                spare.clone(),
-                Combiner::new(&self.views, self.config.tick_ms),
-                Ledger::new(self.feed.offsets_are_bytes()),
-            ));
+            let start = self.starts.remove(&info).unwrap_or_default();
+            if let Some(mark) = start.marks.back() {
+                self.last_record_ms = self.last_record_ms.max(mark.wall_ms);
+            }
+            let ledger = Ledger::new(self.feed.offsets_are_bytes());
+            let combiner = Combiner::new(&self.views, self.config.tick_ms);
+            let partition = Partition::new(Arc::new(info), spare.clone(), combiner, ledger, start);
+            // Of what went on while the run was down nothing is known; its silence is counted from its holds.
+            self.highest = self.highest.max(Some(partition.timestamp()).filter(|&time| time > 0));
+            self.partitions.push(partition);
         }
         if !self.feed.is_live() && !self.feed.is_discovering() {
             self.spare = None;
         }
     }
 
-    /// Moves the spare capability and that of the second output up to the lowest of the partitions'.
+    /// Moves the spare capability and that of the second output up to the lowest of the partitions'. Not before all are
+    /// known: those of a checkpoint go on from its tick.
     fn lower_bound(&mut self) {
+        if self.feed.is_discovering() {
+            return;
+        }
         let lowest = self.partitions.iter().filter_map(|p| p.capability.as_ref().map(|c| *c.time())).min();
         let Some(lowest) = lowest else { return };
         for capability in [&mut self.spare, &mut self.ends_capability].into_iter().flatten() {

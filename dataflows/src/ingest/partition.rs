@@ -1,11 +1,14 @@
 //! One partition: its event clock, and the loop over its records.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use timely::dataflow::operators::Capability;
 
 use super::RecordPath;
+use crate::checkpoint::{PartitionCut, PartitionStart, RecordedMark};
 use crate::combine::Combiner;
+use crate::cuts::Gate;
 use crate::input::{Batch, PartitionEvent, PartitionInfo};
 use crate::ledger::Ledger;
 use crate::output::{PartitionProgress, Reason, RecordSink, ViewUpdate};
@@ -22,6 +25,12 @@ pub(super) struct Limits {
     pub latest_event_ms: Millis,
     /// Without marks: when everything had arrived.
     pub arrived_by_ms: Option<Millis>,
+    /// Where a checkpoint is being made.
+    pub gate: Gate,
+    /// The tick of the checkpoint before.
+    pub last_cut: Tick,
+    /// The run goes on: a partition that joined waits for the mark that says where it starts.
+    pub is_live: bool,
     /// Records to read at the most.
     pub budget: usize,
 }
@@ -35,16 +44,18 @@ pub(super) enum Reading {
     Dry,
     /// Too far before the frontier.
     Ahead,
-    /// A record cannot be judged before the next mark.
+    /// A record cannot be judged, or the partition not be read, before the next mark.
     AwaitsMark,
+    /// Further on, a checkpoint comes between.
+    AtCut,
 }
 
 pub(super) struct Partition<B> {
     pub info: Arc<PartitionInfo>,
     /// `None` once the partition has ended.
     pub capability: Option<Capability<Tick>>,
-    combiner: Combiner,
-    batch: Option<B>,
+    pub combiner: Combiner,
+    pub batch: Option<B>,
     pub clock: Option<Tick>,
     pub hold: Tick,
     pub next_offset: u64,
@@ -62,22 +73,51 @@ pub(super) struct Partition<B> {
     pub covering_mark_ms: Option<Millis>,
     /// Read something since the last mark.
     pub read_since_mark: bool,
+    /// `next_offset` is where the partition stands. Not known of one that joined before the source says so.
+    pub is_placed: bool,
+    /// No mark with where it starts is recorded yet. Such a partition is not read.
+    pub awaits_first_mark: bool,
+    /// A mark was offered that raises the hold, from where the partition stands. It is not read before that is recorded.
+    pub awaits_hold: bool,
+    /// A recorded hold that is still to be taken.
+    pub next_hold: Option<Tick>,
+    /// Marks of the run before, behind where the partition stands.
+    pub marks: VecDeque<RecordedMark>,
+    /// Where it stood at the checkpoint that is being made.
+    pub cut: Option<PartitionCut>,
     paused: bool,
     /// Something changed that [`PartitionProgress`] shows.
     pub moved: bool,
 }
 
 impl<B: Batch> Partition<B> {
-    pub fn new(info: Arc<PartitionInfo>, capability: Capability<Tick>, combiner: Combiner, ledger: Ledger) -> Self {
+    pub fn new(
+        info: Arc<PartitionInfo>,
+        capability: Capability<Tick>,
+        mut combiner: Combiner,
+        ledger: Ledger,
+        start: PartitionStart,
+    ) -> Self {
+        let PartitionStart { cut, marks } = start;
+        let next_offset = cut.as_ref().map(|cut| cut.next_offset).or(marks.front().map(|mark| mark.next_offset));
+        if let Some(cut) = &cut {
+            combiner.restore(&cut.keys);
+        }
         Self {
             info,
-            hold: *capability.time(),
+            hold: cut.as_ref().map_or(*capability.time(), |cut| cut.hold),
             capability: Some(capability),
             combiner,
             batch: None,
-            clock: None,
-            next_offset: 0,
-            ledger,
+            ledger: cut.as_ref().map_or(ledger, |cut| cut.ledger),
+            clock: cut.and_then(|cut| cut.clock),
+            is_placed: next_offset.is_some(),
+            awaits_first_mark: next_offset.is_none(),
+            awaits_hold: false,
+            next_hold: None,
+            marks,
+            cut: None,
+            next_offset: next_offset.unwrap_or(0),
             at_end: false,
             unreachable: false,
             ended: false,
@@ -101,9 +141,19 @@ impl<B: Batch> Partition<B> {
         out: &mut Vec<ViewUpdate>,
     ) -> Reading {
         let mut budget = limits.budget;
+        let mut gate = limits.gate;
         let reading = loop {
             if self.clock.is_some_and(|clock| clock > limits.ahead_limit) {
                 break Reading::Ahead;
+            }
+            if self.awaits_hold || self.next_hold.is_some() {
+                break Reading::AwaitsMark;
+            }
+            if !self.marks.is_empty() && !self.replay(&mut gate, limits.last_cut) {
+                break Reading::AtCut;
+            }
+            if self.awaits_first_mark && self.is_placed && limits.is_live {
+                break Reading::AwaitsMark;
             }
             let Some(batch) = &mut self.batch else {
                 match poll() {
@@ -127,7 +177,8 @@ impl<B: Batch> Partition<B> {
             }
             match path.decoder.decode(raw.bytes) {
                 Ok(record) => {
-                    let is_ahead = match raw.appended_ms.or(self.covering_mark_ms).or(limits.arrived_by_ms) {
+                    let covering_ms = self.marks.front().map(|mark| mark.wall_ms).or(self.covering_mark_ms);
+                    let is_ahead = match raw.appended_ms.or(covering_ms).or(limits.arrived_by_ms) {
                         Some(arrival) => record.timestamp_ms > arrival.saturating_add(limits.max_future_ms),
                         None if record.timestamp_ms > limits.latest_event_ms => {
                             self.awaits_mark = true;
@@ -135,18 +186,35 @@ impl<B: Batch> Partition<B> {
                         }
                         None => false,
                     };
-                    self.ledger.read(raw.offset, raw.bytes.len());
                     if is_ahead {
+                        self.ledger.read(raw.offset, raw.bytes.len());
                         self.ledger.kill(Reason::ClockAhead);
                         let detail = "the event time is further ahead of the arrival than time.max_future allows";
                         path.sink.dead_letter(&self.info, raw, Reason::ClockAhead, detail);
                     } else {
                         let tick = record.timestamp_ms / limits.tick_ms;
                         let clock = self.clock.map_or(tick, |clock| clock.max(tick));
+                        let time = clock.max(self.hold);
+                        if time >= gate.barrier {
+                            if !gate.is_open {
+                                break Reading::AtCut;
+                            }
+                            self.ledger.pass(raw.offset);
+                            self.cut = Some(PartitionCut {
+                                partition: (*self.info).clone(),
+                                next_offset: raw.offset,
+                                clock: self.clock,
+                                hold: self.hold,
+                                ledger: self.ledger,
+                                keys: self.combiner.seen_since(limits.last_cut),
+                            });
+                            gate = Gate::FREE;
+                        }
                         self.clock = Some(clock);
                         let verdict = path.rules.judge(&record);
+                        self.ledger.read(raw.offset, raw.bytes.len());
                         self.ledger.take(path.sink.indexes(verdict));
-                        self.combiner.add(clock.max(self.hold), &record, verdict, out);
+                        self.combiner.add(time, &record, verdict, out);
                         path.sink.log(&self.info, raw, &record, verdict);
                     }
                 }
@@ -188,13 +256,16 @@ impl<B: Batch> Partition<B> {
         self.moved = true;
         match event {
             PartitionEvent::Records(batch) => {
+                if let Some(first) = batch.current() {
+                    (self.next_offset, self.is_placed) = (first.offset, true);
+                }
                 self.batch = Some(batch);
                 self.read_since_mark = true;
                 (self.at_end, self.unreachable, self.quiet_since_ms) = (false, false, None);
                 (self.idle, self.stalled) = (false, false);
             }
             PartitionEvent::AtEnd { next_offset } => {
-                self.next_offset = next_offset;
+                (self.next_offset, self.is_placed) = (next_offset, true);
                 self.ledger.pass(next_offset);
                 if self.unreachable {
                     (self.unreachable, self.stalled, self.quiet_since_ms) = (false, false, None);
@@ -210,7 +281,7 @@ impl<B: Batch> Partition<B> {
             PartitionEvent::Lost { from, to } => {
                 path.sink.lost(&self.info, from, to);
                 self.ledger.lose(from, to);
-                self.next_offset = to;
+                (self.next_offset, self.is_placed) = (to, true);
             }
             PartitionEvent::Ended => self.ended = true,
         }

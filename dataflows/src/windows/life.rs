@@ -10,17 +10,19 @@ use differential_dataflow::trace::cursor::{Cursor, Navigable};
 use differential_dataflow::trace::{BatchCursor, TraceReader};
 use timely::dataflow::operators::Capability;
 
-use super::{PaneSpine, PaneUpdate, Place, Publish};
+use super::dirty::Dirty;
+use super::{PaneSpine, PaneUpdate, Place, Publish, pane_gone_at};
 use crate::aggregate::Aggregate;
+use crate::checkpoint::{LateRow, Restored, StateRow};
 use crate::corrections::{KEPT_REVISIONS, Late, Measures};
 use crate::output::{WindowDocument, WindowState};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 
-type Batch = <PaneSpine as TraceReader>::Batch;
+pub(super) type Batch = <PaneSpine as TraceReader>::Batch;
 
 /// A window of a view: the view and the start.
-type WindowId = (ViewId, Millis);
+pub(super) type WindowId = (ViewId, Millis);
 
 /// What happens to a window at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,29 +58,57 @@ pub(super) struct Windows {
     known: BTreeSet<WindowId>,
     turns: BTreeSet<(Millis, Turn, WindowId)>,
     changes: Vec<Change>,
+    /// Those from the cut that is due on.
+    later_changes: Vec<Change>,
     late: BTreeMap<(WindowId, Key), Late>,
     /// Open windows that changed since they were last published. Only in [`Publish::Live`].
     unpublished: BTreeMap<WindowId, BTreeSet<Key>>,
     next_open_publish: Millis,
     /// Panes with the tick at which they are let go, and the capability to do so.
     panes: BTreeMap<(Tick, Place), Capability<Tick>>,
+    /// What is before this tick is restored: state, not change.
+    start: Tick,
+    /// Windows of these views that start before these ticks lack records.
+    partial_before: BTreeMap<ViewId, Tick>,
+    /// Only where checkpoints are made.
+    dirty: Option<Dirty>,
 }
 
 impl Windows {
-    pub fn new(views: &[Arc<View>], tick_ms: u64, publish: Publish) -> Self {
+    /// Goes on from `restored`, of which `is_own` tells this worker's keys.
+    pub fn new(
+        views: &[Arc<View>],
+        tick_ms: u64,
+        publish: Publish,
+        restored: &Restored,
+        is_own: impl Fn(ViewId, &Key) -> bool,
+        has_checkpoints: bool,
+    ) -> Self {
+        let is_kept = |row: &LateRow| {
+            let view = views.get(usize::from(row.view));
+            view.is_some_and(|view| view.gone_at(row.window) > restored.at * tick_ms) && is_own(row.view, &row.key)
+        };
+        let late = restored.rows.iter().filter_map(|row| match row {
+            StateRow::Late(row) if is_kept(row) => Some((((row.view, row.window), row.key.clone()), row.late.clone())),
+            _ => None,
+        });
         Self {
             views: views.to_vec(),
             tick_ms,
             publish,
-            frontier: 0,
+            frontier: restored.at,
             end: None,
             known: BTreeSet::new(),
             turns: BTreeSet::new(),
             changes: Vec::new(),
-            late: BTreeMap::new(),
+            later_changes: Vec::new(),
+            late: late.collect(),
             unpublished: BTreeMap::new(),
             next_open_publish: 0,
             panes: BTreeMap::new(),
+            start: restored.at,
+            partial_before: restored.partial_before.clone(),
+            dirty: has_checkpoints.then(Dirty::default),
         }
     }
 
@@ -92,25 +122,41 @@ impl Windows {
         self.end = self.end.max(Some(highest));
     }
 
-    /// Takes note of the changes in a sealed batch. `retain` gives the capability for the negation of a pane.
-    pub fn note(&mut self, batch: &Batch, mut retain: impl FnMut(Tick) -> Capability<Tick>) {
+    /// Takes note of the changes in a sealed batch, those from `cut` on apart. `retain` gives the capability for the negation of a pane.
+    pub fn note(&mut self, batch: &Batch, cut: Option<Tick>, mut retain: impl FnMut(Tick) -> Capability<Tick>) {
+        let cut = cut.unwrap_or(Tick::MAX);
         let mut cursor = batch.cursor();
         while let Some(&place) = cursor.get_key(batch) {
             let (id, pane) = place;
             let view = self.views[id as usize].clone();
-            let gone = view.gone_at(view.last_window_of(pane)) / self.tick_ms;
+            let gone = pane_gone_at(&view, pane, self.tick_ms);
             let mut is_live = false;
             while let Some(key) = cursor.get_val(batch) {
-                let (tick_ms, changes) = (self.tick_ms, &mut self.changes);
+                let (tick_ms, start) = (self.tick_ms, self.start);
+                let (changes, later) = (&mut self.changes, &mut self.later_changes);
+                let (mut before, mut after) = (None, None);
                 cursor.map_times(batch, |&time, _| {
+                    if time >= gone {
+                        return;
+                    }
+                    if time < start {
+                        is_live = true;
+                        return;
+                    }
+                    let (changes, last) =
+                        if time < cut { (&mut *changes, &mut before) } else { (&mut *later, &mut after) };
+                    *last = (*last).max(Some(time));
                     let time_ms = time * tick_ms;
-                    // A window that is gone at this time is not changed: also tells records from negations.
+                    // A window that is gone at this time is not changed.
                     for window in view.windows_of(pane).filter(|&w| time_ms < view.gone_at(w)) {
                         is_live = true;
                         let late = (view.final_at(window) <= time_ms).then_some(time);
                         changes.push(Change { window: (id, window), key: key.clone(), late });
                     }
                 });
+                if let Some(dirty) = &mut self.dirty {
+                    dirty.note(place, key, before, after);
+                }
                 cursor.step_val(batch);
             }
             if is_live {
@@ -124,19 +170,25 @@ impl Windows {
     /// Registers the windows over a pane.
     fn know(&mut self, id: ViewId, view: &View, pane: Millis) {
         for window in view.windows_of(pane) {
-            if view.gone_at(window) > self.frontier * self.tick_ms && self.known.insert((id, window)) {
-                self.turns.insert((view.end_of(window), Turn::Closed, (id, window)));
-                self.turns.insert((view.final_at(window), Turn::Final, (id, window)));
-                self.turns.insert((view.gone_at(window), Turn::Gone, (id, window)));
+            let now = self.frontier * self.tick_ms;
+            if view.gone_at(window) > now && self.known.insert((id, window)) {
+                let turns = [
+                    (view.end_of(window), Turn::Closed),
+                    (view.final_at(window), Turn::Final),
+                    (view.gone_at(window), Turn::Gone),
+                ];
+                // What would have been is past: a change of the window publishes it as it is now.
+                self.turns
+                    .extend(turns.into_iter().filter(|(at, _)| *at > now).map(|(at, turn)| (at, turn, (id, window))));
             }
         }
     }
 
-    /// Moves to a new frontier, with the rows of the arrangement up to there. Returns what is to be published.
+    /// Moves to a new frontier, with the rows of the arrangement up to there or further. Returns what is to be published.
     pub fn advance(&mut self, frontier: Tick, rows: &[Batch]) -> Vec<WindowDocument> {
         self.frontier = frontier;
         let now = frontier * self.tick_ms;
-        let mut publish = self.sort_changes(now, rows);
+        let mut publish = self.sort_changes(now, rows, frontier);
         let mut gone = Vec::new();
         while let Some(&(at, turn, window)) = self.turns.first()
             && at <= now
@@ -162,7 +214,7 @@ impl Windows {
                 publish.entry(window).or_insert(Keys::Some(keys));
             }
         }
-        let documents = self.documents(publish, now, rows);
+        let documents = self.documents(publish, now, rows, frontier);
         for window in gone {
             self.known.remove(&window);
             let of_window = (window, Key(Arc::from("")))..((window.0, window.1 + 1), Key(Arc::from("")));
@@ -174,22 +226,39 @@ impl Windows {
         documents
     }
 
+    /// The rows that changed since the last cut, as of the frontier, to which the last advance went.
+    pub fn cut(&mut self, rows: &[Batch]) -> Vec<StateRow> {
+        self.changes.append(&mut self.later_changes);
+        let Some(dirty) = &mut self.dirty else { return Vec::new() };
+        let (at, tick_ms, views) = (self.frontier, self.tick_ms, &self.views);
+        let mut taken = dirty.take(at, rows, |(id, pane)| pane_gone_at(&views[id as usize], pane, tick_ms) <= at);
+        for of in std::mem::take(&mut dirty.late) {
+            if let Some(late) = self.late.get(&of) {
+                let ((view, window), key) = of;
+                taken.push(StateRow::Late(LateRow { view, window, key, late: late.clone() }));
+            }
+        }
+        taken
+    }
+
     /// The input has ended at the highest event clock read: publishes what is not final, or became so.
     pub fn finish(&mut self, rows: &[Batch]) -> Vec<WindowDocument> {
         let Some(end) = self.end else { return Vec::new() };
         let now = end * self.tick_ms;
-        let mut publish = self.sort_changes(now, rows);
+        self.changes.append(&mut self.later_changes);
+        let mut publish = self.sort_changes(now, rows, Tick::MAX);
         for &(id, window) in &self.known {
             let final_at = self.views[id as usize].final_at(window);
             if final_at > self.frontier * self.tick_ms || final_at > now {
                 publish.insert((id, window), Keys::All);
             }
         }
-        self.documents(publish, now, rows)
+        self.documents(publish, now, rows, Tick::MAX)
     }
 
-    /// Turns the noted changes into revisions, and into what of them is to be published at `now`.
-    fn sort_changes(&mut self, now: Millis, rows: &[Batch]) -> BTreeMap<WindowId, Keys> {
+    /// Turns the noted changes into revisions, and into what of them is to be published at `now`. Of the rows, only those
+    /// before `limit` count.
+    fn sort_changes(&mut self, now: Millis, rows: &[Batch], limit: Tick) -> BTreeMap<WindowId, Keys> {
         let mut changes = std::mem::take(&mut self.changes);
         changes.sort_unstable();
         changes.dedup();
@@ -199,7 +268,7 @@ impl Windows {
             let (window, key) = (of_row[0].window, of_row[0].key.clone());
             let ticks: Vec<Tick> = of_row.iter().filter_map(|change| change.late).collect();
             if !ticks.is_empty() {
-                self.correct(window, &key, &ticks, rows);
+                self.correct(window, &key, &ticks, rows, limit);
             }
             let view = &self.views[window.0 as usize];
             let is_due = now >= view.final_at(window.1) || is_live && now >= view.end_of(window.1);
@@ -218,9 +287,9 @@ impl Windows {
 
     /// Makes late ticks of a window of a key, ascending, into revisions. The rows still tell these ticks apart from what
     /// was before: times in the arrangement are compacted only up to the tick before the last frontier.
-    fn correct(&mut self, window: WindowId, key: &Key, ticks: &[Tick], rows: &[Batch]) {
+    fn correct(&mut self, window: WindowId, key: &Key, ticks: &[Tick], rows: &[Batch], limit: Tick) {
         let view = &self.views[window.0 as usize];
-        let gone = view.gone_at(window.1).div_ceil(self.tick_ms);
+        let limit = limit.min(view.gone_at(window.1).div_ceil(self.tick_ms));
         // What came before the first of the ticks, and from each of them on until the next.
         let mut parts = vec![Aggregate::default(); ticks.len() + 1];
         for pane in (window.1..view.end_of(window.1)).step_by(view.pane_ms() as usize) {
@@ -235,11 +304,14 @@ impl Windows {
                     continue;
                 }
                 cursor.map_times(batch, |time, aggregate| {
-                    if *time < gone {
+                    if *time < limit {
                         parts[ticks.partition_point(|tick| tick <= time)].plus_equals(&*aggregate.0);
                     }
                 });
             }
+        }
+        if let Some(dirty) = &mut self.dirty {
+            dirty.late.insert((window, key.clone()));
         }
         let late = self.late.entry((window, key.clone())).or_default();
         let mut parts = parts.into_iter();
@@ -251,14 +323,21 @@ impl Windows {
         }
     }
 
-    fn documents(&self, publish: BTreeMap<WindowId, Keys>, now: Millis, rows: &[Batch]) -> Vec<WindowDocument> {
+    fn documents(
+        &self,
+        publish: BTreeMap<WindowId, Keys>,
+        now: Millis,
+        rows: &[Batch],
+        limit: Tick,
+    ) -> Vec<WindowDocument> {
         let mut documents = Vec::new();
         for (window, keys) in publish {
             let view = &self.views[window.0 as usize];
-            let gone = view.gone_at(window.1).div_ceil(self.tick_ms);
+            let limit = limit.min(view.gone_at(window.1).div_ceil(self.tick_ms));
+            let partial = self.partial_before.get(&window.0).is_some_and(|&tick| window.1 < tick * self.tick_ms);
             let mut sums = BTreeMap::new();
             for pane in (window.1..view.end_of(window.1)).step_by(view.pane_ms() as usize) {
-                add_rows(rows, (window.0, pane), &keys, gone, &mut sums);
+                add_rows(rows, (window.0, pane), &keys, limit, &mut sums);
             }
             for (key, aggregate) in sums {
                 let late = self.late.get(&(window, key.clone()));
@@ -266,6 +345,7 @@ impl Windows {
                 let is_final = now >= final_at;
                 let as_of_ms = if is_final { Late::as_of(last, final_at, self.tick_ms) } else { now };
                 let state = WindowState::new(view, window.1, self.tick_ms, late, is_final, as_of_ms);
+                let state = WindowState { partial, ..state };
                 documents.push(WindowDocument::new(view, &key, window.1, &Measures::of(&aggregate), state));
             }
         }
@@ -279,6 +359,9 @@ impl Windows {
             && entry.key().0 <= self.frontier
         {
             let ((gone, place), capability) = entry.remove_entry();
+            if let Some(dirty) = &mut self.dirty {
+                dirty.forget(place);
+            }
             let mut sums = BTreeMap::new();
             add_rows(rows, place, &Keys::All, Tick::MAX, &mut sums);
             let negate = |(key, sum): (Key, Aggregate)| ((place, key), gone + delay, sum.negated().into());

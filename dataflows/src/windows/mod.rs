@@ -19,15 +19,27 @@
 //! the loop, a loop of one tick would have it sealed tick by tick when catching up; no source is further than
 //! `max_ahead` before the frontier, so this loop never holds it back. A pane stays in memory that much longer.
 //!
+//! # Cuts
+//!
+//! A checkpoint's tick is known here before anything from it on arrives. Before the frontier goes past it, the operator
+//! goes to it exactly, with the changes and rows before it, and gives the rows that changed since the cut before. The
+//! times in the arrangement are compacted to the frontier before, so they still tell the two sides of the cut apart.
+//!
+//! Restored rows come from a source of their own, dated before the tick of the checkpoint. They are neither changes nor
+//! published, and what was to happen by that tick has happened.
+//!
 //! # Capabilities
 //!
 //! One for the documents, at the frontier of the arrangement; one a pane start for its negation. At the end of the
 //! input, which the second input tells, all are dropped.
 
+mod dirty;
 mod life;
+mod restore;
 mod shared;
 
 use std::hash::BuildHasher;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use differential_dataflow::operators::arrange::arrangement::arrange_core;
@@ -43,11 +55,14 @@ use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Concat, ConnectLoop, Feedback};
 use timely::progress::Antichain;
 
+use crate::checkpoint::Restored;
+use crate::cuts::Cuts;
 use crate::ingest::ClockConfig;
 use crate::output::{ViewUpdate, WindowDocument};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 use life::Windows;
+use restore::restored_panes;
 use shared::Shared;
 
 /// What the arrangement is ordered by: a view and the start of a pane.
@@ -68,13 +83,30 @@ pub enum Publish {
     Final,
 }
 
-/// The windows of all views, as documents.
+/// By which panes and windows are spread over the workers.
+fn shard(view: ViewId, key: &Key) -> u64 {
+    FixedState::with_seed(1).hash_one((view, key))
+}
+
+/// Whether a key's windows are kept on the worker `index` of `peers`. As timely exchanges by [`shard`].
+fn is_own(view: ViewId, key: &Key, index: usize, peers: usize) -> bool {
+    shard(view, key) % peers as u64 == index as u64
+}
+
+/// The tick from which on no window over a pane is kept.
+fn pane_gone_at(view: &View, pane: Millis, tick_ms: u64) -> Tick {
+    view.gone_at(view.last_window_of(pane)) / tick_ms
+}
+
+/// The windows of all views, as documents. They go on from `restored`.
 pub fn windows<'scope>(
     updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
     ends: Stream<'scope, Tick, Vec<Tick>>,
     views: &[Arc<View>],
     clock: ClockConfig,
     publish: Publish,
+    restored: &Restored,
+    cuts: Option<Rc<Cuts>>,
 ) -> Stream<'scope, Tick, Vec<WindowDocument>> {
     let scope = updates.scope();
     let delay = clock.max_ahead().max(1);
@@ -89,8 +121,9 @@ pub fn windows<'scope>(
                 });
             }
         })
-        .concat(gone);
-    let by_key = Exchange::new(|((place, key), _, _): &PaneUpdate| FixedState::with_seed(1).hash_one((place.0, key)));
+        .concat(gone)
+        .concat(restored_panes(scope, restored, views, clock));
+    let by_key = Exchange::new(|((place, key), _, _): &PaneUpdate| shard(place.0, key));
     let arranged = arrange_core::<_, _, ValBatcher<Place, Key, Tick, Shared>, PaneSpine>(
         panes,
         by_key,
@@ -109,13 +142,18 @@ pub fn windows<'scope>(
     let mut documents: OutputBuilder<Tick, CapacityContainerBuilder<Vec<WindowDocument>>> =
         OutputBuilder::from(documents);
     let mut negations: OutputBuilder<Tick, CapacityContainerBuilder<Vec<PaneUpdate>>> = OutputBuilder::from(negations);
-    let mut windows = Windows::new(views, clock.tick_ms, publish);
+    let (index, peers, start) = (scope.index(), scope.peers(), restored.at);
+    let is_own = |view, key: &Key| is_own(view, key, index, peers);
+    let mut windows = Windows::new(views, clock.tick_ms, publish, restored, is_own, cuts.is_some());
 
     // Where the batches received so far end.
     let mut upper = Antichain::from_elem(Tick::MIN);
     builder.build(move |mut capabilities| {
         capabilities.truncate(1);
         let mut documents_capability = capabilities.pop();
+        if let Some(capability) = &mut documents_capability {
+            capability.downgrade(&start);
+        }
         let negations_port = 1;
         move |frontiers| {
             ends.for_each(|_, highest| {
@@ -123,11 +161,12 @@ pub fn windows<'scope>(
                     windows.end_at(tick);
                 }
             });
+            let cut = cuts.as_ref().and_then(|cuts| cuts.rows_due());
             batches.for_each(|capability, spans| {
                 for span in spans.iter() {
                     upper.clone_from(span.upper());
                     if let Some(batch) = &span.inner {
-                        windows.note(batch, |gone| capability.delayed(&gone, negations_port));
+                        windows.note(batch, cut, |gone| capability.delayed(&gone, negations_port));
                     }
                 }
             });
@@ -140,10 +179,18 @@ pub fn windows<'scope>(
             match upper.first().copied() {
                 Some(frontier) if frontier > windows.frontier() && sources.is_some_and(|s| frontier <= s) => {
                     let rows = trace.batches_through(upper.borrow()).unwrap_or_default();
-                    documents
-                        .activate()
-                        .session(capability)
-                        .give_iterator(windows.advance(frontier, &rows).into_iter());
+                    let mut documents = documents.activate();
+                    let mut documents = documents.session(capability);
+                    if let (Some(cuts), Some(at)) = (&cuts, cut)
+                        && at <= frontier
+                    {
+                        documents.give_iterator(windows.advance(at, &rows).into_iter());
+                        cuts.give_rows(windows.cut(&rows));
+                    }
+                    if frontier > windows.frontier() {
+                        documents.give_iterator(windows.advance(frontier, &rows).into_iter());
+                    }
+                    drop(documents);
                     let mut negations = negations.activate();
                     for (capability, mut updates) in windows.let_go(&rows, delay) {
                         negations.session(&capability).give_iterator(updates.drain(..));

@@ -13,6 +13,12 @@ use crate::aggregate::Aggregate;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Shared(pub Arc<Aggregate>);
 
+impl From<Arc<Aggregate>> for Shared {
+    fn from(aggregate: Arc<Aggregate>) -> Self {
+        Self(aggregate)
+    }
+}
+
 impl From<Aggregate> for Shared {
     fn from(aggregate: Aggregate) -> Self {
         Self(Arc::new(aggregate))

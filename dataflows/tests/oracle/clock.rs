@@ -43,7 +43,7 @@ impl Outcome {
     /// The hold of a partition from the last mark on, in seconds after [`T0`].
     fn hold(&self, partition: usize) -> i64 {
         let (_, positions) = self.marks.last().unwrap();
-        positions[partition].hold as i64 - (T0 / 1_000) as i64
+        positions.iter().find(|position| position.partition == partition).unwrap().hold as i64 - (T0 / 1_000) as i64
     }
 
     fn tumbling(&self, second: u64) -> &[WindowDocument] {
@@ -52,6 +52,8 @@ impl Outcome {
 }
 
 fn play(partitions: i32, steps: Vec<Step>) -> Outcome {
+    // The source first says where each partition stands, or no mark would have them.
+    let steps: Vec<_> = (0..partitions as usize).map(|p| at_end(p, 0)).chain(steps).collect();
     let seen = SeenSink::default();
     let marks = Arc::new(Mutex::new(Vec::new()));
     let (out, made) = (seen.clone(), marks.clone());

@@ -147,6 +147,10 @@ impl Feed for ScriptFeed {
         }
     }
 
+    fn is_mark_due(&mut self) -> bool {
+        matches!(self.steps.front(), Some(Step::Mark(_)))
+    }
+
     fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
         let Some(Step::Mark(wall)) = self.steps.front() else { return None };
         let wall = *wall;

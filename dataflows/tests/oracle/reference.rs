@@ -111,6 +111,7 @@ pub fn expected(
                 late_records: sum(&|tick| row.late.contains(&tick)).count(),
                 previous: previous.filter(|previous| previous.count > 0),
                 is_final,
+                partial: false,
                 as_of_ms: if is_final { as_of(row.late.last()) } else { end * tick_ms },
             };
             let document = WindowDocument::new(view, &key, start, &Measures::of(&sum(&|_| true)), state);

@@ -208,6 +208,10 @@ impl Feed for GeneratorFeed {
         )))
     }
 
+    fn is_mark_due(&mut self) -> bool {
+        self.clock.is_due()
+    }
+
     fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
         Some(RecordedMarks { wall_ms: self.clock.due()?, positions: positions.to_vec() })
     }

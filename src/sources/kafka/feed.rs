@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use floodmark_dataflows::input::{
     Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, RecordedMarks, Waker,
@@ -19,6 +18,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::native::{Messages, PartitionQueue};
 use super::service::{FeedLink, Request, Service};
+use crate::sources::wall_clock_ms;
 
 /// Messages taken at a time. Enough to make the call cheap, few enough that their headers stay in the first-level
 /// cache between being looked at for errors and being used.
@@ -91,11 +91,15 @@ impl Feed for KafkaFeed {
         event
     }
 
+    fn is_mark_due(&mut self) -> bool {
+        self.live && wall_clock_ms() >= self.last_mark_ms + MARK_EVERY_MS
+    }
+
     fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
         if !self.live {
             return None;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis);
+        let now = wall_clock_ms();
         (now >= self.last_mark_ms + MARK_EVERY_MS).then(|| {
             self.last_mark_ms = now;
             RecordedMarks { wall_ms: now, positions: positions.to_vec() }
