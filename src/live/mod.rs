@@ -260,7 +260,8 @@ impl LiveView {
             let earlier = (0..row.state.revision).rev().zip(before.iter().rev()).map(|(revision, before)| {
                 let as_of_ms = Late::as_of(before.last, definition.final_at(start), self.tick_ms);
                 let late_records = before.records;
-                let state = WindowState { revision, late_records, previous: None, is_final: true, as_of_ms };
+                let state =
+                    WindowState { revision, late_records, previous: None, is_final: true, partial: false, as_of_ms };
                 document(&before.measures, state)
             });
             std::iter::once(document(&Measures::of(&row.aggregate), latest)).chain(earlier).collect()

@@ -229,7 +229,14 @@ fn check_history(live: &LiveView, id: ViewId, view: &View, window: &WindowDocume
         if sum.count() > 0 {
             let changed = before.checked_sub(1).map_or(0, |last| (late[last] + 1) * TICK_MS);
             let as_of_ms = view.final_at(window.start).max(changed);
-            let state = WindowState { revision: before as u32, late_records, previous: None, is_final: true, as_of_ms };
+            let state = WindowState {
+                revision: before as u32,
+                late_records,
+                previous: None,
+                is_final: true,
+                partial: false,
+                as_of_ms,
+            };
             expected.push(WindowDocument::new(view, &key, window.start, &Measures::of(&sum), state));
         }
     }

@@ -119,6 +119,7 @@ fn windows() -> Value {
                 },
             },
             "final": { "type": "boolean" },
+            "partial": { "type": "boolean" },
             "as_of": date,
         },
     })

@@ -54,6 +54,7 @@ pub(in crate::stores) fn window(service: &str, start: u64, as_of: u64) -> Window
         late_records: 0,
         previous: None,
         is_final: false,
+        partial: false,
         as_of,
     }
 }
