@@ -235,6 +235,10 @@ impl<F: Feed> Feed for Marked<F> {
         self.feed.poll(partition)
     }
 
+    fn is_mark_due(&mut self) -> bool {
+        self.under_way.is_none() && self.feed.is_mark_due()
+    }
+
     fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
         let Some(recorder) = &self.recorder else { return self.feed.mark(positions) };
         if let Some((slot, since, said)) = &mut self.under_way {

@@ -122,7 +122,8 @@ impl Resumed {
             let (rows, partitions) = (rows.len(), partitions.len());
             tracing::info!(id, at, generation, rows, partitions, "going on from a checkpoint");
         }
-        let restored = Restored { at, partitions, rows: Arc::new(rows), new_views };
+        let partial_before = new_views.into_iter().map(|view| (view, at)).collect();
+        let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
         Ok(Self { store, line, restored, totals: standing.totals, positions })
     }
 }
