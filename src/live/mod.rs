@@ -5,12 +5,14 @@
 //! fail: a read of a view that is not there is `None`.
 //!
 //! - [`state`]: the state of one view; what an update changes and when windows leave.
+//! - [`changes`]: what changed since an earlier frontier, for those who follow.
 //! - [`totals`]: what is kept per key for good.
 //! - [`progress`]: where each partition stands, for `/progress` and the metrics.
 //!
 //! Readers share a lock with the writer. They copy rows out under it and build documents behind it, so the writer
 //! waits for copying only.
 
+pub mod changes;
 pub mod progress;
 mod state;
 pub mod totals;
@@ -24,6 +26,7 @@ use floodmark_dataflows::output::{KeyFields, LiveSink, ViewUpdate, WindowDocumen
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, View, ViewId};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
 use crate::checkpoint::contents::TotalsRow;
 use state::ViewState;
@@ -39,11 +42,15 @@ pub struct LiveView {
     state: RwLock<State>,
     /// Totals that changed, as of the last cut.
     cut: Mutex<Option<(Tick, Vec<TotalsRow>)>>,
+    /// Told of each advance.
+    advanced: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     frontier: Tick,
+    /// Counts the advances, of which the one at the end of the input may leave the frontier where it is.
+    version: u64,
     views: Vec<ViewState>,
 }
 
@@ -134,8 +141,9 @@ impl LiveView {
             tick_ms,
             views,
             service_view,
-            state: RwLock::new(State { frontier: 0, views: states }),
+            state: RwLock::new(State { frontier: 0, version: 0, views: states }),
             cut: Mutex::default(),
+            advanced: Notify::new(),
         }
     }
 
@@ -229,20 +237,13 @@ impl LiveView {
 
     /// A page of a view's windows; `None` when there is no such view.
     pub fn windows(&self, view: ViewId, query: &WindowQuery) -> Option<AsOf<WindowPage>> {
-        let definition = self.views.get(usize::from(view))?;
         let state = self.state.read();
         let as_of = self.ms(state.frontier);
-        let view_state = &state.views[usize::from(view)];
+        let view_state = state.views.get(usize::from(view))?;
         let totals = view_state.totals_of(&query.keys);
         let (rows, more) = view_state.rows(state.frontier, query);
         drop(state);
-        let windows = rows
-            .into_iter()
-            .map(|row| {
-                let measures = Measures::of(&row.aggregate);
-                WindowDocument::new(definition, &row.key, row.start, &measures, row.state)
-            })
-            .collect();
+        let windows = rows.iter().map(|row| self.document(view, row)).collect();
         Some(AsOf { as_of, value: WindowPage { totals, windows, more } })
     }
 
@@ -301,6 +302,9 @@ impl LiveSink for LiveWriter {
             view.advance(frontier);
         }
         state.frontier = frontier;
+        state.version += 1;
+        drop(state);
+        self.0.advanced.notify_waiters();
     }
 
     fn cut(&mut self, at: Tick) {

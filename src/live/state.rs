@@ -12,9 +12,10 @@ use floodmark_dataflows::aggregate::Aggregate;
 use floodmark_dataflows::checkpoint::{LateRow, PaneRow, StateRow};
 use floodmark_dataflows::corrections::{Late, Revision};
 use floodmark_dataflows::output::{ViewUpdate, WindowState};
-use floodmark_dataflows::time::{Millis, Tick};
+use floodmark_dataflows::time::{Millis, Tick, window_start};
 use floodmark_dataflows::view::{Key, OTHER, View, ViewId};
 
+use super::changes::ChangeKind;
 use super::totals::Totals;
 use super::{Row, ViewSummary, WindowQuery};
 use crate::checkpoint::contents::TotalsRow;
@@ -22,6 +23,9 @@ use crate::checkpoint::contents::TotalsRow;
 /// Keys are numbered, so that each is stored once and not again in every pane.
 type KeyId = u32;
 type ById<T> = HashMap<KeyId, T, foldhash::fast::RandomState>;
+
+/// Rows that updates changed, and whether late records were among them.
+pub(super) type ChangedRows = HashMap<(Millis, KeyId), bool, foldhash::fast::RandomState>;
 
 /// Which keys to read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,7 +40,8 @@ pub enum KeyFilter {
 }
 
 impl KeyFilter {
-    fn matches(&self, key: &Key) -> bool {
+    /// Whether a key is asked for.
+    pub fn matches(&self, key: &Key) -> bool {
         match self {
             KeyFilter::All => true,
             KeyFilter::Exactly(wanted) => wanted == key,
@@ -107,6 +112,7 @@ pub(super) struct ViewState {
     totals: Totals,
     panes: BTreeMap<Millis, ById<Cell>>,
     late: BTreeMap<Millis, ById<Late>>,
+    changed: Option<ChangedRows>,
     rows: usize,
     heap_bytes: usize,
     /// `None` while nobody asks for cuts.
@@ -126,6 +132,7 @@ impl ViewState {
             totals: Totals::default(),
             panes: BTreeMap::new(),
             late: BTreeMap::new(),
+            changed: None,
             rows: 0,
             heap_bytes: 0,
             dirty: None,
@@ -215,8 +222,15 @@ impl ViewState {
             return;
         };
         for window in self.view.windows_of(pane) {
-            if self.view.final_at(window) <= now && self.view.gone_at(window) > frontier_ms {
+            if self.view.gone_at(window) <= frontier_ms {
+                continue;
+            }
+            let is_late = self.view.final_at(window) <= now;
+            if is_late {
                 self.correct(window, id, time, aggregate.count());
+            }
+            if let Some(changed) = &mut self.changed {
+                *changed.entry((window, id)).or_default() |= is_late;
             }
         }
         match self.panes.entry(pane).or_default().entry(id) {
@@ -439,6 +453,66 @@ impl ViewState {
             ids.dedup();
         }
         ids
+    }
+
+    /// Begins to note which rows change, or ends it.
+    pub(super) fn track(&mut self, on: bool) {
+        self.changed = on.then(ChangedRows::default);
+    }
+
+    /// The rows noted since the last call; `None` when none are being noted.
+    pub(super) fn take_changed(&mut self) -> Option<ChangedRows> {
+        self.changed.as_mut().map(std::mem::take)
+    }
+
+    /// The rows that read differently at `frontier` than at `since`, by start and in no order within: those that updates
+    /// changed, and all of windows that closed or became final in between.
+    pub(super) fn changed_rows(&self, since: Tick, frontier: Tick, changed: &ChangedRows) -> Vec<(ChangeKind, Row)> {
+        let (since, now) = (self.ms(since), self.ms(frontier));
+        let kind_of = |is_late: bool| if is_late { ChangeKind::Correction } else { ChangeKind::Window };
+        let mut kinds: BTreeMap<(Millis, KeyId), ChangeKind> =
+            changed.iter().map(|(&row, &is_late)| (row, kind_of(is_late))).collect();
+        let reached = |at: Millis| since < at && at <= now;
+        for window in self.windows(None, None) {
+            let is_now_final = reached(self.view.final_at(window));
+            if is_now_final || reached(self.view.end_of(window)) {
+                for id in self.ids_in(window, None) {
+                    let kind = kinds.entry((window, id)).or_insert(ChangeKind::Window);
+                    if is_now_final && *kind == ChangeKind::Window {
+                        *kind = ChangeKind::Final;
+                    }
+                }
+            }
+        }
+        let kept = kinds.into_iter().filter(|((window, _), _)| self.view.gone_at(*window) > now);
+        kept.filter_map(|((window, id), kind)| Some((kind, self.row(now, window, id)?))).collect()
+    }
+
+    /// The end of the latest window that is gone at a frontier.
+    pub(super) fn gone_through(&self, frontier: Tick) -> Option<Millis> {
+        let latest = self.ms(frontier).checked_sub(self.view.width_ms + self.view.retention_ms)?;
+        Some(window_start(latest, self.view.slide_ms) + self.view.width_ms)
+    }
+
+    /// The windows at a frontier, newest first.
+    pub(super) fn starts(&self, frontier: Tick) -> Vec<Millis> {
+        let now = self.ms(frontier);
+        self.windows(None, None).filter(|&window| self.view.gone_at(window) > now).collect()
+    }
+
+    /// The keys in a window that match, in no order.
+    pub(super) fn keys_in(&self, start: Millis, filter: &KeyFilter) -> Vec<Key> {
+        let key = |id: KeyId| self.keys[id as usize].as_ref().map(|state| state.key.clone());
+        self.ids_in(start, None).into_iter().filter_map(key).filter(|key| filter.matches(key)).collect()
+    }
+
+    /// The rows of keys in a window, as far as they are there.
+    pub(super) fn rows_of(&self, frontier: Tick, start: Millis, keys: &[Key]) -> Vec<Row> {
+        let now = self.ms(frontier);
+        if self.view.gone_at(start) <= now {
+            return Vec::new();
+        }
+        keys.iter().filter_map(|key| self.row(now, start, *self.ids.get(key)?)).collect()
     }
 
     /// The row of a window of a key as it is, and the states before, oldest first.

@@ -1,6 +1,8 @@
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 
+use differential_dataflow::difference::Semigroup;
 use floodmark_dataflows::aggregate::Aggregate;
 use floodmark_dataflows::corrections::KEPT_REVISIONS;
 use floodmark_dataflows::histogram::{Histogram, bucket_of};
@@ -9,8 +11,8 @@ use floodmark_dataflows::view::OTHER;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::changes::{ChangeKind, ViewChanges};
 use super::*;
-use differential_dataflow::difference::Semigroup;
 
 const TICK_MS: u64 = 1_000;
 
@@ -307,4 +309,56 @@ fn nothing_is_known_before_the_first_advance() {
         AsOf { as_of: None, value: ServiceTotals { all: Totals::default(), services: vec![] } }
     );
     assert!(live.find("__totals").is_none() && live.find("v").is_some());
+}
+
+/// A copy of a view's windows that only changes are applied to.
+fn follow(windows: &mut BTreeMap<(Reverse<Millis>, Key), WindowDocument>, changes: ViewChanges) {
+    for (kind, key, document) in changes.changed {
+        let before = windows.insert((Reverse(document.start), key), document.clone());
+        let revision = before.as_ref().map_or(0, |before| before.revision);
+        let was_final = before.as_ref().is_some_and(|before| before.is_final);
+        let expected = match (document.revision > revision, document.is_final && !was_final) {
+            (true, _) => ChangeKind::Correction,
+            (false, true) => ChangeKind::Final,
+            (false, false) => ChangeKind::Window,
+        };
+        assert_eq!(kind, expected, "{document:?} after {before:?}");
+        assert_ne!(Some(&document), before.as_ref(), "what did not change is not passed on");
+    }
+    if let Some(gone) = changes.gone {
+        windows.retain(|_, document| document.end > gone);
+    }
+}
+
+#[test]
+fn applying_the_changes_gives_the_state() {
+    let seed: u64 = RandomState::new().hash_one(1);
+    println!("seed {seed}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let views = vec![view("tumbling", 10, 10), view("sliding", 30, 20), view("__hidden", 5, 5)];
+    let live = Arc::new(LiveView::new(views.clone(), TICK_MS, 2));
+    let mut writer = live.writer();
+    assert!(live.changes(0).is_none(), "nothing is noted yet");
+    let (mut frontier, mut read) = (1_000_000, live.track().0);
+    let mut copies = [BTreeMap::new(), BTreeMap::new()];
+    for _ in 0..300 {
+        let next = frontier + if rng.random_bool(0.8) { 1 } else { rng.random_range(2..90) };
+        writer.apply(next, random_updates(&mut rng, &views, frontier..next));
+        frontier = next;
+        if rng.random_bool(0.3) {
+            continue;
+        }
+        let changes = live.changes(read).unwrap();
+        read = changes.frontier;
+        for (changes, copy) in changes.views.into_iter().zip(&mut copies) {
+            let view = changes.view;
+            follow(copy, changes);
+            let all = live.windows(view, &WindowQuery { size: usize::MAX / 2, ..Default::default() }).unwrap();
+            assert_eq!(all.as_of, Some(read * TICK_MS));
+            assert_eq!(copy.values().cloned().collect::<Vec<_>>(), all.value.windows);
+        }
+    }
+    assert!(copies.iter().flat_map(|copy| copy.values()).any(|document| document.revision > 0));
+    live.untrack();
+    assert!(live.changes(read).is_none());
 }
