@@ -27,6 +27,11 @@ pub struct ApiConfig {
     pub default_page_size: usize,
     /// The largest number of rows on a page.
     pub max_page_size: usize,
+    /// Streams (`/stream`) open at the same time; further ones are answered with 503.
+    pub max_streams: usize,
+    /// Memory for recent changes, for clients of `/stream` that are slow or come back. A client that is further behind
+    /// starts again from the whole state. Used only while there are clients, and for a minute after.
+    pub stream_buffer: ByteSize,
     /// How long open requests may take to finish at shutdown.
     pub shutdown_timeout: Span,
 }
@@ -42,6 +47,8 @@ impl Default for ApiConfig {
             max_body: ByteSize(64 << 10),
             default_page_size: 50,
             max_page_size: 1_000,
+            max_streams: 64,
+            stream_buffer: ByteSize(32 << 20),
             shutdown_timeout: Span::from_secs(5),
         }
     }
@@ -63,6 +70,7 @@ impl ApiConfig {
         }
         let positive = [
             ("max_concurrent_requests", self.max_concurrent_requests),
+            ("max_streams", self.max_streams),
             ("default_page_size", self.default_page_size),
             ("max_page_size", self.max_page_size),
         ];

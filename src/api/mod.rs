@@ -6,7 +6,7 @@
 //! - [`config`]: the options. [`server`]: listening, and shutting down.
 //! - [`guard`]: what is done for every request: limits, time, counting, and errors made into problems.
 //! - [`params`]: query parameters, all mistakes found at once. [`problem`]: problem documents.
-//! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`status`]: `/`, `/health`,
+//! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`stream`]: `/stream`. [`status`]: `/`, `/health`,
 //!   `/progress`, `/metrics`. [`docs`]: `/openapi.json`, `/docs`.
 
 pub mod config;
@@ -19,6 +19,7 @@ mod problem;
 mod schema;
 mod server;
 mod status;
+mod stream;
 mod views;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::stores::Store;
 pub use config::ApiConfig;
 pub use health::Health;
 pub use server::{ApiError, Server, serve};
+use stream::Hub;
 
 /// What the API answers from.
 #[derive(Clone)]
@@ -69,10 +71,11 @@ struct Context {
     state: ApiState,
     config: Arc<ApiConfig>,
     openapi: Arc<str>,
+    hub: Arc<Hub>,
 }
 
-/// The API as a service, without a listener.
-pub fn router(config: &ApiConfig, state: ApiState) -> Router {
+/// The API as a service without a listener, and its streams, which have to be told when it ends.
+fn router(config: &ApiConfig, state: ApiState) -> (Router, Arc<Hub>) {
     let routes = OpenApiRouter::with_openapi(docs::document())
         .routes(routes!(status::root))
         .routes(routes!(status::health))
@@ -84,11 +87,13 @@ pub fn router(config: &ApiConfig, state: ApiState) -> Router {
         .routes(routes!(views::windows))
         .routes(routes!(views::keys))
         .routes(routes!(views::history))
+        .routes(routes!(stream::stream))
         .routes(routes!(status::progress))
         .routes(routes!(status::metrics))
         .routes(routes!(docs::openapi));
     let (router, document) = routes.split_for_parts();
     let openapi = serde_json::to_string_pretty(&document).unwrap_or_default().into();
-    let context = Context { state, config: Arc::new(config.clone()), openapi };
-    guard::layers(router.with_state(context.clone()).merge(docs::swagger()), &context)
+    let hub = Hub::new(state.live.clone(), config);
+    let context = Context { state, config: Arc::new(config.clone()), openapi, hub: hub.clone() };
+    (guard::layers(router.with_state(context.clone()).merge(docs::swagger()), &context), hub)
 }

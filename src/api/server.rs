@@ -42,7 +42,7 @@ impl Server {
     }
 }
 
-/// Serves the API until `shutdown` completes: then it accepts nothing more, lets open requests finish within
+/// Serves the API until `shutdown` completes: then it accepts nothing more, ends the streams, lets open requests finish within
 /// `shutdown_timeout`, and ends. Returns once it listens.
 pub async fn serve(
     config: &ApiConfig,
@@ -56,12 +56,13 @@ pub async fn serve(
     let bind_error = |source| ApiError::Bind { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(bind_error)?;
     let address = listener.local_addr().map_err(bind_error)?;
-    let router = router(config, state);
+    let (router, streams) = router(config, state);
     let patience = config.shutdown_timeout.0;
     let task = tokio::spawn(async move {
         let (stopping, stopped) = oneshot::channel();
-        let served = axum::serve(listener, router).with_graceful_shutdown(async {
+        let served = axum::serve(listener, router).with_graceful_shutdown(async move {
             shutdown.await;
+            streams.close();
             // The receiver is gone only when serving has ended already.
             let _ = stopping.send(());
         });

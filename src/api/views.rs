@@ -132,7 +132,7 @@ pub struct HistoryAnswer {
     revisions: Vec<WindowDocument>,
 }
 
-pub(super) fn find<'a>(context: &'a Context, name: &str) -> Result<(ViewId, &'a View), Problem> {
+fn find<'a>(context: &'a Context, name: &str) -> Result<(ViewId, &'a View), Problem> {
     context.state.live.find(name).ok_or_else(|| {
         let names: Vec<&str> = context.state.live.listed().map(|(_, view)| &*view.name).collect();
         Problem::not_found(format!("there is no such view; there are: {}", names.join(", ")))
@@ -142,6 +142,20 @@ pub(super) fn find<'a>(context: &'a Context, name: &str) -> Result<(ViewId, &'a 
 /// The keys that the parameters named after key fields ask for.
 pub(super) fn fields(params: &mut Params, view: &View, taken: &[&str]) -> Vec<Option<String>> {
     view.key.iter().map(|field| if taken.contains(&&**field) { None } else { params.text(field) }).collect()
+}
+
+/// The keys that are asked for either as one or by their fields.
+pub(super) fn key_filter(params: &mut Params, key: Option<String>, fields: Vec<Option<String>>) -> KeyFilter {
+    let by_field = fields.iter().any(Option::is_some);
+    match key {
+        Some(_) if by_field => {
+            params.refuse("key", "expected either a key or key fields, not both");
+            KeyFilter::All
+        }
+        Some(key) => KeyFilter::Exactly(Key(key.into())),
+        None if by_field => KeyFilter::Fields(fields),
+        None => KeyFilter::All,
+    }
 }
 
 fn page(params: &mut Params, context: &Context) -> (usize, usize) {
@@ -215,16 +229,7 @@ pub async fn windows(
     let (from_ms, to_ms) = params.times("from", "to");
     let (page, size) = page(&mut params, &context);
     let fields = fields(&mut params, view, &["key", "from", "to", "page", "size"]);
-    let by_field = fields.iter().any(Option::is_some);
-    let keys = match key {
-        Some(_) if by_field => {
-            params.refuse("key", "expected either a key or key fields, not both");
-            KeyFilter::All
-        }
-        Some(key) => KeyFilter::Exactly(Key(key.into())),
-        None if by_field => KeyFilter::Fields(fields),
-        None => KeyFilter::All,
-    };
+    let keys = key_filter(&mut params, key, fields);
     params.finish()?;
     let query = WindowQuery { keys, from_ms, to_ms, skip: (page - 1) * size, size };
     let read = context.state.live.windows(id, &query).ok_or_else(|| Problem::not_found("there is no such view"))?;

@@ -21,9 +21,9 @@ use crate::synthetic::{ListStore, SERVICES, TICK_MS, feed, views};
 
 const START: u64 = 1_769_846_400;
 
-struct Api {
-    address: SocketAddr,
-    live: Arc<LiveView>,
+pub struct Api {
+    pub address: SocketAddr,
+    pub live: Arc<LiveView>,
     store: Arc<ListStore>,
     progress: Arc<ProgressBoard>,
     stop: Option<oneshot::Sender<()>>,
@@ -40,7 +40,7 @@ impl Drop for Api {
     }
 }
 
-struct Answer {
+pub struct Answer {
     status: u16,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
@@ -54,7 +54,7 @@ impl Answer {
 
     /// The problem document, after checking what every one must have.
     #[track_caller]
-    fn problem(&self, status: u16, path: &str) -> Value {
+    pub fn problem(&self, status: u16, path: &str) -> Value {
         assert_eq!(self.status, status, "{path}: {}", String::from_utf8_lossy(&self.body));
         assert_eq!(self.headers["content-type"], "application/problem+json");
         let problem = self.json();
@@ -81,11 +81,11 @@ fn documents() -> Vec<Value> {
 }
 
 impl Api {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(ApiConfig::default())
     }
 
-    fn with(config: ApiConfig) -> Self {
+    pub fn with(config: ApiConfig) -> Self {
         let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..config };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let live = Arc::new(LiveView::new(views(), TICK_MS, 2));
@@ -135,12 +135,20 @@ impl Api {
         Answer { status, headers, body }
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Answer {
         self.request("GET", path, "")
     }
 
+    /// Ends the API and waits until it has ended.
+    pub fn end(mut self) {
+        drop(self.stop.take());
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.finished());
+        }
+    }
+
     #[track_caller]
-    fn json(&self, path: &str) -> Value {
+    pub fn json(&self, path: &str) -> Value {
         let answer = self.get(path);
         assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
         assert_eq!(answer.headers["content-type"], "application/json", "{path}");
@@ -356,6 +364,11 @@ fn bad_parameters_are_named() {
         ("/views/per_service/auth-service/soon/history", "start"),
         ("/views/per_path/auth-service/1769846400000/history", "key"),
         ("/views/per_service/auth-service/1769846400000/history?x=1", "x"),
+        ("/stream?view=none", "view"),
+        ("/stream?key=a", "key"),
+        ("/stream?service_name=a", "service_name"),
+        ("/stream?view=per_service&key=a&service_name=a", "key"),
+        ("/stream?from=yesterday", "from"),
         ("/progress?x=1", "x"),
         ("/health?x=1", "x"),
         ("/?x=1", "x"),
@@ -478,6 +491,7 @@ fn the_description_is_openapi_and_names_every_route() {
         "/metrics",
         "/openapi.json",
         "/progress",
+        "/stream",
         "/views",
         "/views/{name}",
         "/views/{name}/keys",

@@ -22,6 +22,7 @@ mod reading;
 #[path = "../../dataflows/tests/oracle/reference.rs"]
 mod reference;
 mod run;
+mod stream;
 #[path = "../support/stub_elasticsearch.rs"]
 mod stub_elasticsearch;
 mod support;

@@ -217,6 +217,11 @@ impl Api {
         Self { address: SocketAddr::from(([127, 0, 0, 1], digits.parse().expect("a port"))) }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The answer, if there is one and it is 200.
     pub fn get(&self, path: &str) -> Option<Value> {
         let mut stream = TcpStream::connect(self.address).ok()?;
