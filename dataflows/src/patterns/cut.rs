@@ -37,7 +37,7 @@ impl Cutter {
     #[inline]
     pub fn cut(&mut self, message: &str) -> FirstCut<'_> {
         let end = if message.len() <= MAX_MESSAGE_BYTES { message.len() } else { end_of_long(message) };
-        let mut scan = Scan { text: message[..end].as_bytes(), at: 0, out: &mut self.template, is_value: false };
+        let mut scan = Scan { text: &message.as_bytes()[..end], at: 0, out: &mut self.template, is_value: false };
         scan.out.clear();
         scan.run();
         if end < message.len() {

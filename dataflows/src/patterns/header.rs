@@ -287,10 +287,10 @@ fn fields(header: Header<'_>) -> Header<'_> {
             // A process or a thread.
         } else if field.starts_with('[') {
             let is_name = !field.contains(' ') && field.len() > 2 && found.logger.is_none();
-            if !is_name {
+            if !(is_name || found.logger.is_some() && is_context(field)) {
                 break;
             }
-            if found.level.is_some() && is_before_dash {
+            if is_name && found.level.is_some() && is_before_dash {
                 found.logger = Some(&field[1..field.len() - 1]);
             }
         } else if found.logger.is_none()
@@ -333,6 +333,12 @@ fn bracketed(text: &str) -> Option<usize> {
     None
 }
 
+/// Whether what is in brackets are ids alone, of a request and the like: each with a digit, or a dash for none.
+fn is_context(field: &str) -> bool {
+    let is_id = |word: &str| word == "-" || word.bytes().any(|byte| byte.is_ascii_digit());
+    !field.contains([':', '=']) && field[1..field.len() - 1].split_whitespace().all(is_id)
+}
+
 /// Whether this looks like the name of a logger: dotted, or ending in a colon.
 fn is_name(field: &str) -> bool {
     let name = field.trim_end_matches(':');
@@ -350,7 +356,7 @@ mod tests {
     #[test]
     fn common_headers_are_understood() {
         type Case = (&'static str, Option<&'static str>, Option<Level>, Option<&'static str>, &'static str);
-        let cases: [Case; 19] = [
+        let cases: [Case; 20] = [
             (
                 "2017-05-16 00:00:00.008 25746 INFO nova.compute.server went on",
                 Some("2017-05-16 00:00:00.008"),
@@ -364,6 +370,13 @@ mod tests {
                 None,
                 None,
                 "a.log 2017-05-16 00:00:04 2931 WARN x.y.Z [-] hello",
+            ),
+            (
+                "2017-05-16 00:00:00.008 25746 INFO nova.compute.server [req-38 113d3a - -] [instance: 9] started",
+                Some("2017-05-16 00:00:00.008"),
+                Some(Level::Info),
+                Some("nova.compute.server"),
+                "[instance: 9] started",
             ),
             (
                 "2015-10-18T18:01:47,978Z ERROR [main] org.acme.App: no disk",
