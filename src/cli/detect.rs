@@ -258,6 +258,19 @@ mod tests {
         assert!(scored("1,2\n2,\n3,4\n").is_ok(), "a window without a value");
     }
 
+    /// A restart in the middle of a series: what was kept goes on as if nothing had happened.
+    #[test]
+    fn a_baseline_survives_as_bytes() {
+        let value = |n: u64| Some(50.0 + (n * 7919 % 13) as f64 / 7.0);
+        let mut baseline = Baseline::new(Measure::RATE);
+        (0..500).for_each(|n| baseline.learn(n * 10_000, value(n)));
+        let bytes = postcard::to_stdvec(&baseline).unwrap();
+        assert!(bytes.len() <= 4096, "{} bytes", bytes.len());
+        let mut read: Baseline = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(read, baseline);
+        (500..600).for_each(|n| assert_eq!(read.step(n * 10_000, value(n)), baseline.step(n * 10_000, value(n))));
+    }
+
     #[test]
     fn several_inputs_go_to_a_folder() {
         let dir = tempfile::tempdir().unwrap();

@@ -8,9 +8,11 @@
 //! - [`measure`]: what kind of number is judged.
 //! - [`baseline`]: all that is learned of one measure of one key: [`Baseline::score`] and [`Baseline::learn`].
 //! - [`parts`]: the ways in which a window can be unusual.
+//! - [`levels`]: levels and spreads that forget, and steps between levels.
 //! - [`tail`]: how rare a number is among the earlier ones.
 //! - [`seasons`]: what is usual at an hour.
-//! - [`scored`]: the result.
+//! - [`scored`]: the result. [`window`]: one for all measures of a window.
+//! - [`series`]: baselines along a key's windows, and how a correction folds forward again.
 
 mod baseline;
 mod levels;
@@ -18,9 +20,13 @@ mod measure;
 mod parts;
 mod scored;
 mod seasons;
+mod series;
 mod tail;
+mod window;
 
 pub use baseline::Baseline;
 pub use measure::{Direction, Measure, Missing};
 pub use parts::Part;
 pub use scored::{ALERT_SCORE, Band, FINE, Scored};
+pub use series::{KEEP_EVERY, Series};
+pub use window::WindowScore;

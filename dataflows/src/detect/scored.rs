@@ -33,6 +33,8 @@ pub struct Scored {
     pub high: f64,
     /// The share of earlier windows that were at least as unusual, counting this one.
     pub rarity: f64,
+    /// Rarity in powers of ten, with all corrections: what the score is made of.
+    pub surprise: f64,
     /// There is too little history to judge by; the score is provisional and should not alert.
     pub learning: bool,
     /// Of each part, how rare it was by itself, in powers of ten.
@@ -89,6 +91,7 @@ impl Scored {
             low: 0.0,
             high: 0.0,
             rarity: 1.0,
+            surprise: 0.0,
             learning,
             surprises: [0.0; PARTS],
         }
