@@ -4,6 +4,7 @@
 // Helpers outside test functions are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod checkpoints;
 mod clock;
 mod memory;
 mod reference;

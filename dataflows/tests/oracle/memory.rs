@@ -48,13 +48,22 @@ pub struct LogFeed {
 impl LogFeed {
     /// The records of some partitions, cut into batches of `cut` records.
     pub fn new<'a>(partitions: impl Iterator<Item = (usize, &'a Vec<Vec<u8>>)>, cut: usize) -> Self {
-        let batches = |records: &Vec<Vec<u8>>| {
-            let chunks = records.chunks(cut).enumerate();
+        Self::from(partitions, cut, &[])
+    }
+
+    /// The same from these offsets on, by partition; 0 where there is none.
+    pub fn from<'a>(partitions: impl Iterator<Item = (usize, &'a Vec<Vec<u8>>)>, cut: usize, starts: &[u64]) -> Self {
+        let batches = |p: usize, records: &Vec<Vec<u8>>| {
+            let start = starts.get(p).copied().unwrap_or(0);
+            let chunks = records[start as usize..].chunks(cut).enumerate();
             chunks
-                .map(|(i, chunk)| MemoryBatch { first_offset: (i * cut) as u64, records: chunk.to_vec().into() })
+                .map(|(i, chunk)| MemoryBatch {
+                    first_offset: start + (i * cut) as u64,
+                    records: chunk.to_vec().into(),
+                })
                 .collect()
         };
-        let (infos, batches) = partitions.map(|(p, records)| (partition(p as i32), batches(records))).unzip();
+        let (infos, batches) = partitions.map(|(p, records)| (partition(p as i32), batches(p, records))).unzip();
         Self { infos, batches }
     }
 }
@@ -169,7 +178,11 @@ pub struct Seen {
     pub progress: BTreeMap<i32, PartitionProgress>,
     /// Window documents in the order of publication, by (view, key, start).
     pub windows: BTreeMap<(String, String, Millis), Vec<WindowDocument>>,
+    /// Where partitions started that did not start at 0.
+    pub starts: BTreeMap<i32, u64>,
     pub live: Vec<(Tick, Vec<ViewUpdate>)>,
+    /// Cuts of the live state: the tick, and how many entries of `live` are before it.
+    pub live_cuts: Vec<(Tick, usize)>,
 }
 
 /// A sink of all kinds that writes to a shared [`Seen`].
@@ -199,7 +212,8 @@ impl RecordSink for SeenSink {
         let of_partition = (number, 0)..=(number, u64::MAX);
         let logged = seen.logged.range(of_partition.clone()).next_back().map(|((_, offset), _)| *offset);
         let dead = seen.dead.range(of_partition).next_back().map(|((_, offset), _)| *offset);
-        let passed = logged.max(dead).map_or(0, |last| last + 1);
+        let start = seen.starts.get(&number).copied().unwrap_or(0);
+        let passed = logged.max(dead).map_or(start, |last| last + 1);
         assert!(progress.next_offset <= passed, "{number}@{} is said to be passed in", progress.next_offset - 1);
         let ledger = progress.ledger;
         assert!(ledger.is_balanced() && ledger.next_offset == progress.next_offset, "{progress:?}");
@@ -224,5 +238,9 @@ impl LiveSink for SeenSink {
         self.0.lock().unwrap().live.push((frontier, updates));
     }
 
-    fn cut(&mut self, _: Tick) {}
+    fn cut(&mut self, at: Tick) {
+        let mut seen = self.0.lock().unwrap();
+        let applied = seen.live.len();
+        seen.live_cuts.push((at, applied));
+    }
 }

@@ -157,7 +157,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
     )
 }
 
-fn log() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
+pub fn log() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
     prop::collection::vec(prop::collection::vec(drawn(), 0..400), 1..5).prop_map(|partitions| {
         partitions
             .into_iter()
@@ -191,7 +191,7 @@ fn log() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
     })
 }
 
-fn serialised(threads: usize) -> timely::Config {
+pub fn serialised(threads: usize) -> timely::Config {
     timely::Config {
         communication: timely::CommunicationConfig::ProcessBinary(threads),
         worker: timely::WorkerConfig::default(),
