@@ -153,3 +153,41 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use floodmark_dataflows::output::LiveSink;
+
+    use super::super::hub::Hub;
+    use super::*;
+    use crate::api::ApiConfig;
+    use crate::live::LiveView;
+    use crate::units::ByteSize;
+
+    #[tokio::test]
+    async fn a_client_that_takes_too_little_is_told_and_left() {
+        let live = Arc::new(LiveView::new(Vec::new(), 1_000, 0));
+        let hub = Hub::new(live.clone(), &ApiConfig { stream_buffer: ByteSize(1), ..ApiConfig::default() });
+        let seat = hub.enter().unwrap();
+        let (sender, mut receiver) = mpsc::channel(1);
+        tokio::spawn(Client { seat, filter: Filter::default(), sender }.run(From::Now, None));
+        let first = String::from_utf8(receiver.recv().await.unwrap().to_vec()).unwrap();
+        assert!(first.contains("event: frontier"), "{first}");
+        let begin = hub.head();
+        let mut reached = hub.reached();
+        for tick in 1..10 {
+            live.writer().apply(tick, Vec::new());
+            reached.wait_for(|&version| version == tick).await.unwrap();
+        }
+        assert!(matches!(hub.next(begin), Next::Unknown), "only the newest step is kept");
+        let mut rest = Vec::new();
+        while let Some(bytes) = receiver.recv().await {
+            rest.extend(bytes);
+        }
+        let rest = String::from_utf8(rest).unwrap();
+        assert!(rest.contains("event: behind"), "{rest}");
+        assert!(!rest.contains(r#""as_of":9000"#), "nothing comes after what was missed: {rest}");
+    }
+}
