@@ -48,8 +48,8 @@ pub struct ClusterConfig {
     /// A process that is not heard of for so long is given up for lost, and all others end. A process that dies is
     /// noticed at once.
     pub peer_timeout: Span,
-    /// Says that the files of `source.files` are the same ones on every host, as on a network file system. Only asked
-    /// for when not all hosts are loopback addresses.
+    /// Says that local files are the same ones on every host, as on a network file system: those of `source.files`,
+    /// and checkpoints in a directory. Only asked for when not all hosts are loopback addresses.
     pub shared_files: bool,
 }
 

@@ -61,6 +61,11 @@ impl Identity {
             .map(|(name, section)| (format!("[{name}]"), hash(&section.to_string())))
             .collect();
         sections.push(("the flags of `run`".to_owned(), hash(run)));
+        if config.checkpoint.enabled && config.checkpoint.url.is_none() && config.cluster.is_on_one_host() {
+            // Each would find the checkpoints of its own directory only.
+            let directory = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+            sections.push(("data_dir, where the checkpoints are".to_owned(), hash(&directory.to_string_lossy())));
+        }
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire_format: WIRE_FORMAT,
@@ -145,7 +150,6 @@ mod tests {
         let other = identity(|config| {
             config.cluster.process = 1;
             config.cluster.listen = Some("10.0.0.1:1".to_owned());
-            config.data_dir = "elsewhere".into();
             config.api.enabled = false;
             config.store.ndjson = Some(Default::default());
         });
@@ -167,6 +171,7 @@ mod tests {
             config.cluster.workers = 2;
         });
         assert!(text.contains("[cluster], [view]"), "{text}");
+        assert!(difference(|config| config.data_dir = "elsewhere".into()).contains("data_dir"));
         assert!(difference(|config| config.cluster.processes = 3).contains("expects 3 processes, this 2"));
         let text = own.difference(&Identity::new(&Config::default(), "--until-end")).unwrap_or_default();
         assert!(text.contains("processes"), "{text}");

@@ -64,6 +64,12 @@ impl Config {
             let message = format!("processes on several hosts may not see the same files: {advice}");
             mistakes.push(Mistake::new("source.files", message));
         }
+        let is_local = !self.checkpoint.url.as_deref().unwrap_or_default().starts_with("s3://");
+        if self.checkpoint.enabled && is_local && !self.cluster.shared_files && !self.cluster.is_on_one_host() {
+            let advice = "name an s3:// address, or set cluster.shared_files when all hosts share the directory";
+            let message = format!("processes on several hosts need checkpoints where all can reach them: {advice}");
+            mistakes.push(Mistake::new("checkpoint.url", message));
+        }
         mistakes
     }
 

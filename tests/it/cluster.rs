@@ -245,7 +245,9 @@ fn what_only_one_process_can_do_is_refused_for_several() {
     dir.file("hosts", "10.0.0.1:2101\n10.0.0.2:2101\n");
     let flags = ["run", "-h", "hosts", "--set", "source.files.paths=[\"x\"]"];
     let stderr = dir.command(&flags).run().expect_code(2).stderr();
-    for expected in ["store.embedded: the embedded store is for one process", "cluster.shared_files", "shared secret"] {
+    for expected in
+        ["store.embedded: the embedded", "source.files: processes", "checkpoint.url: processes", "shared secret"]
+    {
         assert!(stderr.contains(expected), "{expected} not in {stderr}");
     }
 }
