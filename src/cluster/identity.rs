@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::ClusterConfig;
 use crate::config::Config;
 
 /// The form of what processes send each other. To be raised whenever it changes, also within one version.
@@ -61,7 +62,9 @@ impl Identity {
             .map(|(name, section)| (format!("[{name}]"), hash(&section.to_string())))
             .collect();
         sections.push(("the flags of `run`".to_owned(), hash(run)));
-        if config.checkpoint.enabled && config.checkpoint.url.is_none() && config.cluster.is_on_one_host() {
+        // Where one listens is its own affair.
+        let is_on_one_host = ClusterConfig { listen: None, ..config.cluster.clone() }.is_on_one_host();
+        if config.checkpoint.enabled && config.checkpoint.url.is_none() && is_on_one_host {
             // Each would find the checkpoints of its own directory only.
             let directory = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
             sections.push(("data_dir, where the checkpoints are".to_owned(), hash(&directory.to_string_lossy())));

@@ -356,6 +356,7 @@ mod tests {
                 ("FLOODMARK_CLUSTER__HOSTS", "a:1, b:2"),
                 ("FLOODMARK_CLUSTER__PROCESSES", "2"),
                 ("FLOODMARK_CLUSTER__SECRET", "0123456789abcdef"),
+                ("FLOODMARK_CLUSTER__SHARED_FILES", "true"),
                 ("FLOODMARK_LOG", "debug"),
                 ("FLOODMARK_TEST_SERVICES", "1"),
                 ("PATH", "/bin"),
