@@ -18,6 +18,7 @@
 //! [`dataflow::build`] puts it together on a worker.
 
 pub mod aggregate;
+pub mod alerts;
 pub mod checkpoint;
 pub mod clocks;
 pub mod combine;

@@ -184,6 +184,9 @@ pub struct WindowDocument {
     /// The window began before its view did: records are missing. Left out when it is not so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
+    /// How unusual it is, once it is closed and where its view is scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<WindowScore>,
     /// The event-clock time that the state shown is of: everything before it is in.
     pub as_of: Millis,
 }
@@ -202,6 +205,58 @@ pub struct Previous {
     pub response_time_ms: Option<ResponseTime>,
     /// The `as_of` of that revision's document.
     pub as_of: Millis,
+}
+
+/// How unusual a window is, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WindowScore {
+    /// 0 to 100; 75 means about the same for every key.
+    pub score: u8,
+    /// The name of its range, as of a severity.
+    pub level: Arc<str>,
+    /// There is too little history to judge by.
+    pub learning: bool,
+    /// The measures that it is made of, the most unusual first.
+    pub measures: Vec<MeasureScore>,
+    /// The records of the window, by partition.
+    pub records: Vec<RecordRange>,
+}
+
+/// How unusual a measure of a window is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasureScore {
+    /// Its name in the configuration.
+    pub measure: Arc<str>,
+    /// 0 to 100.
+    pub score: u8,
+    /// What was measured; absent where the window has no value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actual: Option<f64>,
+    /// What the windows before let expect.
+    pub expected: f64,
+    /// The lower end of what is usual.
+    pub low: f64,
+    /// The upper end of what is usual.
+    pub high: f64,
+    /// The share of earlier windows that were at least as unusual.
+    pub rarity: f64,
+    /// The ways in which it is unusual, the most unusual first.
+    pub reasons: Vec<Arc<str>>,
+}
+
+/// Where the records of a window are in a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordRange {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub partition: i32,
+    /// The lowest offset.
+    pub first: u64,
+    /// The highest offset.
+    pub last: u64,
+    /// The partition's event clock at the lowest offset, in milliseconds.
+    pub clock: Millis,
 }
 
 /// Names and values of key fields, kept in the view's order. A JSON object.
@@ -331,6 +386,7 @@ impl WindowDocument {
             previous: state.previous,
             is_final: state.is_final,
             partial: state.partial,
+            score: None,
             as_of: state.as_of_ms,
         }
     }

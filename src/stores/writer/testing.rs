@@ -55,6 +55,7 @@ pub(in crate::stores) fn window(service: &str, start: u64, as_of: u64) -> Window
         previous: None,
         is_final: false,
         partial: false,
+        score: None,
         as_of,
     }
 }

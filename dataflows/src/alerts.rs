@@ -1,0 +1,111 @@
+//! Alerts: what is said of windows that meet a condition, and what becomes of that.
+//!
+//! An alert is one incident, not one window: consecutive windows of a key, and those of several keys that overlap them,
+//! belong to the same one. It is a function of the documents of its view's windows, so a correction of a window may
+//! amend or retract it, and a run that is made again says the same of the same ids.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::output::{KeyFields, WindowScore};
+use crate::time::Millis;
+
+/// What happened to an alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertEventKind {
+    /// A window met the condition for long enough.
+    Opened,
+    /// Further windows belong to it.
+    Updated,
+    /// A correction changed what was said of it, and it still holds.
+    Amended,
+    /// A correction left no window that meets the condition: it should not have been raised.
+    Retracted,
+    /// It is over.
+    Closed,
+}
+
+/// Where an alert is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertState {
+    /// The condition holds.
+    Open,
+    /// It held, and no longer does.
+    Closed,
+    /// It never held, as is known now.
+    Retracted,
+}
+
+/// A window of an alert.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlertWindow {
+    /// The key of the window.
+    pub key: KeyFields,
+    /// Its start.
+    pub start: Millis,
+    /// Its end.
+    pub end: Millis,
+    /// The value that the condition is about.
+    pub value: f64,
+    /// Its score with the explanation, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<WindowScore>,
+}
+
+/// An alert as it is published. All times are epoch milliseconds of event time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlertDocument {
+    /// The same in every run: of the alert's name and definition, and the key and start of its first window.
+    pub id: String,
+    /// The name in the configuration.
+    pub alert: Arc<str>,
+    /// The view.
+    pub view: Arc<str>,
+    /// How bad, as configured or by the strongest score: `critical`, `high`, `medium`, `low` or `info`.
+    pub severity: Arc<str>,
+    /// Where it is in its life.
+    pub state: AlertState,
+    /// Start of the first window that meets the condition.
+    pub start: Millis,
+    /// End of the last window that meets the condition.
+    pub end: Millis,
+    /// The window that it began with.
+    pub first: AlertWindow,
+    /// The window with the highest score or value.
+    pub strongest: AlertWindow,
+    /// The keys that take part, in order of their first windows; at most 100.
+    pub keys: Vec<KeyFields>,
+    /// How many keys take part.
+    pub key_count: u32,
+    /// How many windows meet the condition.
+    pub windows: u32,
+    /// The condition, and what met it, in one sentence.
+    pub summary: String,
+    /// How often it changed since it was opened.
+    pub revision: u32,
+    /// The event-clock time of the last change.
+    pub as_of: Millis,
+    /// The hash of the configuration that it was raised by.
+    pub configuration: Arc<str>,
+}
+
+/// A change of an alert.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlertEvent {
+    /// What happened.
+    pub kind: AlertEventKind,
+    /// The alert afterwards.
+    pub alert: AlertDocument,
+    /// The alert before, where it was amended or retracted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<AlertDocument>,
+}
+
+/// Receives alerts.
+pub trait AlertSink {
+    /// Takes what happened, in order. The same event of the same revision may come again after a restart.
+    fn alerts(&mut self, events: Vec<AlertEvent>);
+}
