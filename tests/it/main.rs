@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod checkpoint;
 mod cli;
 mod cluster;
 #[path = "../support/corpus.rs"]

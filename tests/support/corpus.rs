@@ -156,6 +156,23 @@ impl Outcome {
         outcome
     }
 
+    /// What is in the files of a folder that several runs have added to, each going on from a checkpoint of the one
+    /// before: a document may be there several times, and is always the same; the last state of a window holds.
+    #[allow(dead_code)]
+    pub fn read_again(folder: &Path) -> Self {
+        let mut outcome = Self::default();
+        for (line, document) in lines(&folder.join("logs.ndjson")) {
+            let before = outcome.documents.insert(record_place(&document), line.clone());
+            assert!(before.is_none_or(|before| before == line), "another document for the same record: {line}");
+        }
+        for (_, letter) in lines(&folder.join("dead-letters.ndjson")) {
+            outcome.dead.insert(record_place(&letter), letter["reason"].as_str().expect("a reason").to_owned());
+        }
+        let windows = lines(&folder.join("windows.ndjson")).into_iter();
+        outcome.windows = windows.map(|(line, document)| (window_place(&document), line)).collect();
+        outcome
+    }
+
     /// Fails with the first difference to what is expected.
     #[track_caller]
     pub fn assert_is(&self, expected: &Self, run: &str) {

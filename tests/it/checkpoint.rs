@@ -1,0 +1,187 @@
+//! Runs that are killed, stopped and started again end with what one run over everything ends with.
+
+use std::path::{Path, PathBuf};
+
+use crate::corpus::{Outcome, Partitions, VIEWS, partitions};
+use crate::support::{Dir, Running, Signal, eventually};
+
+/// Everything a run writes, in one folder. Nothing becomes idle meanwhile.
+const HEAD: &str = "\
+    data_dir = \"data\"\n\
+    [source.files]\npaths = [\"in-*.log\"]\npoll_interval = \"20ms\"\n\
+    [store.ndjson]\nlogs = \"data/logs.ndjson\"\nwindows = \"data/windows.ndjson\"\n\
+    [api]\nlisten = \"127.0.0.1:0\"\n\
+    [time]\nidle_after = \"10m\"\n\
+    [checkpoint]\nevery = \"20ms\"\n";
+
+/// A folder with a log in it, and what must come of the log.
+struct Scene {
+    dir: Dir,
+    records: Partitions,
+}
+
+impl Scene {
+    fn new(each: usize) -> Self {
+        let dir = Dir::new();
+        dir.file("floodmark.toml", &format!("{HEAD}{VIEWS}"));
+        Self { dir, records: partitions(each) }
+    }
+
+    /// Writes the first part of every file, in thousandths.
+    fn write(&self, thousandths: usize) {
+        for (number, records) in self.records.iter().enumerate() {
+            let mut text = records[..records.len() * thousandths / 1_000].join(&b'\n');
+            text.push(b'\n');
+            std::fs::write(self.dir.path().join(format!("in-{number}.log")), text).unwrap();
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn expected(&self) -> Outcome {
+        let places = |records: &Vec<Vec<u8>>| {
+            let mut at = 0;
+            let place = |record: &Vec<u8>| {
+                at += record.len() as u64 + 1;
+                (at - record.len() as u64 - 1, record.clone())
+            };
+            records.iter().map(place).collect()
+        };
+        let placed: Vec<Vec<_>> = self.records.iter().map(places).collect();
+        Outcome::expected(&self.dir.path().join("floodmark.toml"), "files", &placed)
+    }
+
+    fn start(&self, flags: &[&str]) -> Running {
+        let arguments: Vec<_> = ["run"].into_iter().chain(flags.iter().copied()).collect();
+        self.dir.command(&arguments).start()
+    }
+
+    /// Runs to the end of the files.
+    #[track_caller]
+    fn finish(&self, flags: &[&str]) -> String {
+        let arguments: Vec<_> = ["run", "--until-end"].into_iter().chain(flags.iter().copied()).collect();
+        self.dir.command(&arguments).run().expect_code(0).stderr()
+    }
+
+    /// The number of the newest checkpoint.
+    fn newest(&self) -> Option<u64> {
+        let names = std::fs::read_dir(self.data().join("checkpoints/a")).ok()?;
+        let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| name.strip_prefix("manifest-")?.parse().ok()).max()
+    }
+
+    /// Starts a run and kills it when it has made so many more checkpoints.
+    fn kill_after(&self, checkpoints: u64, flags: &[&str]) {
+        let before = self.newest().unwrap_or(0);
+        let run = self.start(flags);
+        eventually("a checkpoint is made", || self.newest().filter(|&newest| newest >= before + checkpoints));
+        // SIGKILL.
+        drop(run);
+    }
+
+    #[track_caller]
+    fn assert_is_expected(&self, run: &str) {
+        Outcome::read_again(&self.data()).assert_is(&self.expected(), run);
+    }
+}
+
+#[test]
+fn killed_runs_with_other_workers_end_like_one_run() {
+    let scene = Scene::new(6_500);
+    scene.write(1_000);
+    for (checkpoints, workers) in [(1, "1"), (2, "3"), (3, "2"), (1, "4")] {
+        scene.kill_after(checkpoints, &["-w", workers]);
+    }
+    let log = scene.finish(&["-w", "2"]);
+    assert!(log.contains("going on from a checkpoint"), "{log}");
+    scene.assert_is_expected("after four kills");
+}
+
+#[test]
+fn a_stopped_run_goes_on() {
+    let scene = Scene::new(2_000);
+    scene.write(400);
+    let mut run = scene.start(&["-w", "2"]);
+    let api = run.api();
+    let counted = || api.get("/logs/stats")?["total_logs"].as_u64().filter(|&total| total > 0);
+    eventually("records are counted", counted);
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+    scene.write(1_000);
+    scene.finish(&[]);
+    scene.assert_is_expected("after a stop");
+}
+
+#[test]
+fn a_run_to_the_end_goes_on_when_the_files_have_grown() {
+    let scene = Scene::new(2_000);
+    for (thousandths, workers) in [(300, "1"), (700, "2"), (1_000, "1")] {
+        scene.write(thousandths);
+        scene.finish(&["-w", workers]);
+    }
+    scene.assert_is_expected("in three parts");
+}
+
+/// The newest file of a folder by name.
+fn last_file(folder: &Path) -> PathBuf {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.is_file()).max().expect("a file")
+}
+
+#[test]
+fn damage_to_a_file_is_named_and_changes_nothing() {
+    let scene = Scene::new(2_000);
+    scene.write(1_000);
+    for (folder, flags) in [("checkpoints/a/state", ["-w", "1"]), ("checkpoints/b", ["-w", "2"])] {
+        scene.kill_after(2, &flags);
+        let path = last_file(&scene.data().join(folder));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let mut run = scene.start(&flags);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let said = run.expect_line(&format!("{name} is damaged"));
+        assert!(said.contains("are not what was written") || said.contains("checksum differs"), "{said}");
+        run.expect_line("going on from a checkpoint");
+    }
+    scene.finish(&[]);
+    scene.assert_is_expected("after damage");
+}
+
+#[test]
+fn another_tick_is_refused_unless_the_run_begins_anew() {
+    let scene = Scene::new(500);
+    scene.write(1_000);
+    scene.kill_after(2, &[]);
+    let refused = scene.dir.command(&["run", "--until-end", "--set", "time.tick=500ms"]).run().expect_code(2);
+    assert!(refused.stderr().contains("time.tick was 1000 ms"), "{}", refused.stderr());
+    let generation = || std::fs::read_to_string(scene.data().join("generation")).unwrap();
+    assert_eq!(generation(), "1\n");
+    scene.finish(&["--fresh", "--set", "time.tick=500ms"]);
+    assert_eq!(generation(), "2\n");
+}
+
+#[test]
+fn an_added_view_starts_partial_and_the_others_go_on() {
+    let scene = Scene::new(2_000);
+    scene.write(500);
+    scene.kill_after(3, &[]);
+    let expected = scene.expected();
+    scene.write(1_000);
+    let more = "[[view]]\nname = \"a_minute\"\nwindow = \"1m\"\nretention = \"3m\"\n";
+    scene.dir.file("floodmark.toml", &format!("{HEAD}{more}{VIEWS}"));
+    let log = scene.finish(&["-w", "2"]);
+    assert!(log.contains("the view a_minute is new and starts empty here"), "{log}");
+    let mut outcome = Outcome::read_again(&scene.data());
+    let added = |place: &(String, String, u64)| place.0 == "a_minute";
+    let new: Vec<_> = outcome.windows.extract_if(.., |place, _| added(place)).collect();
+    outcome.assert_is(&expected, "with a view added");
+    let first = new.iter().map(|((.., start), _)| *start).min().expect("windows of the new view");
+    for ((.., start), line) in &new {
+        assert!(*start > first || line.contains(r#""partial":true"#), "{line}");
+    }
+    assert!(new.iter().any(|(_, line)| !line.contains(r#""partial":true"#)), "later windows are whole");
+}
