@@ -44,6 +44,8 @@ pub struct ViewPrint {
     pub max_keys: u64,
     /// A key silent for this long leaves.
     pub forget_after_ms: u64,
+    /// Windows that begin before this tick are partial: the view was added then. 0 for none.
+    pub partial_before: Tick,
 }
 
 impl ViewPrint {
@@ -123,6 +125,7 @@ impl Fingerprint {
             retention_ms: view.retention_ms,
             max_keys: view.max_keys as u64,
             forget_after_ms: view.forget_after_ms,
+            partial_before: 0,
         };
         let views = views.into_iter().map(print).collect();
         Self { tick_ms: time.tick.as_millis(), fixed, noted, views }
@@ -141,6 +144,20 @@ pub struct Carried {
 }
 
 impl Carried {
+    /// Notes in the present configuration from where on each view is whole.
+    pub fn note_partial(&self, then: &Fingerprint, now: &mut Fingerprint, at: Tick) {
+        for (view, place) in then.views.iter().zip(&self.views) {
+            if let Some(other) = place.and_then(|place| now.views.get_mut(usize::from(place))) {
+                other.partial_before = view.partial_before;
+            }
+        }
+        for &view in &self.new_views {
+            if let Some(view) = now.views.get_mut(usize::from(view)) {
+                view.partial_before = at;
+            }
+        }
+    }
+
     /// Whether every view has the number that it had, and none is new.
     pub fn is_same(&self) -> bool {
         self.new_views.is_empty() && (0..).zip(&self.views).all(|(id, now)| *now == Some(id))

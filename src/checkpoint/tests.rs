@@ -70,6 +70,7 @@ fn configuration() -> Fingerprint {
         retention_ms: 100,
         max_keys: 10,
         forget_after_ms: 50,
+        partial_before: 0,
     };
     Fingerprint { tick_ms: 1, views: vec![view], ..Fingerprint::default() }
 }

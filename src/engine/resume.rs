@@ -66,7 +66,7 @@ impl Resumed {
         config: &Config,
         store: CopyStore,
         id: CheckpointId,
-        present: Fingerprint,
+        mut present: Fingerprint,
     ) -> Result<Self, EngineError> {
         let loaded = restore::load(&store, id).await.map_err(|error| match error {
             CheckpointError::Store(StoreError::Damaged { name, .. }) if config.cluster.process > 0 => {
@@ -79,9 +79,9 @@ impl Resumed {
             error => error.into(),
         })?;
         let Loaded { manifest, mut standing, mut rows } = loaded;
-        let Carried { views, new_views, changes } =
-            compare(&manifest.configuration, &present, manifest.at).map_err(EngineError::Usage)?;
-        let is_same = Carried { views: views.clone(), new_views: new_views.clone(), changes: Vec::new() }.is_same();
+        let carried = compare(&manifest.configuration, &present, manifest.at).map_err(EngineError::Usage)?;
+        carried.note_partial(&manifest.configuration, &mut present, manifest.at);
+        let (is_same, Carried { views, changes, .. }) = (carried.is_same(), carried);
         let at = manifest.at;
         for change in &changes {
             tracing::warn!("the configuration changed since the checkpoint: {change}");
@@ -122,7 +122,8 @@ impl Resumed {
             let (rows, partitions) = (rows.len(), partitions.len());
             tracing::info!(id, at, generation, rows, partitions, "going on from a checkpoint");
         }
-        let partial_before = new_views.into_iter().map(|view| (view, at)).collect();
+        let views = (0..).zip(&line.configuration.views).filter(|(_, view)| view.partial_before > 0);
+        let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
         Ok(Self { store, line, restored, totals: standing.totals, positions })
     }
