@@ -1,5 +1,8 @@
 //! Runs that are killed, stopped and started again end with what one run over everything ends with.
 
+use std::cell::Cell;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::corpus::{Outcome, Partitions, VIEWS, partitions};
@@ -18,22 +21,30 @@ const HEAD: &str = "\
 struct Scene {
     dir: Dir,
     records: Partitions,
+    /// The part of each file that is written, in thousandths.
+    written: Cell<usize>,
 }
 
 impl Scene {
     fn new(each: usize) -> Self {
         let dir = Dir::new();
         dir.file("floodmark.toml", &format!("{HEAD}{VIEWS}"));
-        Self { dir, records: partitions(each) }
+        Self { dir, records: partitions(each), written: Cell::new(0) }
     }
 
-    /// Writes the first part of every file, in thousandths.
+    /// Adds to every file until it has this part of its records, in thousandths.
     fn write(&self, thousandths: usize) {
         for (number, records) in self.records.iter().enumerate() {
-            let mut text = records[..records.len() * thousandths / 1_000].join(&b'\n');
-            text.push(b'\n');
-            std::fs::write(self.dir.path().join(format!("in-{number}.log")), text).unwrap();
+            let place = |thousandths| records.len() * thousandths / 1_000;
+            let mut text = records[place(self.written.get())..place(thousandths)].join(&b'\n');
+            if !text.is_empty() {
+                text.push(b'\n');
+            }
+            let path = self.dir.path().join(format!("in-{number}.log"));
+            let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+            file.write_all(&text).unwrap();
         }
+        self.written.set(thousandths);
     }
 
     fn data(&self) -> PathBuf {
@@ -72,11 +83,14 @@ impl Scene {
         names.filter_map(|name| name.strip_prefix("manifest-")?.parse().ok()).max()
     }
 
-    /// Starts a run and kills it when it has made so many more checkpoints.
+    /// Starts a run, adds to the files bit by bit, and kills it when it has made so many more checkpoints.
     fn kill_after(&self, checkpoints: u64, flags: &[&str]) {
         let before = self.newest().unwrap_or(0);
         let run = self.start(flags);
-        eventually("a checkpoint is made", || self.newest().filter(|&newest| newest >= before + checkpoints));
+        eventually("a checkpoint is made", || {
+            self.write((self.written.get() + 1).min(1_000));
+            self.newest().filter(|&newest| newest >= before + checkpoints)
+        });
         // SIGKILL.
         drop(run);
     }
@@ -89,11 +103,11 @@ impl Scene {
 
 #[test]
 fn killed_runs_with_other_workers_end_like_one_run() {
-    let scene = Scene::new(6_500);
-    scene.write(1_000);
+    let scene = Scene::new(20_000);
     for (checkpoints, workers) in [(1, "1"), (2, "3"), (3, "2"), (1, "4")] {
         scene.kill_after(checkpoints, &["-w", workers]);
     }
+    scene.write(1_000);
     let log = scene.finish(&["-w", "2"]);
     assert!(log.contains("going on from a checkpoint"), "{log}");
     scene.assert_is_expected("after four kills");
@@ -132,8 +146,7 @@ fn last_file(folder: &Path) -> PathBuf {
 
 #[test]
 fn damage_to_a_file_is_named_and_changes_nothing() {
-    let scene = Scene::new(2_000);
-    scene.write(1_000);
+    let scene = Scene::new(6_500);
     for (folder, flags) in [("checkpoints/a/state", ["-w", "1"]), ("checkpoints/b", ["-w", "2"])] {
         scene.kill_after(2, &flags);
         let path = last_file(&scene.data().join(folder));
@@ -147,15 +160,15 @@ fn damage_to_a_file_is_named_and_changes_nothing() {
         assert!(said.contains("are not what was written") || said.contains("checksum differs"), "{said}");
         run.expect_line("going on from a checkpoint");
     }
+    scene.write(1_000);
     scene.finish(&[]);
     scene.assert_is_expected("after damage");
 }
 
 #[test]
 fn another_tick_is_refused_unless_the_run_begins_anew() {
-    let scene = Scene::new(500);
-    scene.write(1_000);
-    scene.kill_after(2, &[]);
+    let scene = Scene::new(6_500);
+    scene.kill_after(1, &[]);
     let refused = scene.dir.command(&["run", "--until-end", "--set", "time.tick=500ms"]).run().expect_code(2);
     assert!(refused.stderr().contains("time.tick was 1000 ms"), "{}", refused.stderr());
     let generation = || std::fs::read_to_string(scene.data().join("generation")).unwrap();
@@ -166,8 +179,7 @@ fn another_tick_is_refused_unless_the_run_begins_anew() {
 
 #[test]
 fn an_added_view_starts_partial_and_the_others_go_on() {
-    let scene = Scene::new(2_000);
-    scene.write(500);
+    let scene = Scene::new(6_500);
     scene.kill_after(3, &[]);
     let expected = scene.expected();
     scene.write(1_000);
