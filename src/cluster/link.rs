@@ -58,6 +58,8 @@ enum Phase {
     Finished,
 }
 
+/// A handler of what a process tells.
+type NewsHook = Box<dyn Fn(usize, &[u8]) + Send + Sync>;
 /// A handler, set once.
 type Hook<T> = OnceLock<Box<dyn Fn(T) + Send + Sync>>;
 
@@ -70,7 +72,7 @@ pub(super) struct Links {
     peer_timeout: Duration,
     on_stop: OnceLock<Box<dyn Fn() + Send + Sync>>,
     on_lost: Hook<String>,
-    on_news: OnceLock<Box<dyn Fn(usize, &[u8]) + Send + Sync>>,
+    on_news: OnceLock<NewsHook>,
 }
 
 struct Peer {
