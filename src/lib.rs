@@ -9,6 +9,7 @@
 //! - [`stores`]: where documents go and searches are answered (Elasticsearch, embedded, ndjson, none).
 //! - [`dead_letters`]: where records go that cannot be read, indexed or trusted.
 //! - [`checkpoint`]: what a run goes on from after it was stopped or killed.
+//! - [`audit`]: what became of every offset, and whether the store has what it should.
 //! - [`live`]: the state that live reads are answered from.
 //! - [`api`]: the HTTP API.
 //! - [`engine`]: builds and runs the dataflow on this process's workers, and joins the above to it.
@@ -17,6 +18,7 @@
 //! - [`cli`]: the commands.
 
 pub mod api;
+pub mod audit;
 pub mod checkpoint;
 pub mod cli;
 pub mod cluster;

@@ -7,8 +7,9 @@
 //! - [`guard`]: what is done for every request: limits, time, counting, and errors made into problems.
 //! - [`params`]: query parameters, all mistakes found at once. [`problem`]: problem documents.
 //! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`stream`]: `/stream`. [`status`]: `/`, `/health`,
-//!   `/progress`, `/metrics`. [`docs`]: `/openapi.json`, `/docs`.
+//!   `/progress`, `/metrics`. [`audit`]: `/audit`. [`docs`]: `/openapi.json`, `/docs`.
 
+mod audit;
 pub mod config;
 mod docs;
 mod guard;
@@ -33,6 +34,7 @@ use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
 use crate::stores::Store;
 
+pub use audit::AuditAnswer;
 pub use config::ApiConfig;
 pub use health::Health;
 pub use server::{ApiError, Server, serve};
@@ -89,6 +91,8 @@ fn router(config: &ApiConfig, state: ApiState) -> (Router, Arc<Hub>) {
         .routes(routes!(views::history))
         .routes(routes!(stream::stream))
         .routes(routes!(status::progress))
+        .routes(routes!(audit::audit))
+        .routes(routes!(audit::documents))
         .routes(routes!(status::metrics))
         .routes(routes!(docs::openapi));
     let (router, document) = routes.split_for_parts();

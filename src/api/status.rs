@@ -145,8 +145,18 @@ pub async fn root(State(context): State<Context>, headers: HeaderMap, uri: Uri) 
     if accept.contains("text/html") {
         return Ok(([vary], dashboard()).into_response());
     }
-    let links =
-        ["health", "progress", "logs", "logs/stats", "logs/anomalies", "views", "metrics", "docs", "openapi.json"];
+    let links = [
+        "health",
+        "progress",
+        "audit",
+        "logs",
+        "logs/stats",
+        "logs/anomalies",
+        "views",
+        "metrics",
+        "docs",
+        "openapi.json",
+    ];
     let answer = RootAnswer {
         name: "floodmark",
         description: "Log analytics between Kafka and Elasticsearch on timely and differential dataflow",

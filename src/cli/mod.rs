@@ -3,6 +3,7 @@
 //! In: arguments, the environment, a configuration file. Out: results on standard output, messages on standard error,
 //! and an [exit code](Failure). An error is printed once, here, with the chain of its causes.
 
+mod audit;
 mod bench;
 mod check;
 mod completions;
@@ -70,6 +71,8 @@ pub enum Command {
     Run(run::RunArgs),
     /// Validate a configuration and reach each service it names
     Check(check::CheckArgs),
+    /// Hold what was read against what the store has
+    Audit(audit::AuditArgs),
     /// Print the effective configuration, commented
     Config(config::ShowArgs),
     /// Make up realistic logs, with incidents whose true times are known
@@ -136,6 +139,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => demo::start(&args),
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -32,6 +32,8 @@ struct Partition {
     worker: usize,
     progress: PartitionProgress,
     end: Option<u64>,
+    acknowledged: Option<u64>,
+    refused: u64,
 }
 
 impl Report {
@@ -43,6 +45,8 @@ impl Report {
             worker: state.worker,
             progress: state.progress,
             end: state.end,
+            acknowledged: state.acknowledged,
+            refused: state.refused,
         };
         Self {
             partitions: snapshot.partitions.into_iter().map(partition).collect(),
@@ -53,9 +57,9 @@ impl Report {
 
     fn into_snapshot(self) -> ProgressSnapshot {
         let state = |partition: Partition| {
-            let Partition { topic, identity, number, worker, progress, end } = partition;
+            let Partition { topic, identity, number, worker, progress, end, acknowledged, refused } = partition;
             let info = PartitionInfo { topic: topic.into(), identity: identity.into(), number };
-            (Arc::new(info), PartitionState { worker, progress, end })
+            (Arc::new(info), PartitionState { worker, progress, end, acknowledged, refused })
         };
         ProgressSnapshot {
             partitions: self.partitions.into_iter().map(state).collect(),

@@ -22,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::ApiConfig;
+use crate::audit::AuditConfig;
 use crate::checkpoint::CheckpointConfig;
 pub use crate::cluster::ClusterConfig;
 use crate::dead_letters::DeadLettersConfig;
@@ -58,6 +59,8 @@ pub struct Config {
     pub dead_letters: DeadLettersConfig,
     /// Checkpoints: what a run goes on from after it was stopped or killed.
     pub checkpoint: CheckpointConfig,
+    /// What became of every offset.
+    pub audit: AuditConfig,
     /// The HTTP API.
     pub api: ApiConfig,
 }
@@ -76,6 +79,7 @@ impl Default for Config {
             store: StoreSection::default(),
             dead_letters: DeadLettersConfig::default(),
             checkpoint: CheckpointConfig::default(),
+            audit: AuditConfig::default(),
             api: ApiConfig::default(),
         }
     }

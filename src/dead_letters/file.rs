@@ -3,6 +3,7 @@
 //! A write is safe when it returns: the file is synced, once for all letters that waited. At `rotate_at` the file is
 //! given the next number behind its name; nothing is ever deleted here.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -53,15 +54,9 @@ impl FileSink {
     /// Bytes of the numbered files, and the number after the last.
     fn rotated(&self) -> io::Result<(u64, u32)> {
         let (mut bytes, mut last) = (0, 0);
-        for entry in fs::read_dir(folder(&self.path))? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let number = self.path.file_name().and_then(|base| name.as_bytes().strip_prefix(base.as_bytes()));
-            let number = number.and_then(|rest| std::str::from_utf8(rest.strip_prefix(b".")?).ok()?.parse().ok());
-            if let Some(number) = number {
-                bytes += entry.metadata()?.len();
-                last = u32::max(last, number);
-            }
+        for (number, path) in numbered(&self.path)? {
+            bytes += fs::metadata(path)?.len();
+            last = u32::max(last, number);
         }
         Ok((bytes, last + 1))
     }
@@ -112,6 +107,30 @@ impl Sink for FileSink {
     fn describe(&self) -> String {
         self.path.display().to_string()
     }
+}
+
+/// The numbered files beside a file, the oldest first.
+fn numbered(path: &Path) -> io::Result<BTreeMap<u32, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder(path))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = path.file_name().and_then(|base| name.as_bytes().strip_prefix(base.as_bytes()));
+        let number = number.and_then(|rest| std::str::from_utf8(rest.strip_prefix(b".")?).ok()?.parse().ok());
+        files.extend(number.map(|number| (number, entry.path())));
+    }
+    Ok(files)
+}
+
+/// All files of a place for dead letters, the oldest first. Empty where there is none.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    Ok(numbered(path)?.into_values().chain([path.to_owned()]).collect())
 }
 
 fn failure(what: &str, path: &Path, source: io::Error) -> SinkError {

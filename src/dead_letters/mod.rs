@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
+pub use file::files;
 pub use letter::{DeadLetter, Document};
 pub use queue::DeadLetterQueue;
 

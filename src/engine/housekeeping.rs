@@ -107,6 +107,7 @@ impl<S: Source> Housekeeping<S> {
     fn note_indexed(&self, waiting: &mut VecDeque<(Millis, Positions)>) {
         let snapshot = self.board.snapshot();
         let stored = self.writer.acknowledged();
+        self.board.set_stored(&stored, |partition, offset| self.writer.refused_before(partition, offset));
         while let Some((frontier, read)) = waiting.front()
             && read.iter().all(|(partition, next)| stored.get(partition).is_some_and(|stored| stored >= next))
         {

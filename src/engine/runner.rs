@@ -22,6 +22,7 @@ use super::shutdown::Stoppable;
 use super::workers::{Peers, Stop, WorkerParts, execute};
 use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
+use crate::audit;
 use crate::checkpoint::marks::Marked;
 use crate::checkpoint::marks::Recorder;
 use crate::checkpoint::{self, Checkpoints, Stats};
@@ -199,19 +200,17 @@ impl WithSource for Run<'_> {
         let server = match &live {
             Some(live) => {
                 metrics.watch_live(live.clone());
+                let (audited, accepted) = (board.clone(), config.audit.clone());
+                let audit = move || std::future::ready(audit::check(&audited, &accepted));
                 let state = ApiState {
                     live: live.clone(),
                     store: store.clone(),
                     progress: board.clone(),
                     metrics: metrics.clone(),
-                    health: Arc::new(health(
-                        &store,
-                        &source,
-                        &dead_letters,
-                        &writer,
-                        others.clone(),
-                        checkpoints.clone(),
-                    )),
+                    health: Arc::new(
+                        health(&store, &source, &dead_letters, &writer, others.clone(), checkpoints.clone())
+                            .check("audit", audit),
+                    ),
                     info: Arc::new(info(config, runtime, &*source)),
                 };
                 let stop = served.clone();

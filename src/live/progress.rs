@@ -10,6 +10,8 @@ use floodmark_dataflows::output::PartitionProgress;
 use floodmark_dataflows::time::{Millis, Tick};
 use parking_lot::Mutex;
 
+use crate::sources::Positions;
+
 /// The state of this process's partitions and of its workers' frontiers, and what other processes told of theirs.
 #[derive(Debug, Default)]
 pub struct ProgressBoard {
@@ -28,6 +30,10 @@ pub struct PartitionState {
     pub progress: PartitionProgress,
     /// The offset at its end as last seen; `None` while unknown.
     pub end: Option<u64>,
+    /// Everything before this offset is stored, or needs no storing.
+    pub acknowledged: Option<u64>,
+    /// Documents before `progress.next_offset` that the store refused in this run.
+    pub refused: u64,
 }
 
 impl PartitionState {
@@ -74,7 +80,8 @@ impl ProgressBoard {
         match partitions.get_mut(partition) {
             Some(state) => (state.worker, state.progress) = (worker, progress),
             None => {
-                partitions.insert(partition.clone(), PartitionState { worker, progress, end: None });
+                let state = PartitionState { worker, progress, end: None, acknowledged: None, refused: 0 };
+                partitions.insert(partition.clone(), state);
             }
         }
     }
@@ -86,6 +93,15 @@ impl ProgressBoard {
             if let Some(state) = partitions.get_mut(partition) {
                 state.end = Some(end);
             }
+        }
+    }
+
+    /// Notes up to where partitions are stored, and by `refused(partition, offset)` how many documents before an offset
+    /// the store refused in this run.
+    pub fn set_stored(&self, acknowledged: &Positions, refused: impl Fn(&PartitionInfo, u64) -> u64) {
+        for (partition, state) in self.partitions.lock().iter_mut() {
+            state.acknowledged = acknowledged.get(&**partition).copied().or(state.acknowledged);
+            state.refused = refused(partition, state.progress.ledger.next_offset);
         }
     }
 

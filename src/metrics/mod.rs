@@ -104,7 +104,10 @@ impl Metrics {
 
     /// Plugs in the progress board. Clocks and frontiers are given in seconds, from ticks of this length.
     pub fn watch_progress(&self, board: Arc<crate::live::progress::ProgressBoard>, tick_ms: u64) {
-        self.collect(move |samples| parts::progress(&board, tick_ms, samples));
+        self.collect(move |samples| {
+            parts::progress(&board, tick_ms, samples);
+            parts::audit(&board, samples);
+        });
     }
 
     /// The OpenMetrics text of all metrics.

@@ -2,6 +2,7 @@
 
 use super::Samples;
 use super::process::{Status, cpu_seconds};
+use crate::audit::accounts;
 use crate::live::LiveView;
 use crate::live::progress::ProgressBoard;
 
@@ -59,6 +60,30 @@ pub(super) fn progress(board: &ProgressBoard, tick_ms: u64, samples: &mut Sample
                 f64::from(u8::from(set)),
             );
         }
+    }
+}
+
+/// What became of the offsets of each partition.
+pub(super) fn audit(board: &ProgressBoard, samples: &mut Samples) {
+    for account in accounts(&board.snapshot()) {
+        let labels = [("topic", &*account.topic), ("partition", &*account.partition.to_string())];
+        let fates = [
+            ("indexed", account.indexed),
+            ("dead_letter", account.dead()),
+            ("dropped", account.dropped),
+            ("lost", account.lost),
+            ("no_record", account.no_record),
+        ];
+        for (fate, count) in fates {
+            let help = "What became of the offsets read (records where offsets are bytes), by partition";
+            samples.gauge("audit_offsets", help, &[labels[0], labels[1], ("fate", fate)], count as f64);
+        }
+        let help = "Offsets (records where offsets are bytes) to be accounted for";
+        samples.gauge("audit_expected", help, &labels, account.expected as f64);
+        let help = "Offsets read and not acknowledged by the store yet";
+        samples.gauge("audit_pending", help, &labels, account.pending as f64);
+        let balanced = f64::from(u8::from(account.balanced));
+        samples.gauge("audit_balanced", "1 while everything read is accounted for", &labels, balanced);
     }
 }
 

@@ -6,6 +6,7 @@ pub mod ndjson;
 pub mod none;
 pub mod writer;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use floodmark_dataflows::output::WindowDocument;
 use floodmark_dataflows::time::Millis;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::metrics::Samples;
 
@@ -122,6 +124,23 @@ pub struct LogPage {
     pub next_cursor: Option<String>,
 }
 
+/// What a store holds of a range of offsets of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Held {
+    /// How many documents.
+    pub documents: u64,
+    /// Their offsets, ascending, one a document; absent where the range is too long to list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offsets: Option<Vec<u64>>,
+    /// Documents of any partition that it did not keep, or deleted, for being older than its retention, since the
+    /// process started; absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<u64>,
+    /// It deletes documents by their age.
+    #[serde(default)]
+    pub has_retention: bool,
+}
+
 /// A place for documents. Writes are idempotent: the same document again changes nothing.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -154,6 +173,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Searches log documents.
     async fn search_logs(&self, query: &LogQuery) -> Result<LogPage, StoreError>;
+
+    /// What it holds of the log documents of a partition whose offsets are in a range; with their offsets if the range
+    /// is of `list` offsets at the most. Sees what was acknowledged when it was asked.
+    async fn held(&self, _: &PartitionInfo, _: Range<u64>, _list: usize) -> Result<Held, StoreError> {
+        Err(StoreError::NotSearchable(format!("the store {} cannot be asked what it holds", self.name())))
+    }
 
     /// Whether the store answers, and what it is, in one line.
     async fn health(&self) -> Result<String, StoreError>;

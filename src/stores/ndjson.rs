@@ -5,17 +5,21 @@
 //! opened. After a restart some lines may come again; `topic`, `partition` and `offset` tell a log document, and of the
 //! lines of a window the last one holds. On error: a full disk or a reader that left is fatal.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use floodmark_dataflows::input::PartitionInfo;
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 
 /// Documents as lines of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -93,6 +97,38 @@ impl Store for Ndjson {
         Err(StoreError::NotSearchable(format!("the ndjson store has no index; {advice}")))
     }
 
+    /// Reads the whole file. Lines that come again after a restart count once.
+    async fn held(&self, partition: &PartitionInfo, range: Range<u64>, list: usize) -> Result<Held, StoreError> {
+        let partition = partition.clone();
+        let logs = self.logs.clone();
+        let Output::File { path, .. } = &*logs else {
+            return Err(StoreError::NotSearchable("what went to standard output cannot be read again".to_owned()));
+        };
+        let path = path.clone();
+        let read = move || -> io::Result<Held> {
+            let mut offsets = BTreeSet::new();
+            for line in BufReader::new(File::open(path)?).split(b'\n') {
+                // A line without these fields is a window, or one that is being written.
+                let line = line?;
+                let Ok(place) = serde_json::from_slice::<Place<'_>>(&line) else { continue };
+                if place.topic == *partition.topic
+                    && place.partition == partition.number
+                    && range.contains(&place.offset)
+                {
+                    offsets.insert(place.offset);
+                }
+            }
+            let documents = offsets.len() as u64;
+            let is_short = range.end.saturating_sub(range.start) <= list as u64;
+            Ok(Held { documents, offsets: is_short.then(|| offsets.into_iter().collect()), ..Held::default() })
+        };
+        let failed = |e: &dyn std::fmt::Display| StoreError::Unavailable(format!("cannot read {}: {e}", logs.name()));
+        match tokio::task::spawn_blocking(read).await {
+            Ok(held) => held.map_err(|e| failed(&e)),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
     async fn health(&self) -> Result<String, StoreError> {
         Ok(format!("lines to {} (logs) and {} (windows)", self.logs.name(), self.windows.name()))
     }
@@ -104,6 +140,15 @@ impl Store for Ndjson {
         }
         self.windows.clone().sync().await
     }
+}
+
+/// Where the record of a log document was read.
+#[derive(Deserialize)]
+struct Place<'a> {
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
+    partition: i32,
+    offset: u64,
 }
 
 /// Where lines go.

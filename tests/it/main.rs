@@ -5,6 +5,7 @@
 
 mod api;
 mod checkpoint;
+mod audit;
 mod cli;
 mod cluster;
 #[path = "../support/corpus.rs"]

@@ -13,6 +13,7 @@
 //! - `bulk`: documents to lines, an answer to outcomes.
 //! - `deliver`: requests in flight, what is sent again, what is refused.
 //! - `retry`: how long to wait.
+//! - `held`: what there is of a range of offsets.
 //! - `search`: a query to a request, an answer to a page.
 //!
 //! # Privileges
@@ -25,11 +26,13 @@ mod client;
 mod cluster;
 mod config;
 mod deliver;
+mod held;
 mod index;
 mod retry;
 mod search;
 mod templates;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -37,6 +40,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use elasticsearch::http::Method;
+use floodmark_dataflows::input::PartitionInfo;
 use tokio::sync::OnceCell;
 
 use self::bulk::{DeadLetters, Documents, Logs, Windows};
@@ -45,7 +49,7 @@ pub use self::config::{Compression, ElasticsearchConfig};
 pub use self::deliver::Counters;
 use self::deliver::Delivery;
 use self::index::Day;
-use super::{DeadLetterWrite, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{DeadLetterWrite, Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 use crate::metrics::Samples;
 
 /// How often old indices are looked for.
@@ -213,6 +217,18 @@ impl Store for ElasticsearchStore {
         let patience = Some(timeout + Duration::from_secs(5));
         let reply = self.shared.client.send(Method::Post, &path, &parameters, Payload::Json(body), patience).await?;
         search::page(query, &reply)
+    }
+
+    async fn held(&self, partition: &PartitionInfo, offsets: Range<u64>, list: usize) -> Result<Held, StoreError> {
+        cluster::refresh(&self.shared.client, &self.shared.config).await?;
+        let path = format!("/{}*/_search", self.shared.config.index_prefix(config::Kind::Logs));
+        let parameters =
+            [("ignore_unavailable", "true"), ("allow_no_indices", "true"), ("allow_partial_search_results", "false")];
+        let body = held::request(partition, &offsets, list);
+        let reply = self.shared.client.send(Method::Post, &path, &parameters, Payload::Json(body), None).await?;
+        let mut held = held::answer(&offsets, list, &reply)?;
+        held.has_retention = self.shared.config.retention_days.is_some();
+        Ok(held)
     }
 
     fn metrics(&self, samples: &mut Samples) {

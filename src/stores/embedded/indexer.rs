@@ -226,7 +226,9 @@ impl Indexer {
         while let Some((&start, _)) = self.parts.first_key_value()
             && start + span <= kept_from
         {
-            self.readers.write().remove(&start);
+            if let Some(reader) = self.readers.write().remove(&start) {
+                self.expired.fetch_add(reader.searcher().num_docs(), Ordering::Relaxed);
+            }
             self.open.retain(|open| *open != start);
             self.parts.remove(&start);
             let path = parts::path(&self.directory, start);

@@ -23,6 +23,7 @@ mod tests;
 mod windows;
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use crossbeam_channel::Sender;
+use floodmark_dataflows::input::PartitionInfo;
 use parking_lot::Mutex;
 use tantivy::Searcher;
 use tokio::sync::oneshot;
@@ -38,7 +40,7 @@ pub use self::config::EmbeddedConfig;
 use self::indexer::{Indexer, Job, Readers};
 use self::schema::Fields;
 use self::windows::WindowFiles;
-use super::{LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 use crate::metrics::Samples;
 
 /// A store of documents on local disk.
@@ -48,6 +50,7 @@ pub struct EmbeddedStore {
     readers: Readers,
     windows: Arc<Mutex<WindowFiles>>,
     expired: Arc<AtomicU64>,
+    has_retention: bool,
     /// Gone only while the store is dropped.
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -79,10 +82,11 @@ impl EmbeddedStore {
             .spawn(move || indexer.run(&receiver))
             .map_err(|e| StoreError::Fatal(format!("cannot start the thread of the embedded store: {e}")))?;
         let (jobs, thread) = (Some(jobs), Some(thread));
-        Ok(Self { directory, fields, readers, windows, expired, jobs, thread, _lock: lock })
+        let has_retention = config.retention.is_some();
+        Ok(Self { directory, fields, readers, windows, expired, has_retention, jobs, thread, _lock: lock })
     }
 
-    /// Documents that were not stored since they were older than the retention when they came.
+    /// Documents that were not stored since they were older than the retention when they came, or were deleted for it.
     pub fn expired(&self) -> u64 {
         self.expired.load(Ordering::Relaxed)
     }
@@ -141,13 +145,21 @@ impl Store for EmbeddedStore {
     }
 
     fn metrics(&self, samples: &mut Samples) {
-        let help = "Log documents not stored since they were older than the retention when they came";
+        let help = "Log documents not stored, or deleted, for being older than the retention";
         samples.counter("store_expired_documents", help, &[], self.expired() as f64);
     }
 
     async fn search_logs(&self, query: &LogQuery) -> Result<LogPage, StoreError> {
         let (searchers, fields, query) = (self.searchers(), self.fields.clone(), query.clone());
         blocking(move || search::search(&searchers, &fields, &query)).await
+    }
+
+    async fn held(&self, partition: &PartitionInfo, offsets: Range<u64>, list: usize) -> Result<Held, StoreError> {
+        let (searchers, source) = (self.searchers(), schema::source_of(partition));
+        let mut held = blocking(move || search::held(&searchers, source, &offsets, list)).await?;
+        held.has_retention = self.has_retention;
+        held.expired = Some(self.expired());
+        Ok(held)
     }
 
     async fn health(&self) -> Result<String, StoreError> {

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use serde_json::value::RawValue;
 use tantivy::query::{AllQuery, BooleanQuery, EnableScoring, Occur, Query, TermQuery, Weight};
@@ -15,7 +16,7 @@ use tantivy::{DocAddress, Searcher, SegmentReader, TantivyDocument, Term};
 
 use super::part::{column, stored};
 use super::schema::{Fields, KEYWORDS, words};
-use crate::stores::{LogPage, LogQuery, StoreError};
+use crate::stores::{Held, LogPage, LogQuery, StoreError};
 
 /// How far into the hits a page may reach without a cursor.
 const MAX_WINDOW: usize = 10_000;
@@ -155,6 +156,29 @@ fn filter(fields: &Fields, query: &LogQuery) -> Result<Box<dyn Query>, StoreErro
         1 => queries.remove(0),
         _ => Box::new(BooleanQuery::new(queries.into_iter().map(|query| (Occur::Must, query)).collect())),
     })
+}
+
+/// What there is of a partition in a range of offsets; the offsets themselves if these are `list` at the most.
+pub(super) fn held(searchers: &[Searcher], source: u64, range: &Range<u64>, list: usize) -> Result<Held, StoreError> {
+    let failed = |e: tantivy::TantivyError| StoreError::Unavailable(format!("the index cannot be read: {e}"));
+    let mut documents = 0;
+    let mut listed = (range.end.saturating_sub(range.start) <= list as u64).then(Vec::new);
+    for segment in searchers.iter().flat_map(|searcher| searcher.segment_readers()) {
+        let offsets = column(segment, "offset").map_err(failed)?;
+        if offsets.min_value() >= range.end || offsets.max_value() < range.start {
+            continue;
+        }
+        let sources = column(segment, "source").map_err(failed)?;
+        for document in segment.doc_ids_alive() {
+            let offset = offsets.values.get_val(document);
+            if range.contains(&offset) && sources.values.get_val(document) == source {
+                documents += 1;
+                listed.iter_mut().for_each(|listed| listed.push(offset));
+            }
+        }
+    }
+    listed.iter_mut().for_each(|listed| listed.sort_unstable());
+    Ok(Held { documents, offsets: listed, ..Held::default() })
 }
 
 fn encode_cursor((time, partition, offset, source): &Place) -> String {

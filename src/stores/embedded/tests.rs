@@ -215,3 +215,22 @@ async fn a_directory_in_use_damaged_or_of_another_span_is_refused_with_advice() 
     let message = refusal(&config());
     assert!(message.contains(&part.display().to_string()) && message.contains("move that directory away"), "{message}");
 }
+
+#[tokio::test]
+async fn what_is_held_of_a_range_is_counted_and_listed_by_partition() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = EmbeddedConfig { retention: Some(Span::from_millis(HOUR)), ..config() };
+    let store = open(directory.path(), &config);
+    let (first, second) = (logs(0, (0..50).map(|offset| (offset, T))), logs(1, [(7, T), (8, T)]));
+    store.write_logs(first.clone()).await.unwrap();
+    store.write_logs(second).await.unwrap();
+    let held = store.held(&first.partition, 10..40, 30).await.unwrap();
+    assert_eq!((held.documents, held.offsets), (30, Some((10..40).collect())));
+    let held = store.held(&first.partition, 45..100, 54).await.unwrap();
+    assert_eq!((held.documents, held.offsets, held.expired, held.has_retention), (5, None, Some(0), true));
+    // The part is deleted once all of it is past the retention.
+    store.write_logs(logs(0, [(50, T + 10 * HOUR)])).await.unwrap();
+    store.flush().await.unwrap();
+    let held = store.held(&first.partition, 0..100, 100).await.unwrap();
+    assert_eq!((held.offsets, held.expired), (Some(vec![50]), Some(52)));
+}

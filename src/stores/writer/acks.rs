@@ -1,6 +1,6 @@
 //! Up to which offset everything of a partition is stored, although batches are acknowledged out of order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use floodmark_dataflows::input::PartitionInfo;
@@ -26,6 +26,12 @@ impl AckTracker {
         known.is_none_or(|acks| acks.position().is_some_and(|position| position >= next_offset))
     }
 
+    /// How many documents of a partition before an offset the store refused.
+    pub(super) fn refused_before(&self, partition: &PartitionInfo, offset: u64) -> u64 {
+        let acks = self.partitions.lock().get(partition).cloned();
+        acks.map_or(0, |acks| acks.state.lock().refused.range(..offset).count() as u64)
+    }
+
     /// Where each partition stands: everything before is stored. Partitions of which nothing is known yet are left out.
     pub(super) fn positions(&self) -> Positions {
         let partitions = self.partitions.lock();
@@ -43,6 +49,8 @@ pub(super) struct PartitionAcks {
 #[derive(Debug, Default)]
 struct State {
     position: Option<u64>,
+    /// Offsets of documents that the store refused.
+    refused: BTreeSet<u64>,
     pending: VecDeque<Pending>,
     /// The ticket of the first of `pending`.
     first_ticket: u64,
@@ -82,6 +90,11 @@ impl PartitionAcks {
                 state.first_ticket += 1;
             }
         }
+    }
+
+    /// Notes that the store refused the document of an offset.
+    pub(super) fn refuse(&self, offset: u64) {
+        self.state.lock().refused.insert(offset);
     }
 
     /// Everything before this offset is stored.

@@ -110,7 +110,7 @@ async fn write_batch(shared: &Shared, LogJob { batch, acks, ticket }: LogJob) {
         Ok(rejected) => rejected,
         Err(error) => return shared.failure.set(error),
     };
-    send_rejected(shared, &batch, &rejected).await;
+    send_rejected(shared, &batch, &acks, &rejected).await;
     acks.stored(ticket);
 
     let (documents, bytes) = (batch.entries.len() - rejected.len(), batch.bytes.len());
@@ -127,7 +127,7 @@ async fn write_batch(shared: &Shared, LogJob { batch, acks, ticket }: LogJob) {
 }
 
 /// A refused document goes to the dead letters as the record it was made of, or as it is where that was not JSON.
-async fn send_rejected(shared: &Shared, batch: &LogBatch, rejected: &[Rejected]) {
+async fn send_rejected(shared: &Shared, batch: &LogBatch, acks: &PartitionAcks, rejected: &[Rejected]) {
     for Rejected { entry, detail } in rejected {
         while !shared.dead_letters.ready() {
             tokio::time::sleep(DEAD_LETTER_RETRY).await;
@@ -136,6 +136,7 @@ async fn send_rejected(shared: &Shared, batch: &LogBatch, rejected: &[Rejected])
         let document = batch.document(entry);
         let raw = raw_of(document);
         let raw = raw.as_deref().unwrap_or(document);
+        acks.refuse(entry.offset);
         shared.dead_letters.send(&batch.partition, entry.offset, Reason::Unindexable, detail, raw);
     }
 }

@@ -213,6 +213,11 @@ impl Writer {
         self.shared.windows_stored.load(Ordering::SeqCst)
     }
 
+    /// How many documents of a partition before an offset the store has refused since the start.
+    pub fn refused_before(&self, partition: &PartitionInfo, offset: u64) -> u64 {
+        self.shared.acks.refused_before(partition, offset)
+    }
+
     /// Waits until everything handed in is stored, durable and searchable. Call it when the workers' halves are
     /// dropped or no longer used.
     ///

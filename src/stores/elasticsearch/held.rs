@@ -1,0 +1,48 @@
+//! What there is of a range of offsets of a partition: for the audit.
+
+use std::ops::Range;
+
+use floodmark_dataflows::input::PartitionInfo;
+use serde_json::{Value, json};
+
+use super::client::Reply;
+use super::search::MAX_RESULT_WINDOW;
+use crate::stores::{Held, StoreError};
+
+fn lists(offsets: &Range<u64>, list: usize) -> bool {
+    offsets.end.saturating_sub(offsets.start) <= list.min(MAX_RESULT_WINDOW) as u64
+}
+
+/// The body of the request. Ids differ where a topic was made anew; the fields do not, so both are counted.
+pub(super) fn request(partition: &PartitionInfo, offsets: &Range<u64>, list: usize) -> Value {
+    let size = if lists(offsets, list) { MAX_RESULT_WINDOW } else { 0 };
+    json!({
+        "query": { "bool": { "filter": [
+            { "term": { "topic": { "value": &*partition.topic } } },
+            { "term": { "partition": { "value": partition.number } } },
+            { "range": { "offset": { "gte": offsets.start, "lt": offsets.end.min(i64::MAX as u64) } } },
+        ] } },
+        "sort": [{ "offset": { "order": "asc", "unmapped_type": "long" } }],
+        "_source": false,
+        "size": size,
+        "track_total_hits": true,
+    })
+}
+
+/// What the answer says.
+pub(super) fn answer(offsets: &Range<u64>, list: usize, reply: &Reply) -> Result<Held, StoreError> {
+    let lists = lists(offsets, list);
+    if reply.status == 404 {
+        // No index yet: nothing was ever written.
+        return Ok(Held { offsets: lists.then(Vec::new), ..Held::default() });
+    }
+    if reply.status != 200 {
+        return Err(StoreError::Unavailable(format!("elasticsearch: counting failed: {}", reply.describe())));
+    }
+    let unreadable = || StoreError::Unavailable("elasticsearch: cannot read the answer to a count".to_owned());
+    let body: Value = serde_json::from_slice(&reply.body).map_err(|_| unreadable())?;
+    let documents = body["hits"]["total"]["value"].as_u64().ok_or_else(unreadable)?;
+    let hits = body["hits"]["hits"].as_array().into_iter().flatten();
+    let found: Option<Vec<u64>> = hits.map(|hit| hit["sort"][0].as_u64()).collect();
+    Ok(Held { documents, offsets: found.filter(|_| lists), ..Held::default() })
+}
