@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
-mod checkpoint;
 mod audit;
+mod checkpoint;
 mod cli;
 mod cluster;
 #[path = "../support/corpus.rs"]
