@@ -100,7 +100,7 @@ pub fn report() {
             for (n, contents) in windows.iter_mut().enumerate() {
                 let n = n as u64;
                 let score = step(&mut baselines, START_MS + n * window_ms, contents);
-                let mut count = |score: u8, last: &mut Option<u64>, alerts: &mut u32| {
+                let count = |score: u8, last: &mut Option<u64>, alerts: &mut u32| {
                     if score >= ALERT_SCORE {
                         *alerts += u32::from(last.is_none_or(|last| n - last > TOGETHER));
                         *last = Some(n);
