@@ -167,8 +167,8 @@ fn run(
     kill_at: usize,
 ) -> (Seen, bool) {
     let seen = SeenSink::default();
-    let next_offsets = |store: &Store| store.cuts.values().map(|c| (c.partition.number, c.next_offset)).collect();
-    seen.0.lock().unwrap().starts = next_offsets(&store.lock().unwrap());
+    seen.0.lock().unwrap().starts =
+        store.lock().unwrap().cuts.values().map(|cut| (cut.partition.number, cut.next_offset)).collect();
     let (out, partitions, store) = (seen.clone(), partitions.clone(), store.clone());
     let restored = store.lock().unwrap().restored();
     let killed = Arc::new(AtomicBool::new(false));
