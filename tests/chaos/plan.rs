@@ -35,9 +35,22 @@ pub enum StoreKind {
     Elasticsearch,
 }
 
+/// What happens to one file of the checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    Deleted,
+    Emptied,
+    CutShort,
+    ByteChanged,
+    Zeroed,
+    Longer,
+}
+
 /// One start of the cluster, to its end.
 #[derive(Clone, Debug)]
 pub struct Incarnation {
+    /// Happens before it.
+    pub damage: Option<Damage>,
     pub workers: usize,
     pub processes: usize,
     pub steps: Vec<Step>,
@@ -82,6 +95,11 @@ pub struct Plan {
     pub model: Model,
     pub max_ahead: u64,
     pub publish_every: u64,
+    pub checkpoint_every: u64,
+    /// Short where partitions are to become idle: holds then come from marks, which the reference is given.
+    pub idle_after: u64,
+    /// The last partition joins while the plan runs.
+    pub joins: bool,
     pub dead_letters_in_store: bool,
     /// The stub refuses larger bodies.
     pub max_body: Option<usize>,
@@ -111,7 +129,11 @@ impl Plan {
         let tick = draw.pick(&[1_000, 1_000, 500, 2_000]);
         let is_files = source == SourceKind::Files;
         let model = Model {
-            topic: if is_files { "files".to_owned() } else { "logs".to_owned() },
+            topic: match source {
+                SourceKind::Files => "files".to_owned(),
+                SourceKind::MockKafka => "logs".to_owned(),
+                SourceKind::Kafka => format!("chaos-{seed}-{}", std::process::id()),
+            },
             tick,
             max_future: 60_000,
             max_record_bytes: MAX_RECORD_BYTES,
@@ -119,13 +141,25 @@ impl Plan {
             arrived_by: 0,
             views: views(&mut Draw::new(seed, 2)),
         };
-        let incarnations = incarnations(&mut Draw::new(seed, 3), source, store, input.records.iter().sum());
+        let idles = draw.chance(1, 3);
+        let mut incarnations = incarnations(&mut Draw::new(seed, 3), source, store, input.records.iter().sum());
+        if idles {
+            let draw = &mut Draw::new(seed, 8);
+            for incarnation in &mut incarnations {
+                let place = draw.below(incarnation.steps.len() as u64 + 1) as usize;
+                // Marks are made about once a second.
+                incarnation.steps.insert(place, Step::Wait(draw.within(1_200, 3_500)));
+            }
+        }
         Self {
             seed,
             source,
             store,
             max_ahead: draw.pick(&[5_000, 60_000, 3_600_000]).max(tick),
             publish_every: draw.pick(&[2_000, 10_000, 60_000]),
+            checkpoint_every: draw.pick(&[30, 200, 1_000]),
+            idle_after: if idles { 300 } else { 3_600_000 },
+            joins: source == SourceKind::Files && input.records.len() > 1 && idles && draw.chance(1, 3),
             dead_letters_in_store: matches!(store, StoreKind::Stub | StoreKind::Elasticsearch) && draw.chance(1, 2),
             max_body: draw.chance(1, 4).then_some(100_000),
             item_faults: draw.chance(1, 4).then_some(50),
@@ -139,9 +173,14 @@ impl Plan {
     pub fn config(&self) -> String {
         let model = &self.model;
         let mut text = format!(
-            "[cluster]\nconnect_timeout = \"5s\"\n[records]\nmax_record_bytes = \"{}B\"\n[time]\ntick = \"{}ms\"\nmax_ahead = \"{}ms\"\nidle_after = \"1h\"\n\
-             [publish]\nevery = \"{}ms\"\n[api]\nlisten = \"127.0.0.1:0\"\n",
-            model.max_record_bytes, model.tick, self.max_ahead, self.publish_every
+            "[cluster]\nconnect_timeout = \"5s\"\n[records]\nmax_record_bytes = \"{}B\"\n[time]\ntick = \"{}ms\"\nmax_ahead = \"{}ms\"\nidle_after = \"{}ms\"\n\
+             [publish]\nevery = \"{}ms\"\n[checkpoint]\nevery = \"{}ms\"\n[api]\nlisten = \"127.0.0.1:0\"\n",
+            model.max_record_bytes,
+            model.tick,
+            self.max_ahead,
+            self.idle_after,
+            self.publish_every,
+            self.checkpoint_every
         );
         if self.dead_letters_in_store {
             text.push_str("[dead_letters]\nto = \"index\"\n");
@@ -217,6 +256,8 @@ fn views(draw: &mut Draw) -> Vec<ViewModel> {
 fn incarnations(draw: &mut Draw, source: SourceKind, store: StoreKind, records: usize) -> Vec<Incarnation> {
     let count = draw.pick(&[1, 2, 2, 3, 3, 4]);
     let mut appended = 0;
+    // Once a plan: any one file may be damaged, not more.
+    let damaged = (count > 1 && draw.chance(1, 2)).then(|| draw.within(1, count - 1));
     (0..count)
         .map(|i| {
             let is_last = i + 1 == count;
@@ -240,7 +281,17 @@ fn incarnations(draw: &mut Draw, source: SourceKind, store: StoreKind, records: 
                 () if draw.chance(3, 4) => End::Kill(draw.below(processes as u64) as usize),
                 () => End::Terminate,
             };
-            Incarnation { workers, processes, steps, end }
+            let damage = (damaged == Some(i)).then(|| {
+                draw.pick(&[
+                    Damage::Deleted,
+                    Damage::Emptied,
+                    Damage::CutShort,
+                    Damage::ByteChanged,
+                    Damage::Zeroed,
+                    Damage::Longer,
+                ])
+            });
+            Incarnation { damage, workers, processes, steps, end }
         })
         .collect()
 }
@@ -266,12 +317,20 @@ impl fmt::Display for Plan {
             let (name, max_keys) = (&view.name, view.max_keys);
             writeln!(f, "  {name}: by {:?}, {max_keys} keys, {:?}, {spans:?} s", view.key, view.conditions)?;
         }
-        writeln!(f, "  tick {} ms, max_ahead {} ms", self.model.tick, self.max_ahead)?;
+        let (tick, max_ahead, every) = (self.model.tick, self.max_ahead, self.checkpoint_every);
+        writeln!(f, "  tick {tick} ms, max_ahead {max_ahead} ms, a checkpoint every {every} ms")?;
+        if self.idle_after < 60_000 {
+            let joins = if self.joins { ", the last one joins late" } else { "" };
+            writeln!(f, "  partitions are idle after {} ms{joins}", self.idle_after)?;
+        }
         if self.store == StoreKind::Stub {
             writeln!(f, "  bodies up to {:?}, one document refused in {:?}", self.max_body, self.item_faults)?;
         }
         for (i, incarnation) in self.incarnations.iter().enumerate() {
-            let Incarnation { workers, processes, steps, end } = incarnation;
+            let Incarnation { damage, workers, processes, steps, end } = incarnation;
+            if let Some(damage) = damage {
+                writeln!(f, "  a file of the checkpoints is damaged: {damage:?}")?;
+            }
             writeln!(f, "  {i}: -n {processes} -w {workers}: {steps:?}, ends: {end:?}")?;
         }
         Ok(())

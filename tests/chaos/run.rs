@@ -6,11 +6,13 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use floodmark::checkpoint::{self, store::CopyStore};
+use floodmark_dataflows::checkpoint::RecordedMark;
 use tokio::runtime::Handle;
 
 use crate::draw::Draw;
-use crate::naive::{self, Model, Outcome, canonical};
-use crate::plan::{End, Incarnation, Plan, Step};
+use crate::naive::{self, Mark, Model, Outcome, canonical};
+use crate::plan::{Damage, End, Incarnation, Plan, Step};
 use crate::process::{Process, Signal};
 use crate::source::Source;
 use crate::store::Store;
@@ -34,14 +36,64 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<(), String> {
     let config = format!("data_dir = \"data\"\n{}{}{}", source.config(), store.config(), plan.config());
     std::fs::write(folder.join("floodmark.toml"), config).map_err(|e| e.to_string())?;
     source.append(0);
+    let mut draw = Draw::new(plan.seed, 7);
     for (number, incarnation) in plan.incarnations.iter().enumerate() {
+        if let Some(damage) = incarnation.damage {
+            harm(&folder.join("data/checkpoints"), damage, &mut draw).map_err(|e| format!("damaging a file: {e}"))?;
+        }
         Cluster { folder, number, incarnation, processes: Vec::new() }.run(&mut source, &mut store)?;
         store.next_incarnation();
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let model = Model { arrived_by: now.as_millis() as u64, ..plan.model.clone() };
-    let expected = naive::expected(&model, &source.partitions());
+    let expected = naive::expected(&model, &source.partitions(marks(folder, runtime)?));
     compare(&store.outcome()?, &expected, store.keeps_bytes())
+}
+
+/// The marks that the runs recorded, by partition. All starts of a plan are of one generation, unless they were killed
+/// before the first one had begun.
+fn marks(folder: &Path, runtime: &Handle) -> Result<BTreeMap<i32, Vec<Mark>>, String> {
+    let generation = std::fs::read_to_string(folder.join("data/generation")).map_err(|e| e.to_string())?;
+    let generation: u64 = generation.trim().parse().map_err(|_| format!("generation {generation}"))?;
+    if generation != 1 {
+        return Err(format!("a start began anew: generation {generation}"));
+    }
+    let store = CopyStore::in_directory(&folder.join("data/checkpoints"), 2).map_err(|e| e.to_string())?;
+    let recorded = runtime.block_on(checkpoint::marks::read(&store, generation, 0)).map_err(|e| e.to_string())?;
+    let mark = |mark: RecordedMark| Mark { next_offset: mark.next_offset, wall: mark.wall_ms, hold: mark.hold };
+    Ok(recorded.into_iter().map(|(info, marks)| (info.number, marks.into_iter().map(mark).collect())).collect())
+}
+
+/// Damages one of the files below a folder, if there are any.
+fn harm(folder: &Path, damage: Damage, draw: &mut Draw) -> std::io::Result<()> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    // The newest matter most, and their names say when they were made.
+    files.sort();
+    let Some(last) = files.len().checked_sub(1) else { return Ok(()) };
+    let path = &files[if draw.chance(1, 2) {
+        last - draw.below(files.len().min(4) as u64) as usize
+    } else {
+        draw.below(files.len() as u64) as usize
+    }];
+    let mut bytes = std::fs::read(path)?;
+    let at = draw.below(bytes.len().max(1) as u64) as usize;
+    match damage {
+        Damage::Deleted => return std::fs::remove_file(path),
+        Damage::Emptied => bytes.clear(),
+        Damage::CutShort => bytes.truncate(at),
+        Damage::ByteChanged => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << draw.below(8)),
+        Damage::Zeroed => bytes.fill(0),
+        Damage::Longer => bytes.extend_from_slice(b"more"),
+    }
+    std::fs::write(path, bytes)
 }
 
 /// An incarnation under way.

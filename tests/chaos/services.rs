@@ -36,7 +36,23 @@ pub fn http(address: &str, method: &str, path: &str, body: &str) -> Option<Strin
     stream.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8(answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.lines().next()?.contains(" 20").then(|| body.to_owned())
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { unchunked(body)? } else { body.to_owned() };
+    head.lines().next()?.contains(" 20").then_some(body)
+}
+
+/// A body that came in chunks, each behind its length in hexadecimal.
+fn unchunked(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (length, behind) = rest.split_once("\r\n")?;
+        let length = usize::from_str_radix(length.trim(), 16).ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.push_str(behind.get(..length)?);
+        rest = behind.get(length + 2..)?;
+    }
 }
 
 /// Every document in the indices that a pattern names.

@@ -1,5 +1,6 @@
 //! Where the input of a plan stands: files, or topics of a mock cluster or of a real one. It grows while plans run.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use floodmark::units::Span;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-use crate::naive::Partition;
+use crate::naive::{Mark, Partition};
 use crate::plan::{Plan, SourceKind};
 use crate::process::{Signal, send};
 use crate::services;
@@ -19,6 +20,8 @@ use crate::services;
 pub struct Source {
     records: Vec<Vec<Vec<u8>>>,
     written: Vec<usize>,
+    /// The last partition is not there before more than its first record is written.
+    joins: bool,
     place: Place,
 }
 
@@ -55,7 +58,7 @@ impl Source {
                 Place::Kafka { producer, brokers, topic: plan.model.topic.clone(), _mock: None }
             }
         };
-        Self { records, written, place }
+        Self { records, written, joins: plan.joins, place }
     }
 
     /// The configuration of it.
@@ -77,7 +80,8 @@ impl Source {
         for (number, records) in self.records.iter().enumerate() {
             let from = self.written[number];
             let to = (records.len() * thousandths as usize / 1_000).clamp(1, records.len());
-            if to <= from {
+            let is_waiting = self.joins && thousandths == 0 && number + 1 == self.records.len();
+            if to <= from || is_waiting {
                 continue;
             }
             self.written[number] = to;
@@ -112,18 +116,18 @@ impl Source {
         }
     }
 
-    /// The partitions with the offsets of their records, once all is written.
-    pub fn partitions(&self) -> Vec<Partition> {
-        let place = |records: &Vec<Vec<u8>>| {
+    /// The partitions with the offsets of their records, once all is written, and with the marks that were recorded.
+    pub fn partitions(&self, mut marks: BTreeMap<i32, Vec<Mark>>) -> Vec<Partition> {
+        let mut place = |(number, records): (i32, &Vec<Vec<u8>>)| {
             let mut next = 0;
             let offsets = records.iter().map(|record| {
                 let offset = next;
                 next += if matches!(self.place, Place::Files(_)) { record.len() as u64 + 1 } else { 1 };
                 (offset, record.clone())
             });
-            Partition { records: offsets.collect(), marks: Vec::new() }
+            Partition { records: offsets.collect(), marks: marks.remove(&number).unwrap_or_default() }
         };
-        self.records.iter().map(place).collect()
+        (0..).zip(&self.records).map(&mut place).collect()
     }
 }
 

@@ -90,7 +90,11 @@ impl Registry {
     /// Scans for the first time.
     pub fn new(config: Arc<FilesConfig>, run: FilesRun) -> Result<Self, SourceError> {
         let FilesRun { positions, ranges, .. } = run;
-        let next_number = positions.keys().map(|info| info.number + 1).max().unwrap_or(0);
+        // A run that was killed before its first checkpoint may have noted only some of its partitions, none of them read
+        // beyond what is read again: the others get the numbers that they had, which were given in order.
+        let from_the_beginning = positions.values().all(|&offset| offset == 0);
+        let after_last = positions.keys().map(|info| info.number + 1).max().unwrap_or(0);
+        let next_number = if from_the_beginning { 0 } else { after_last };
         let resumed = positions.into_iter().map(|(info, offset)| (info.identity, (info.number, offset))).collect();
         let mut registry = Self {
             config,
@@ -310,6 +314,10 @@ impl Registry {
                 *number
             }
             None => {
+                let taken = |number| self.resumed.values().any(|(other, _)| *other == number);
+                while taken(self.next_number) {
+                    self.next_number += 1;
+                }
                 self.next_number += 1;
                 self.next_number - 1
             }

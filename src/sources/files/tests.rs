@@ -231,6 +231,26 @@ fn reading_goes_on_at_any_position_and_a_range_is_exact() {
 }
 
 #[test]
+fn partitions_keep_their_numbers_when_a_start_before_noted_only_some() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(dir.path().join(name), format!("{name}\nmore\n")).unwrap();
+    }
+    let config = config(dir.path(), "*", false);
+    let infos = |positions| {
+        let run = FilesRun { positions, ..Default::default() };
+        let mut infos = Collector::one(config.clone(), run).finish().infos;
+        infos.sort_by_key(|info| info.number);
+        infos
+    };
+    let all = infos(Positions::new());
+    assert_eq!(all.iter().map(|info| info.number).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(infos(Positions::from([(all[1].clone(), 0)])), all);
+    let later = infos(Positions::from([(all[1].clone(), 2)]));
+    assert_eq!(later.iter().map(|info| info.number).collect::<Vec<_>>(), [1, 2, 3], "others may have been before");
+}
+
+#[test]
 fn what_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let message = |config| FilesSource::new(config, FilesRun::default()).map(|_| ()).unwrap_err().to_string();
