@@ -227,6 +227,10 @@ impl<F: Feed> Feed for Marked<F> {
         self.feed.is_live()
     }
 
+    fn offsets_are_bytes(&self) -> bool {
+        self.feed.offsets_are_bytes()
+    }
+
     fn has_marks(&self) -> bool {
         self.feed.has_marks()
     }

@@ -130,6 +130,7 @@ struct Runner {
     runtime: Runtime,
     keep: bool,
     passed: AtomicU64,
+    events: Mutex<run::Events>,
     failed: Mutex<Vec<u64>>,
     started: Instant,
 }
@@ -141,6 +142,7 @@ impl Runner {
             runtime: runtime.expect("a runtime for the stubs"),
             keep: arguments.keep,
             passed: AtomicU64::new(0),
+            events: Mutex::default(),
             failed: Mutex::default(),
             started: Instant::now(),
         }
@@ -175,7 +177,8 @@ impl Runner {
         let seconds = started.elapsed().as_secs_f64();
         let kept = |folder: tempfile::TempDir| -> PathBuf { folder.keep() };
         match result {
-            Ok(()) => {
+            Ok(events) => {
+                self.events.lock().add(events);
                 self.passed.fetch_add(1, Ordering::SeqCst);
                 println!("plan {seed} ({:?} to {:?}) ... ok ({seconds:.1} s)", plan.source, plan.store);
                 if self.keep {
@@ -199,7 +202,12 @@ impl Runner {
         self.runtime.shutdown_background();
         let (word, code) = if failed.is_empty() { ("ok", ExitCode::SUCCESS) } else { ("FAILED", ExitCode::FAILURE) };
         let seconds = self.started.elapsed().as_secs();
-        println!("\ntest result: {word}. {passed} passed; {} failed; 0 ignored; in {seconds} s", failed.len());
+        let run::Events { starts, restored, kills, damaged, noticed, held, corrections } = self.events.into_inner();
+        println!(
+            "\n{starts} starts, {restored} of them from a checkpoint; {kills} kills; {damaged} files damaged, {noticed} of \
+             them needed; holds in {held} plans; {corrections} corrected windows"
+        );
+        println!("test result: {word}. {passed} passed; {} failed; 0 ignored; in {seconds} s", failed.len());
         if !failed.is_empty() {
             println!("failed seeds: {failed:?}");
         }

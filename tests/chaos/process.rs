@@ -69,7 +69,7 @@ impl Process {
     }
 
     /// The body of an answer of its API that is 200.
-    fn get(&mut self, path: &str) -> Option<String> {
+    pub fn get(&mut self, path: &str) -> Option<String> {
         let address = self.address()?;
         crate::services::http(&address, "GET", path, "")
     }

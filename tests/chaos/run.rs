@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use floodmark::checkpoint::{self, store::CopyStore};
 use floodmark_dataflows::checkpoint::RecordedMark;
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::draw::Draw;
@@ -28,8 +29,41 @@ const SHOWN: usize = 3;
 /// So much of a document is shown.
 const SHOWN_CHARACTERS: usize = 1_200;
 
+/// What happened in plans.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Events {
+    /// Starts of a cluster.
+    pub starts: u64,
+    /// Of these, how many went on from a checkpoint beyond the beginning.
+    pub restored: u64,
+    /// Processes killed.
+    pub kills: u64,
+    /// Files damaged.
+    pub damaged: u64,
+    /// Of these, how many a start came across.
+    pub noticed: u64,
+    /// Plans in which partitions were held.
+    pub held: u64,
+    /// Corrections among the windows compared.
+    pub corrections: u64,
+}
+
+impl Events {
+    /// Adds those of another plan.
+    pub fn add(&mut self, other: Events) {
+        self.starts += other.starts;
+        self.restored += other.restored;
+        self.kills += other.kills;
+        self.damaged += other.damaged;
+        self.noticed += other.noticed;
+        self.held += other.held;
+        self.corrections += other.corrections;
+    }
+}
+
 /// Runs a plan in an empty folder. `Err` says what is wrong.
-pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<(), String> {
+pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, String> {
+    let mut events = Events::default();
     let records = plan.input.make(&mut Draw::new(plan.seed, 6), plan.model.max_record_bytes);
     let mut source = Source::new(plan, folder, records);
     let mut store = Store::new(plan, folder, runtime);
@@ -39,15 +73,31 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<(), String> {
     let mut draw = Draw::new(plan.seed, 7);
     for (number, incarnation) in plan.incarnations.iter().enumerate() {
         if let Some(damage) = incarnation.damage {
-            harm(&folder.join("data/checkpoints"), damage, &mut draw).map_err(|e| format!("damaging a file: {e}"))?;
+            let harmed = harm(&folder.join("data/checkpoints"), damage, &mut draw);
+            events.damaged += u64::from(harmed.map_err(|e| format!("damaging a file: {e}"))?);
         }
-        Cluster { folder, number, incarnation, processes: Vec::new() }.run(&mut source, &mut store)?;
+        events.starts += 1;
+        events.kills += u64::from(matches!(incarnation.end, End::Kill(_)));
+        let cluster = Cluster { folder, number, incarnation, plan, processes: Vec::new() };
+        cluster.run(&mut source, &mut store)?;
         store.next_incarnation();
+        let messages = std::fs::read_to_string(folder.join(format!("messages-{number}-0.txt"))).unwrap_or_default();
+        events.restored += u64::from(messages.contains("going on from a checkpoint"));
+        events.noticed += u64::from(incarnation.damage.is_some() && messages.contains("damaged"));
     }
+    let marks = marks(folder, runtime)?;
+    events.held += u64::from(marks.values().flatten().any(|mark| mark.hold > 0));
+    let expected = expected(plan, &source, marks);
+    events.corrections = expected.windows.values().filter(|line| line.contains("previous")).count() as u64;
+    compare(&store.outcome()?, &expected, store.keeps_bytes())?;
+    Ok(events)
+}
+
+/// What the reference says.
+fn expected(plan: &Plan, source: &Source, marks: BTreeMap<i32, Vec<Mark>>) -> Outcome {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let model = Model { arrived_by: now.as_millis() as u64, ..plan.model.clone() };
-    let expected = naive::expected(&model, &source.partitions(marks(folder, runtime)?));
-    compare(&store.outcome()?, &expected, store.keeps_bytes())
+    naive::expected(&model, &source.partitions(marks))
 }
 
 /// The marks that the runs recorded, by partition. All starts of a plan are of one generation, unless they were killed
@@ -64,8 +114,8 @@ fn marks(folder: &Path, runtime: &Handle) -> Result<BTreeMap<i32, Vec<Mark>>, St
     Ok(recorded.into_iter().map(|(info, marks)| (info.number, marks.into_iter().map(mark).collect())).collect())
 }
 
-/// Damages one of the files below a folder, if there are any.
-fn harm(folder: &Path, damage: Damage, draw: &mut Draw) -> std::io::Result<()> {
+/// Damages one of the files below a folder. Returns whether there was any.
+fn harm(folder: &Path, damage: Damage, draw: &mut Draw) -> std::io::Result<bool> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -77,7 +127,7 @@ fn harm(folder: &Path, damage: Damage, draw: &mut Draw) -> std::io::Result<()> {
     }
     // The newest matter most, and their names say when they were made.
     files.sort();
-    let Some(last) = files.len().checked_sub(1) else { return Ok(()) };
+    let Some(last) = files.len().checked_sub(1) else { return Ok(false) };
     let path = &files[if draw.chance(1, 2) {
         last - draw.below(files.len().min(4) as u64) as usize
     } else {
@@ -86,14 +136,14 @@ fn harm(folder: &Path, damage: Damage, draw: &mut Draw) -> std::io::Result<()> {
     let mut bytes = std::fs::read(path)?;
     let at = draw.below(bytes.len().max(1) as u64) as usize;
     match damage {
-        Damage::Deleted => return std::fs::remove_file(path),
+        Damage::Deleted => return std::fs::remove_file(path).map(|()| true),
         Damage::Emptied => bytes.clear(),
         Damage::CutShort => bytes.truncate(at),
         Damage::ByteChanged => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << draw.below(8)),
         Damage::Zeroed => bytes.fill(0),
         Damage::Longer => bytes.extend_from_slice(b"more"),
     }
-    std::fs::write(path, bytes)
+    std::fs::write(path, bytes).map(|()| true)
 }
 
 /// An incarnation under way.
@@ -101,6 +151,7 @@ struct Cluster<'a> {
     folder: &'a Path,
     number: usize,
     incarnation: &'a Incarnation,
+    plan: &'a Plan,
     processes: Vec<Process>,
 }
 
@@ -127,7 +178,43 @@ impl Cluster<'_> {
                 Step::FailStore(requests) => store.fail(requests),
             }
         }
+        if *end == End::Audit {
+            source.append(1_000);
+            // Documents and dead letters do not depend on marks, but for records that no mark covers.
+            let expected = expected(self.plan, source, BTreeMap::new());
+            self.audit(&expected)?;
+        }
         self.end()
+    }
+
+    /// Waits until the audit accounts for everything that is to come of the input.
+    fn audit(&mut self, expected: &Outcome) -> Result<(), String> {
+        let mut wanted: BTreeMap<i64, (u64, BTreeMap<String, u64>)> = BTreeMap::new();
+        for (partition, _) in expected.documents.keys() {
+            wanted.entry(i64::from(*partition)).or_default().0 += 1;
+        }
+        for ((partition, _), (reason, _)) in &expected.dead {
+            *wanted.entry(i64::from(*partition)).or_default().1.entry(reason.clone()).or_default() += 1;
+        }
+        let mut answer = Value::Null;
+        let mut is_right = false;
+        self.wait_while_running(PATIENCE, |processes| {
+            let text = processes[0].get("/audit").unwrap_or_default();
+            answer = serde_json::from_str(&text).unwrap_or_default();
+            let accounts = answer["partitions"].as_array().into_iter().flatten().map(|account| {
+                let dead = account["dead_letters"].as_object().into_iter().flatten();
+                let dead = dead.map(|(reason, n)| (reason.clone(), n.as_u64().unwrap_or(0))).collect();
+                (account["partition"].as_i64().unwrap_or(-1), (account["indexed"].as_u64().unwrap_or(0), dead))
+            });
+            let is: BTreeMap<_, _> = accounts.collect();
+            is_right = is == wanted && answer["balanced"] == true && answer["lost"] == 0 && answer["pending"] == 0;
+            is_right &= answer["partitions"].as_array().into_iter().flatten().all(|account| account["no_record"] == 0);
+            is_right
+        })?;
+        if is_right {
+            return Ok(());
+        }
+        Err(self.failure(0, &format!("the audit says {answer}, expected (indexed, dead letters) {wanted:?}")))
     }
 
     fn log(&self, process: usize) -> PathBuf {
@@ -176,7 +263,7 @@ impl Cluster<'_> {
     fn end(mut self) -> Result<(), String> {
         match self.incarnation.end {
             End::OfInput => {}
-            End::Terminate => self.processes.iter().for_each(|process| process.signal(Signal::Terminate)),
+            End::Terminate | End::Audit => self.processes.iter().for_each(|process| process.signal(Signal::Terminate)),
             End::Kill(victim) => {
                 self.processes[victim].signal(Signal::Kill);
                 for number in 0..self.processes.len() {

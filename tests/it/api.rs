@@ -41,7 +41,7 @@ impl Drop for Api {
 }
 
 pub struct Answer {
-    status: u16,
+    pub status: u16,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }

@@ -90,3 +90,21 @@ fn the_embedded_store_adds_up_while_it_runs_and_afterwards() {
     let found = dir.command(&["audit", "--account", "account.json"]).run().expect_code(1);
     assert!(found.stdout().contains("0 dead letters are kept"), "{}", found.stdout());
 }
+
+#[test]
+fn the_account_of_files_is_in_records() {
+    let dir = Dir::new();
+    let lines: String =
+        (0..50).map(|i| format!("{{\"timestamp\":{}}}\nno JSON\n", 1_700_000_000_000_u64 + i)).collect();
+    dir.file("in.log", &lines);
+    let source = "[source.files]\npaths = [\"in.log\"]\n[store.none]\n[api]\nlisten = \"127.0.0.1:0\"\n";
+    dir.file("floodmark.toml", source);
+    let mut run = dir.command(&["run"]).start();
+    let api = run.api();
+    let account = eventually("all is read", || {
+        let account = api.get("/audit")?["partitions"][0].clone();
+        (account["dead_letters"]["malformed"] == 50 && account["indexed"] == 50).then_some(account)
+    });
+    assert_eq!((&account["unit"], &account["no_record"]), (&"records".into(), &0.into()), "{account}");
+    assert_eq!((&account["expected"], &account["sum"]), (&100.into(), &100.into()), "{account}");
+}

@@ -14,6 +14,7 @@ mod dead_letters;
 mod docs;
 mod elasticsearch;
 mod engine;
+mod hostile;
 mod kafka;
 mod patterns;
 mod produce;
