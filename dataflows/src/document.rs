@@ -5,7 +5,8 @@
 //!
 //! A document is the raw object, byte for byte up to its closing brace, followed by
 //!
-//! - `topic`, `partition`, `offset`, `severity`, `severity_level`, `anomaly`, `reasons`, and
+//! - `topic`, `partition`, `offset`, `severity`, `severity_level`, `anomaly`, `reasons`; `pattern_id` where patterns are
+//!   wanted; and
 //! - our default fields that stand elsewhere or otherwise in the raw record: under another name by the field map, or
 //!   in another form. `timestamp` is always there in epoch milliseconds, `service_name` as text, `level` by its
 //!   normalised name; the others where the record has them.
@@ -20,9 +21,9 @@ use crate::input::{PartitionInfo, RawRecord};
 use crate::record::{FIELD_NAMES, Fields, Kind, Record, slot};
 use crate::rules::{Rules, Verdict, severity_level};
 
-/// The fields that every document has beside those of the record.
-pub const COMPUTED_NAMES: [&str; 7] =
-    ["topic", "partition", "offset", "severity", "severity_level", "anomaly", "reasons"];
+/// The fields that a document has beside those of the record.
+pub const COMPUTED_NAMES: [&str; 8] =
+    ["topic", "partition", "offset", "severity", "severity_level", "anomaly", "reasons", "pattern_id"];
 
 /// Stands before the name of a raw field whose name the document takes for itself.
 pub const ORIGINAL_PREFIX: &str = "original.";
@@ -75,6 +76,11 @@ pub fn write_document(
         out.push(b'"');
     }
     out.push(b']');
+    if let Some(id) = record.pattern_id {
+        out.extend_from_slice(b",\"pattern_id\":\"");
+        out.extend_from_slice(&hexadecimal(id));
+        out.push(b'"');
+    }
     if fields.write != 0 {
         write_defaults(out, record);
     }
@@ -192,6 +198,15 @@ fn write_millis(out: &mut Vec<u8>, us: u64) {
     }
 }
 
+/// The 16 digits of an id of a pattern.
+fn hexadecimal(id: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (place, digit) in digits.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(id >> (4 * place) & 15) as usize];
+    }
+    digits
+}
+
 fn write_integer(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
@@ -262,6 +277,23 @@ mod tests {
         );
         assert_eq!(document, raw.strip_suffix('}').unwrap().to_owned() + computed);
         assert_eq!(raw_of(document.as_bytes()).unwrap(), raw.as_bytes());
+    }
+
+    #[test]
+    fn the_id_of_the_pattern_is_in_the_document() {
+        let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
+        let rules = Rules::compile(&RulesConfig::default(), &mut schema).unwrap();
+        let mut decoder = Decoder::new(schema);
+        let raw = br#"{"timestamp":5,"message":"took \u0037 ms","pattern_id":"theirs"}"#;
+        let mut record = decoder.decode(raw).unwrap();
+        assert_eq!(record.message(), "took 7 ms");
+        record.pattern_id = Some(0xab);
+        let partition = PartitionInfo { topic: "t".into(), identity: "x".into(), number: 0 };
+        let mut out = Vec::new();
+        let raw = RawRecord { offset: 0, bytes: raw, appended_ms: None };
+        write_document(&mut out, &partition, raw, &record, rules.judge(&record), &rules);
+        let value: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((&value["pattern_id"], &value["original.pattern_id"]), (&json!("00000000000000ab"), &json!("theirs")));
     }
 
     #[test]

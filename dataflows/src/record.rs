@@ -282,9 +282,18 @@ pub struct Record<'a> {
     pub fields: Fields<'a>,
     /// The raw JSON has a top-level name that a field of the document takes for itself.
     pub has_reserved_name: bool,
+    /// The id of the message's [first cut](crate::patterns::FirstCut), where patterns are wanted.
+    pub pattern_id: Option<u64>,
 }
 
 impl<'a> Record<'a> {
+    /// The message; empty where the record has none. Allocates only for text with escapes.
+    #[inline]
+    pub fn message(&self) -> Cow<'a, str> {
+        let span = self.span(slot::MESSAGE as u8);
+        if span.is_some() { self.text_at(span) } else { Cow::Borrowed("") }
+    }
+
     /// The value of a field; `None` where it is missing or null and has no default.
     pub fn field(&self, field: FieldRef) -> Option<FieldValue<'_>> {
         Some(match field {

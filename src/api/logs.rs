@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::params::Params;
+use super::params::{Params, pattern_text};
 use super::problem::{ParameterError, Problem, ProblemDocument};
 use super::{ApiConfig, Context};
 use crate::stores::LogQuery;
@@ -32,6 +32,9 @@ pub struct LogParams {
     pub status_code: Option<u16>,
     /// Only anomalies, or only what is none.
     pub anomaly: Option<bool>,
+    /// The pattern: its id, or that of one of its first cuts, 16 hexadecimal digits.
+    #[param(value_type = Option<String>, example = "7f9c2ba4e88f827d")]
+    pub pattern_id: Option<u64>,
     /// Event time at or after: milliseconds since the epoch or RFC 3339.
     #[param(value_type = Option<String>)]
     pub from_timestamp: Option<Millis>,
@@ -97,6 +100,7 @@ impl LogParams {
             level: params.text("level").map(|level| level.to_uppercase()),
             status_code: params.number("status_code", 100..=599),
             anomaly: params.flag("anomaly"),
+            pattern_id: params.pattern_id("pattern_id"),
             from_timestamp,
             to_timestamp,
             q: params.text("q"),
@@ -124,6 +128,7 @@ async fn answer(context: &Context, params: LogParams) -> Result<Json<LogsAnswer>
         level: params.level,
         status_code: params.status_code,
         anomaly: params.anomaly,
+        pattern_ids: params.pattern_id.map(|id| vec![pattern_text(id)]),
         from_ms: params.from_timestamp,
         to_ms: params.to_timestamp,
         text: params.q,

@@ -79,6 +79,16 @@ impl Params {
         flag
     }
 
+    /// The id of a pattern: 16 hexadecimal digits.
+    pub fn pattern_id(&mut self, name: &str) -> Option<u64> {
+        let text = self.text(name)?;
+        let id = parse_pattern_id(&text);
+        if id.is_none() {
+            self.refuse(name, format!("expected 16 hexadecimal digits, got \"{}\"", shown(&text)));
+        }
+        id
+    }
+
     /// A time, as milliseconds since the epoch or by RFC 3339.
     pub fn time(&mut self, name: &str) -> Option<Millis> {
         let text = self.text(name)?;
@@ -120,6 +130,17 @@ impl Params {
 /// As much of a value as is worth repeating.
 pub fn shown(text: &str) -> &str {
     text.char_indices().nth(64).map_or(text, |(at, _)| &text[..at])
+}
+
+/// Reads the id of a pattern.
+pub fn parse_pattern_id(text: &str) -> Option<u64> {
+    let is_id = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { u64::from_str_radix(text, 16).ok() } else { None }
+}
+
+/// The id of a pattern as it stands in documents.
+pub fn pattern_text(id: u64) -> String {
+    format!("{id:016x}")
 }
 
 /// Reads milliseconds since the epoch or RFC 3339.

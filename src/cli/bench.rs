@@ -52,6 +52,9 @@ pub struct BenchArgs {
     /// Write log documents too, to this file
     #[arg(long, value_name = "FILE")]
     logs: Option<PathBuf>,
+    /// Find the pattern of each message
+    #[arg(long)]
+    patterns: bool,
     /// Print one JSON object for each number of workers
     #[arg(long)]
     json: bool,
@@ -108,6 +111,7 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
     let mut config = Config { data_dir: scratch.0.clone(), ..Config::default() };
     config.cluster.workers = workers;
     config.api.enabled = false;
+    config.patterns.enabled = args.patterns;
     config.source.files =
         args.input.clone().map(|pattern| FilesConfig { paths: vec![pattern], ..FilesConfig::default() });
     config.source.kafka = args.kafka.clone().map(|brokers| KafkaConfig {
@@ -155,6 +159,9 @@ fn measure_apart(args: &BenchArgs, workers: usize) -> anyhow::Result<Measured> {
     let program = std::env::current_exe().context("cannot find this program to start it again")?;
     let mut command = Command::new(program);
     command.args(["bench", "--json", "--workers", &workers.to_string()]);
+    if args.patterns {
+        command.arg("--patterns");
+    }
     let mut option = |name: &str, value: Option<&std::ffi::OsStr>| {
         if let Some(value) = value {
             command.arg(name).arg(value);

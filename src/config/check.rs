@@ -35,6 +35,7 @@ impl Config {
             let message = "an index for dead letters needs [store.elasticsearch]; add it, or write them to a file";
             mistakes.push(Mistake::new("dead_letters.to", message));
         }
+        mistakes.extend(within("patterns", self.patterns.mistakes()));
         mistakes.extend(within("checkpoint", self.checkpoint.mistakes()));
         mistakes.extend(self.api.mistakes().iter().map(|text| spoken("", text).within("api")));
         let (every, tick) = (self.publish.every, self.time.tick);

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use floodmark_dataflows::decode::RecordsConfig;
+use floodmark_dataflows::patterns::PatternsConfig;
 use floodmark_dataflows::rules::RulesConfig;
 use floodmark_dataflows::view_config::{TimeConfig, ViewConfig};
 use schemars::JsonSchema;
@@ -50,6 +51,8 @@ pub struct Config {
     pub time: TimeConfig,
     /// Views: windows per key. Without any, one view named `per_service` per `service_name`, with windows of 10s.
     pub view: Vec<ViewConfig>,
+    /// Patterns of messages.
+    pub patterns: PatternsConfig,
     /// When window documents go to the store.
     pub publish: PublishConfig,
     /// Where documents go, and where searches are answered: at most one of `store.elasticsearch`, `store.embedded`,
@@ -75,6 +78,7 @@ impl Default for Config {
             rules: RulesConfig::default(),
             time: TimeConfig::default(),
             view: vec![ViewConfig::default()],
+            patterns: PatternsConfig::default(),
             publish: PublishConfig::default(),
             store: StoreSection::default(),
             dead_letters: DeadLettersConfig::default(),

@@ -8,6 +8,7 @@ use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::Computation;
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::output::{WindowDocument, WindowSink};
+use floodmark_dataflows::patterns::Cutter;
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::windows::Publish;
 use tokio::runtime::Runtime;
@@ -255,7 +256,12 @@ impl WithSource for Run<'_> {
                     dead_letters: dead_letters.clone(),
                     stops_short: checkpoints.is_some(),
                 },
-                path: RecordPath { decoder: compiled.decoder.clone(), rules: compiled.rules.clone(), sink },
+                path: RecordPath {
+                    decoder: compiled.decoder.clone(),
+                    rules: compiled.rules.clone(),
+                    cutter: config.patterns.enabled.then(Cutter::default),
+                    sink,
+                },
                 windows: Listed(writer.windows(ids.clone())),
                 live: live.as_ref().filter(|_| worker == 0).map(|live| live.writer()),
                 restored: restored.clone(),

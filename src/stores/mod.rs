@@ -99,6 +99,8 @@ pub struct LogQuery {
     pub status_code: Option<u16>,
     /// Value of `anomaly`.
     pub anomaly: Option<bool>,
+    /// Values of `pattern_id`, of which one is enough.
+    pub pattern_ids: Option<Vec<String>>,
     /// Event time at or after.
     pub from_ms: Option<Millis>,
     /// Event time before.

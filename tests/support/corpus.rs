@@ -8,6 +8,7 @@ use floodmark::config::{Compiled, Config, Sources};
 use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::document::write_document;
 use floodmark_dataflows::input::{PartitionInfo, RawRecord};
+use floodmark_dataflows::patterns::Cutter;
 use serde_json::Value;
 
 use crate::reference;
@@ -95,6 +96,7 @@ impl Outcome {
         let config = Config::load(&sources).expect("a configuration without mistakes");
         let Compiled { schema, rules, views } = config.compile().expect("rules and views without mistakes");
         let mut decoder = Decoder::new(schema);
+        let mut cutter = config.patterns.enabled.then(Cutter::default);
         let mut outcome = Self::default();
         let mut used: Partitions = Vec::new();
         for (number, records) in (0..).zip(partitions) {
@@ -104,7 +106,8 @@ impl Outcome {
                 let raw = RawRecord { offset: *offset, bytes, appended_ms: None };
                 let dead = match decoder.decode(bytes) {
                     Ok(record) if record.timestamp_ms == FAR_FUTURE_MS => "clock_ahead",
-                    Ok(record) => {
+                    Ok(mut record) => {
+                        record.pattern_id = cutter.as_mut().map(|cutter| cutter.cut(&record.message()).id);
                         let mut document = Vec::new();
                         write_document(&mut document, &info, raw, &record, rules.judge(&record), &rules);
                         let document = String::from_utf8(document).expect("JSON");

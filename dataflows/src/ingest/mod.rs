@@ -44,6 +44,7 @@ use crate::decode::Decoder;
 use crate::input::{Feed, MarkPosition, PartitionInfo};
 use crate::ledger::Ledger;
 use crate::output::{RecordSink, ViewUpdate};
+use crate::patterns::Cutter;
 use crate::rules::Rules;
 use crate::time::{Millis, Tick};
 use crate::view::View;
@@ -84,6 +85,8 @@ pub struct RecordPath<S> {
     pub decoder: Decoder,
     /// Records to severities.
     pub rules: Arc<Rules>,
+    /// Messages to patterns, where these are wanted.
+    pub cutter: Option<Cutter>,
     /// Where documents and dead letters go.
     pub sink: S,
 }

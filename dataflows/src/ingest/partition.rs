@@ -176,7 +176,7 @@ impl<B: Batch> Partition<B> {
                 break Reading::Budget;
             }
             match path.decoder.decode(raw.bytes) {
-                Ok(record) => {
+                Ok(mut record) => {
                     let covering_ms = self.marks.front().map(|mark| mark.wall_ms).or(self.covering_mark_ms);
                     let is_ahead = match raw.appended_ms.or(covering_ms).or(limits.arrived_by_ms) {
                         Some(arrival) => record.timestamp_ms > arrival.saturating_add(limits.max_future_ms),
@@ -215,6 +215,10 @@ impl<B: Batch> Partition<B> {
                         self.ledger.read(raw.offset, raw.bytes.len());
                         self.ledger.take(path.sink.indexes(verdict));
                         self.combiner.add(time, &record, verdict, out);
+                        if let Some(cutter) = &mut path.cutter {
+                            let cut = cutter.cut(&record.message());
+                            record.pattern_id = Some(cut.id);
+                        }
                         path.sink.log(&self.info, raw, &record, verdict);
                     }
                 }

@@ -61,6 +61,18 @@ impl FirstCuts {
         self.cuts.iter().map(|(id, template)| (*id, &**template))
     }
 
+    /// Puts back a cut that had the next slot, also where there is no room for further ones.
+    pub fn restore(&mut self, cut: FirstCut<'_>) {
+        self.slots.insert(cut.id, self.cuts.len() as u32);
+        self.cuts.push((cut.id, cut.template.into()));
+    }
+
+    /// The cut of a slot that [`FirstCuts::admit`] gave: id and template.
+    pub fn cut(&self, slot: u32) -> (u64, &str) {
+        let (id, template) = &self.cuts[slot as usize];
+        (*id, template)
+    }
+
     /// Whether every further cut is folded into [`OTHER_CUT`].
     pub fn is_full(&self) -> bool {
         self.slots.len() >= self.max

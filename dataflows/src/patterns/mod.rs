@@ -8,6 +8,8 @@
 //!   message alone; its id never changes and can stand in the log document.
 //! - [`admission`]: a bounded set of first cuts; what does not fit is counted together.
 //! - [`merge`]: from the set of first cuts that occurred to patterns, group by group.
+//! - [`counter`]: counts of first cuts by service and level, per partition and tick.
+//! - [`config`]: the options.
 //! - [`hash`]: what ids are made with.
 //!
 //! The count of a pattern is the sum of the counts of its first cuts, so that patterns sum to the records however they
@@ -15,11 +17,15 @@
 
 pub mod admission;
 mod classes;
+pub mod config;
+pub mod counter;
 pub mod cut;
 pub mod hash;
 pub mod header;
 pub mod merge;
 
 pub use admission::{FirstCuts, MAX_FIRST_CUTS, OTHER_CUT, OTHER_SLOT};
+pub use config::PatternsConfig;
+pub use counter::{PatternCounter, PatternUpdate, SeenPatterns};
 pub use cut::{Cutter, FirstCut, WILDCARD};
 pub use merge::{Pattern, group_of, merge, merge_group};

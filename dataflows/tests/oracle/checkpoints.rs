@@ -186,7 +186,7 @@ fn run(
         let mine = partitions.iter().enumerate().filter(|(p, _)| is_mine(*p));
         let feed = SlowFeed { inner: LogFeed::from(mine, batch, &starts), waker: None, has_more: Vec::new() };
         let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![0] };
-        let path = RecordPath { decoder, rules, sink: out.clone() };
+        let path = RecordPath { decoder, rules, cutter: None, sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
         let sink = MemorySink { store: store.clone(), has_partitions: false, has_rows: false };
         let Dataflow { probe, .. } =

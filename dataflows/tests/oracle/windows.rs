@@ -79,7 +79,7 @@ pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, pub
         let mine = partitions.iter().enumerate().filter(|(p, _)| p % peers == index);
         let feed = LogFeed::new(mine, cut);
         let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![0] };
-        let path = RecordPath { decoder, rules, sink: out.clone() };
+        let path = RecordPath { decoder, rules, cutter: None, sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
         let Dataflow { probe, .. } =
             build(worker, &computation, feed, path, out.clone(), live, Restored::default(), None::<Infallible>);

@@ -59,6 +59,9 @@ fn filters(query: &LogQuery) -> Result<Vec<Value>, StoreError> {
     term("level", query.level.as_deref().map(Value::from));
     term("status_code", query.status_code.map(Value::from));
     term("anomaly", query.anomaly.map(Value::from));
+    if let Some(ids) = &query.pattern_ids {
+        filters.push(json!({ "terms": { "pattern_id": ids } }));
+    }
     if query.from_ms.is_some() || query.to_ms.is_some() {
         let mut range = json!({ "format": "epoch_millis" });
         if let Some(from) = query.from_ms {
@@ -200,6 +203,7 @@ mod tests {
             level: Some("ERROR".into()),
             status_code: Some(503),
             anomaly: Some(true),
+            pattern_ids: Some(vec!["0123456789abcdef".into()]),
             from_ms: Some(10),
             to_ms: Some(u64::MAX),
             text: Some("user:* OR \"x".into()),
@@ -215,6 +219,7 @@ mod tests {
                 { "term": { "level": { "value": "ERROR" } } },
                 { "term": { "status_code": { "value": 503 } } },
                 { "term": { "anomaly": { "value": true } } },
+                { "terms": { "pattern_id": ["0123456789abcdef"] } },
                 { "range": { "timestamp": { "format": "epoch_millis", "gte": 10, "lt": 253_402_300_799_999_u64 } } },
                 { "match": { "message": { "query": "user:* OR \"x", "operator": "and" } } },
             ])

@@ -75,6 +75,7 @@ fn logs() -> Value {
             "severity_level": keyword(),
             "anomaly": { "type": "boolean" },
             "reasons": keyword(),
+            "pattern_id": keyword(),
             "topic": keyword(),
             "partition": { "type": "integer" },
             "offset": { "type": "long" },

@@ -16,7 +16,7 @@ const MAX_WORD_BYTES: usize = 255;
 pub(super) const MAX_KEYWORD_BYTES: usize = 1_024;
 
 /// The fields whose values are indexed as they are.
-pub(super) const KEYWORDS: [&str; 11] = [
+pub(super) const KEYWORDS: [&str; 12] = [
     "service_name",
     "level",
     "severity_level",
@@ -28,6 +28,7 @@ pub(super) const KEYWORDS: [&str; 11] = [
     "tags",
     "host",
     "reasons",
+    "pattern_id",
 ];
 
 /// Handles of the fields.

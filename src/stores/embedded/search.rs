@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 
 use serde_json::value::RawValue;
-use tantivy::query::{AllQuery, BooleanQuery, EnableScoring, Occur, Query, TermQuery, Weight};
+use tantivy::query::{AllQuery, BooleanQuery, EnableScoring, Occur, Query, TermQuery, TermSetQuery, Weight};
 use tantivy::schema::{Field, IndexRecordOption};
 use tantivy::tokenizer::TokenStream;
 use tantivy::{DocAddress, Searcher, SegmentReader, TantivyDocument, Term};
@@ -148,6 +148,9 @@ fn filter(fields: &Fields, query: &LogQuery) -> Result<Box<dyn Query>, StoreErro
         }
     }
     let mut queries: Vec<Box<dyn Query>> = Vec::new();
+    if let (Some(ids), Some(field)) = (&query.pattern_ids, keyword("pattern_id")) {
+        queries.push(Box::new(TermSetQuery::new(ids.iter().map(|id| Term::from_field_text(field, id)))));
+    }
     for term in terms {
         queries.push(Box::new(TermQuery::new(term, IndexRecordOption::Basic)));
     }
