@@ -293,7 +293,10 @@ mod tests {
         let raw = RawRecord { offset: 0, bytes: raw, appended_ms: None };
         write_document(&mut out, &partition, raw, &record, rules.judge(&record), &rules);
         let value: Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!((&value["pattern_id"], &value["original.pattern_id"]), (&json!("00000000000000ab"), &json!("theirs")));
+        assert_eq!(
+            (&value["pattern_id"], &value["original.pattern_id"]),
+            (&json!("00000000000000ab"), &json!("theirs"))
+        );
     }
 
     #[test]
