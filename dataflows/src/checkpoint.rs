@@ -32,7 +32,8 @@ pub struct PartitionCut {
     pub clock: Option<Tick>,
     /// The hold before the cut.
     pub hold: Tick,
-    /// What became of each offset before the cut, but for documents that the store refused while this run lasted.
+    /// What became of each offset before the cut, but for documents that the store refused while the run lasted: they
+    /// are moved with [`Ledger::refuse`] before another run goes on from here.
     pub ledger: Ledger,
     /// By view, in the order of the configuration: the keys that the partition has seen.
     pub keys: Vec<SeenKeys>,

@@ -4,7 +4,7 @@
 //! that nobody else has used. After each checkpoint: files that no kept manifest needs are deleted; a chain that has
 //! become long is merged into one file, which the next manifest names in their place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -69,6 +69,7 @@ impl Line {
             origin_ms: now,
             workers: workers as u32,
             files: Vec::new(),
+            refused: BTreeMap::new(),
             configuration: configuration.clone(),
             changes: Vec::new(),
         };
@@ -269,13 +270,16 @@ impl Shared {
         };
         let mut written = 0;
         for description in descriptions {
-            let Description { file } =
+            let Description { file, refused } =
                 postcard::from_bytes(description).map_err(|error| CheckpointError::Stopped(error.to_string()))?;
             if let Some(file) = file {
                 written += file.bytes;
                 manifest.files.push(file);
             }
+            // The new cuts contain what was refused in earlier runs; partitions without one keep what they had.
+            manifest.refused.extend(refused);
         }
+        manifest.refused.retain(|_, refused| *refused > 0);
         let bytes = Bytes::from(manifest.encode()?);
         let taken = Mutex::new(None);
         repeat("checkpoint", &self.stats, || async {

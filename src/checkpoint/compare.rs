@@ -199,15 +199,29 @@ pub fn compare(then: &Fingerprint, now: &Fingerprint, at: Tick) -> Result<Carrie
             carried.changes.push(format!("the view {} is not there any more in the form it had", view.name));
             continue;
         };
-        let grown = [
-            ("allowed_lateness", view.lateness_ms, other.lateness_ms, view.lateness_ms != other.lateness_ms),
-            ("retention", view.retention_ms, other.retention_ms, view.retention_ms < other.retention_ms),
+        // A shorter retention only drops windows. By a longer one, records that were too late would now open windows
+        // that are gone, and replace whole documents with parts of them. By another lateness, windows would be final a
+        // second time, or never, and what was counted as late would not agree with what is.
+        let settings = [
+            (
+                "allowed_lateness",
+                view.lateness_ms,
+                other.lateness_ms,
+                view.lateness_ms != other.lateness_ms,
+                "what is final and what was late was decided by the old setting",
+            ),
+            (
+                "retention",
+                view.retention_ms,
+                other.retention_ms,
+                view.retention_ms < other.retention_ms,
+                "windows whose time was over by the old setting cannot be brought back",
+            ),
         ];
-        if let Some((key, was, is, _)) = grown.iter().find(|(.., stands_in_the_way)| *stands_in_the_way && at > 0) {
+        if let Some((key, was, is, _, why)) = settings.iter().find(|(_, _, _, is_refused, _)| *is_refused && at > 0) {
             return Err(format!(
-                "{key} of the view \"{}\" was {was} ms when the checkpoint was made and is {is} ms now: windows whose \
-                 time was over by the old setting cannot be brought back; set it back, give the view another name so \
-                 that it starts empty, or start anew with --fresh",
+                "{key} of the view \"{}\" was {was} ms when the checkpoint was made and is {is} ms now: {why}; set it \
+                 back, give the view another name so that it starts empty, or start anew with --fresh",
                 view.name
             ));
         }
@@ -264,6 +278,11 @@ mod tests {
         assert!(topic.contains("source.files.topic was \"files\""), "{topic}");
         let longer = refused(|config| config.view[0].retention = crate::units::Span::from_secs(7_200));
         assert!(longer.contains("retention of the view \"per_service\""), "{longer}");
+        let lateness = refused(|config| config.view[0].allowed_lateness = crate::units::Span::from_secs(90));
+        assert!(lateness.contains("allowed_lateness of the view") && lateness.contains("final"), "{lateness}");
+        let shorter = |config: &mut Config| config.view[0].retention = crate::units::Span::from_secs(1_800);
+        let carried = compare(&then, &fingerprint(shorter), 5).unwrap();
+        assert!(carried.is_same() && carried.changes[0].starts_with("retention of the view per_service"));
     }
 
     #[test]

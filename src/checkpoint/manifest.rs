@@ -1,5 +1,8 @@
 //! What a checkpoint consists of.
 
+use std::collections::BTreeMap;
+
+use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::time::{Millis, Tick};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +32,8 @@ pub struct Manifest {
     pub workers: u32,
     /// The files that make up its state, oldest first: rows of a later one replace those of an earlier one.
     pub files: Vec<FileRef>,
+    /// Documents before the cut of a partition that the store refused, beside those that the ledger of the cut contains.
+    pub refused: BTreeMap<PartitionInfo, u64>,
     /// The configuration that computed it.
     pub configuration: Fingerprint,
     /// What changed in the configuration when the run that wrote it was started, with the tick from which it applies.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use floodmark_dataflows::checkpoint::{CheckpointSink, PartitionCut, StateRow};
+use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::time::Tick;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -21,10 +22,12 @@ use super::{STATE_FOLDER, repeat};
 use crate::sources::Positions;
 
 /// A worker's share of a checkpoint, for the worker that commits it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Description {
     /// Its file; `None` where nothing has changed.
     pub(super) file: Option<FileRef>,
+    /// Of each partition that is cut: documents before the cut that the store refused in this run.
+    pub(super) refused: Vec<(PartitionInfo, u64)>,
 }
 
 /// One worker's share of checkpoints.
@@ -101,7 +104,7 @@ async fn write(
     written: Arc<Mutex<Option<Description>>>,
 ) {
     if cuts.is_empty() && totals.is_empty() && rows.is_empty() {
-        *written.lock() = Some(Description { file: None });
+        *written.lock() = Some(Description::default());
         return;
     }
     let encoded = tokio::task::spawn_blocking(move || {
@@ -120,7 +123,7 @@ async fn write(
     let description = FileRef::of(name, &file, rows);
     let path = format!("{STATE_FOLDER}/{}", description.name);
     repeat("checkpoint", &shared.stats, || shared.store.put(&path, file.clone())).await;
-    *written.lock() = Some(Description { file: Some(description) });
+    *written.lock() = Some(Description { file: Some(description), refused: Vec::new() });
 }
 
 impl CheckpointSink for WorkerSink {
@@ -144,9 +147,13 @@ impl CheckpointSink for WorkerSink {
     fn description(&mut self, at: Tick) -> Option<Vec<u8>> {
         self.write(at);
         let is_stored = self.is_stored();
-        let written = self.share.as_ref()?.writing.as_ref()?;
-        let mut written = written.lock();
-        let description = written.take_if(|_| is_stored)?;
+        let share = self.share.as_ref()?;
+        let mut description = share.writing.as_ref()?.lock().take_if(|_| is_stored)?;
+        // Not before everything is stored: only then is it known what is refused.
+        let refused = |(partition, next): (&PartitionInfo, &u64)| {
+            (partition.clone(), self.shared.writer.refused_before(partition, *next))
+        };
+        description.refused = share.positions.iter().map(refused).collect();
         // Of a list and a few numbers: it cannot fail.
         postcard::to_stdvec(&description).ok()
     }
@@ -162,6 +169,9 @@ impl CheckpointSink for WorkerSink {
     fn committed(&mut self, at: Tick) {
         self.shared.note_under_way(false);
         if let Some(share) = self.share.take_if(|share| share.at == at) {
+            for (partition, next) in &share.positions {
+                self.shared.writer.settle_refused(partition, *next);
+            }
             self.shared.committed_positions.lock().extend(share.positions);
         }
     }

@@ -156,6 +156,7 @@ fn manifest(id: u64, files: Vec<FileRef>) -> Manifest {
         origin_ms: 1,
         workers: 1,
         files,
+        refused: BTreeMap::new(),
         configuration: configuration(),
         changes: Vec::new(),
     }

@@ -102,19 +102,27 @@ impl Resumed {
         let mut recorded = marks::read(&store, generation, began_ms).await.map_err(CheckpointError::from)?;
         let mut partitions = BTreeMap::new();
         let mut positions = Positions::new();
-        for (partition, cut) in standing.cuts {
+        for (partition, mut cut) in standing.cuts {
+            cut.ledger.refuse(line.manifest.refused.get(&partition).copied().unwrap_or(0));
             let mut marks = recorded.remove(&partition).unwrap_or_default();
             marks.retain(|mark| mark.next_offset >= cut.next_offset);
             positions.insert(partition.clone(), cut.next_offset);
             partitions.insert(partition, PartitionStart { cut: Some(cut), marks });
         }
-        // Files are read from their beginnings, by the numbers that they had.
-        let is_files = matches!(config.source.chosen(), Ok(SourceChoice::Files(_)));
+        let source = config.source.chosen();
         for (partition, marks) in recorded {
-            if let Some(first) = marks.front()
-                && (at > 0 || is_files)
-            {
-                positions.insert(partition.clone(), if at > 0 { first.next_offset } else { 0 });
+            // Where it began: it was not read before its first mark was recorded.
+            let began = marks.front().map(|mark| mark.next_offset);
+            let began = match source {
+                _ if at > 0 => began,
+                // A start that is settled anew may be another one: the end is further on by now.
+                Ok(SourceChoice::Kafka(_)) => began,
+                // Read from their beginnings, by the numbers that they had.
+                Ok(SourceChoice::Files(_)) => began.map(|_| 0),
+                Ok(SourceChoice::Generator(_)) | Err(_) => None,
+            };
+            if let Some(offset) = began {
+                positions.insert(partition.clone(), offset);
             }
             partitions.insert(partition, PartitionStart { cut: None, marks });
         }

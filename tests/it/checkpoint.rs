@@ -4,8 +4,15 @@ use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use floodmark::sources::kafka::{KafkaProducer, ProducerConfig};
+use floodmark::units::Span;
+use rdkafka::mocking::MockCluster;
+use serde_json::{Value, json};
 
 use crate::corpus::{Outcome, Partitions, VIEWS, partitions};
+use crate::stub_elasticsearch::Stub;
 use crate::support::{Dir, Running, Signal, eventually};
 
 /// Everything a run writes, in one folder. Nothing becomes idle meanwhile.
@@ -196,4 +203,106 @@ fn an_added_view_starts_partial_and_the_others_go_on() {
         assert!(*start > first || line.contains(r#""partial":true"#), "{line}");
     }
     assert!(new.iter().any(|(_, line)| !line.contains(r#""partial":true"#)), "later windows are whole");
+}
+
+/// The manifests of checkpoints in a data directory, by number; one copy of each.
+fn manifests(data: &Path) -> Vec<(u64, PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(data.join("checkpoints/a")) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let numbered = paths.filter_map(|path| {
+        let number = path.file_name()?.to_str()?.strip_prefix("manifest-")?.parse().ok()?;
+        Some((number, path))
+    });
+    numbered.collect()
+}
+
+#[test]
+fn a_run_from_the_latest_offset_goes_on_where_it_began_when_it_is_killed_before_a_checkpoint() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("logs", 1, 1).unwrap();
+    let append = |offsets: std::ops::Range<u64>| {
+        let linger = Span::from_millis(1);
+        let config = ProducerConfig { brokers: cluster.bootstrap_servers(), linger, ..ProducerConfig::default() };
+        let producer = KafkaProducer::new(&config).unwrap();
+        for offset in offsets {
+            let timestamp = 1_700_000_000_000 + offset * 100;
+            let record = json!({ "timestamp": timestamp, "service_name": "a", "level": "INFO", "message": "m" });
+            producer.send("logs", Some(0), None, record.to_string().as_bytes()).unwrap();
+        }
+        producer.flush(Duration::from_secs(10)).unwrap();
+    };
+    let dir = Dir::new();
+    let source = format!(
+        "[source.kafka]\nbrokers = \"{}\"\ntopics = [\"logs\"]\nstart = \"latest\"\n",
+        cluster.bootstrap_servers()
+    );
+    let rest = "[store.ndjson]\nlogs = \"data/logs.ndjson\"\nwindows = \"data/windows.ndjson\"\n\
+                [api]\nlisten = \"127.0.0.1:0\"\n[checkpoint]\nevery = \"1h\"\n";
+    dir.file("floodmark.toml", &format!("data_dir = \"data\"\n{source}{rest}"));
+    append(0..50);
+    let mut run = dir.command(&["run"]).start();
+    let api = run.api();
+    eventually("the end is found", || {
+        let progress = api.get("/audit")?;
+        progress["partitions"][0]["next_offset"].as_u64().filter(|&next| next == 50)
+    });
+    append(50..80);
+    eventually("records are read", || api.get("/logs/stats")?["total_logs"].as_u64().filter(|&total| total == 30));
+    drop(run);
+    // As if it had been killed before its first checkpoint.
+    let data = dir.path().join("data");
+    for (number, path) in manifests(&data) {
+        if number > 0 {
+            std::fs::remove_file(data.join("checkpoints/b").join(path.file_name().unwrap())).unwrap();
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    append(80..100);
+    dir.command(&["run", "--until-end"]).run().expect_code(0);
+    let text = std::fs::read_to_string(data.join("logs.ndjson")).unwrap();
+    let offset = |line: &str| serde_json::from_str::<Value>(line).unwrap()["offset"].as_u64().unwrap();
+    let offsets: std::collections::BTreeSet<u64> = text.lines().map(offset).collect();
+    assert_eq!(offsets.into_iter().collect::<Vec<_>>(), (50..100).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_refused_before_a_checkpoint_stays_a_dead_letter_in_the_account() {
+    let stub = Stub::start().await;
+    stub.state.lock().item_fault = Some(Box::new(|line| {
+        let is_refused = line.index.contains("logs") && line.document["offset"] == 3;
+        is_refused.then(|| (400, json!({ "type": "document_parsing_exception", "reason": "no room" })))
+    }));
+    let dir = Dir::new();
+    let store = format!("[store.elasticsearch]\nurls = [\"{}\"]\n", stub.url);
+    let rest = "[source.generator]\nrate = 2000\n[api]\nlisten = \"127.0.0.1:0\"\n[checkpoint]\nevery = \"50ms\"\n";
+    dir.file("floodmark.toml", &format!("data_dir = \"data\"\n{store}{rest}"));
+    let data = dir.path().join("data");
+    let newest = || manifests(&data).into_iter().map(|(number, _)| number).max().unwrap_or(0);
+    let refused = |answer: &Value| -> Vec<u64> {
+        let partitions = answer["partitions"].as_array().unwrap();
+        partitions.iter().map(|p| p["dead_letters"]["unindexable"].as_u64().unwrap_or(0)).collect()
+    };
+    let read_beyond = |api: crate::support::Api, offset: u64| {
+        eventually("enough is read", || {
+            let answer = api.get("/audit")?;
+            let partitions = answer["partitions"].as_array()?;
+            let far = partitions.iter().all(|p| p["next_offset"].as_u64() > Some(offset));
+            (far && !partitions.is_empty()).then_some(answer)
+        })
+    };
+    let mut run = dir.command(&["run"]).start();
+    let api = run.api();
+    let first = eventually("all refusals are known", || {
+        let answer = read_beyond(api, 100);
+        refused(&answer).iter().all(|&count| count == 1).then_some(answer)
+    });
+    let before = newest();
+    eventually("checkpoints are made", || (newest() >= before + 2).then_some(()));
+    drop(run);
+    let next = |p: &Value| p["next_offset"].as_u64().unwrap();
+    let highest = first["partitions"].as_array().unwrap().iter().map(next).max().unwrap();
+    let mut run = dir.command(&["run"]).start();
+    let again = read_beyond(run.api(), highest);
+    assert_eq!(refused(&again), refused(&first), "{again}");
+    assert_eq!(again["balanced"], true, "{again}");
 }

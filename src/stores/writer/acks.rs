@@ -29,7 +29,15 @@ impl AckTracker {
     /// How many documents of a partition before an offset the store refused.
     pub(super) fn refused_before(&self, partition: &PartitionInfo, offset: u64) -> u64 {
         let acks = self.partitions.lock().get(partition).cloned();
-        acks.map_or(0, |acks| acks.state.lock().refused.range(..offset).count() as u64)
+        acks.map_or(0, |acks| acks.state.lock().refused_before(offset))
+    }
+
+    /// Keeps of the refused documents of a partition before an offset only how many they are.
+    pub(super) fn settle_refused(&self, partition: &PartitionInfo, offset: u64) {
+        let acks = self.partitions.lock().get(partition).cloned();
+        if let Some(acks) = acks {
+            acks.state.lock().settle_refused(offset);
+        }
     }
 
     /// Where each partition stands: everything before is stored. Partitions of which nothing is known yet are left out.
@@ -51,6 +59,8 @@ struct State {
     position: Option<u64>,
     /// Offsets of documents that the store refused.
     refused: BTreeSet<u64>,
+    /// Refused documents before all of these, whose offsets nobody asks for any more.
+    settled: u64,
     pending: VecDeque<Pending>,
     /// The ticket of the first of `pending`.
     first_ticket: u64,
@@ -60,6 +70,17 @@ struct State {
 struct Pending {
     next_offset: u64,
     stored: bool,
+}
+
+impl State {
+    fn refused_before(&self, offset: u64) -> u64 {
+        self.settled + self.refused.range(..offset).count() as u64
+    }
+
+    fn settle_refused(&mut self, offset: u64) {
+        let later = self.refused.split_off(&offset);
+        self.settled += std::mem::replace(&mut self.refused, later).len() as u64;
+    }
 }
 
 impl PartitionAcks {
@@ -124,5 +145,20 @@ mod tests {
         assert_eq!(acks.position(), Some(30), "what follows a batch waits for it");
         acks.stored(ticket);
         assert_eq!(acks.position(), Some(44));
+    }
+
+    #[test]
+    fn refused_documents_are_counted_after_their_offsets_are_forgotten() {
+        let tracker = AckTracker::default();
+        let partition = Arc::new(PartitionInfo { topic: "t".into(), identity: "t".into(), number: 0 });
+        let acks = tracker.partition(&partition);
+        for offset in [3, 7, 8, 20] {
+            acks.refuse(offset);
+        }
+        assert_eq!(tracker.refused_before(&partition, 8), 2);
+        tracker.settle_refused(&partition, 8);
+        assert_eq!(acks.state.lock().refused.len(), 2);
+        let counts = [8, 9, 21].map(|offset| tracker.refused_before(&partition, offset));
+        assert_eq!(counts, [2, 3, 4]);
     }
 }

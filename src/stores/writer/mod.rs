@@ -218,6 +218,11 @@ impl Writer {
         self.shared.acks.refused_before(partition, offset)
     }
 
+    /// Nobody will ask any more how many documents before an earlier offset than this one were refused.
+    pub fn settle_refused(&self, partition: &PartitionInfo, offset: u64) {
+        self.shared.acks.settle_refused(partition, offset);
+    }
+
     /// Waits until everything handed in is stored, durable and searchable. Call it when the workers' halves are
     /// dropped or no longer used.
     ///
