@@ -290,8 +290,10 @@ async fn what_the_store_refused_before_a_checkpoint_stays_a_dead_letter_in_the_a
             (far && !partitions.is_empty()).then_some(answer)
         })
     };
+    // The log names the stub too.
+    let api_of = |run: &mut Running| crate::support::Api::at(&run.expect_line("the API is at http://"));
     let mut run = dir.command(&["run"]).start();
-    let api = run.api();
+    let api = api_of(&mut run);
     let first = eventually("all refusals are known", || {
         let answer = read_beyond(api, 100);
         refused(&answer).iter().all(|&count| count == 1).then_some(answer)
@@ -302,7 +304,7 @@ async fn what_the_store_refused_before_a_checkpoint_stays_a_dead_letter_in_the_a
     let next = |p: &Value| p["next_offset"].as_u64().unwrap();
     let highest = first["partitions"].as_array().unwrap().iter().map(next).max().unwrap();
     let mut run = dir.command(&["run"]).start();
-    let again = read_beyond(run.api(), highest);
+    let again = read_beyond(api_of(&mut run), highest);
     assert_eq!(refused(&again), refused(&first), "{again}");
     assert_eq!(again["balanced"], true, "{again}");
 }
