@@ -162,7 +162,7 @@ impl WithSource for Run<'_> {
 
         let first_of_cluster = config.cluster.process == 0;
         if let (Some(live), Some(Resumed { restored, totals, .. })) = (&live, &resumed) {
-            live.restore(restored.at, &restored.rows, totals, first_of_cluster);
+            live.restore(restored, totals, first_of_cluster);
         }
 
         let served = Arc::new(Notify::new());

@@ -20,7 +20,7 @@ pub mod totals;
 use std::sync::Arc;
 
 use floodmark_dataflows::aggregate::Aggregate;
-use floodmark_dataflows::checkpoint::{LateRow, PaneRow, StateRow};
+use floodmark_dataflows::checkpoint::{LateRow, PaneRow, Restored, StateRow};
 use floodmark_dataflows::corrections::{Late, Measures};
 use floodmark_dataflows::output::{KeyFields, LiveSink, ViewUpdate, WindowDocument, WindowState};
 use floodmark_dataflows::time::{Millis, Tick};
@@ -147,18 +147,23 @@ impl LiveView {
         }
     }
 
-    /// Puts back the state of a checkpoint at `at`. With `track`, totals that change from now on are noted at each
-    /// cut, for [`LiveView::take_totals`].
-    pub fn restore(&self, at: Tick, rows: &[StateRow], totals: &[TotalsRow], track: bool) {
+    /// Puts back the state of a checkpoint. With `track`, totals that change from now on are noted at each cut, for
+    /// [`LiveView::take_totals`].
+    pub fn restore(&self, restored: &Restored, totals: &[TotalsRow], track: bool) {
         let mut state = self.state.write();
-        state.frontier = at;
+        state.frontier = restored.at;
+        for (&view, &tick) in &restored.partial_before {
+            if let Some(view) = state.views.get_mut(usize::from(view)) {
+                view.partial_before = tick;
+            }
+        }
         for row in totals {
             let view = state.views.get_mut(usize::from(row.view));
             if let (Some(view), Some((totals, changed))) = (view, &row.totals) {
                 view.restore_totals(row.key.as_ref(), totals, *changed);
             }
         }
-        for row in rows {
+        for row in restored.rows.iter() {
             let (StateRow::Pane(PaneRow { view, .. }) | StateRow::Late(LateRow { view, .. })) = row;
             if let Some(view) = state.views.get_mut(usize::from(*view)) {
                 view.restore(row);
@@ -258,11 +263,11 @@ impl LiveView {
             let definition = &self.views[usize::from(view)];
             let document = |measures, state| WindowDocument::new(definition, key, start, measures, state);
             let latest = WindowState { previous: None, ..row.state };
+            let partial = latest.partial;
             let earlier = (0..row.state.revision).rev().zip(before.iter().rev()).map(|(revision, before)| {
                 let as_of_ms = Late::as_of(before.last, definition.final_at(start), self.tick_ms);
                 let late_records = before.records;
-                let state =
-                    WindowState { revision, late_records, previous: None, is_final: true, partial: false, as_of_ms };
+                let state = WindowState { revision, late_records, previous: None, is_final: true, partial, as_of_ms };
                 document(&before.measures, state)
             });
             std::iter::once(document(&Measures::of(&row.aggregate), latest)).chain(earlier).collect()

@@ -117,6 +117,8 @@ pub(super) struct ViewState {
     heap_bytes: usize,
     /// `None` while nobody asks for cuts.
     dirty: Option<Dirty>,
+    /// Windows that start before this tick lack records: the view was added then.
+    pub(super) partial_before: Tick,
 }
 
 impl ViewState {
@@ -136,6 +138,7 @@ impl ViewState {
             rows: 0,
             heap_bytes: 0,
             dirty: None,
+            partial_before: 0,
         }
     }
 
@@ -543,6 +546,7 @@ impl ViewState {
         let late = self.late.get(&start).and_then(|of| of.get(&id));
         let as_of_ms = self.ms(changed + 1).max(reached);
         let state = WindowState::new(&self.view, start, self.tick_ms, late, final_at <= now, as_of_ms);
+        let state = WindowState { partial: start < self.ms(self.partial_before), ..state };
         Some(Row { key: self.keys[id as usize].as_ref()?.key.clone(), start, aggregate, state })
     }
 }

@@ -9,7 +9,7 @@
 //! `$request_time`, which becomes `response_time_ms`. A request that is no `METHOD PATH PROTOCOL` (a scan or a TLS
 //! handshake on a plain port) gives a `message` only.
 
-use crate::decode::numbers::{TimeUnit, days_from_civil, is_date, response_us};
+use crate::decode::numbers::{RESPONSE_EXPECTED, TimeUnit, days_from_civil, is_date, response_us};
 use crate::decode::{DecodeError, Schema};
 use crate::output::Reason;
 use crate::record::{FIELD_NAMES, Fields, Kind, Record, Span, slot};
@@ -89,9 +89,14 @@ pub(crate) fn decode<'a>(schema: &Schema, raw: &'a str) -> Result<Record<'a>, De
         line.expect(" ")?;
         let seconds = line.last_word("a request time in seconds")?;
         if seconds.is_some() {
-            let us = response_us(&raw[seconds.range()], TimeUnit::Seconds);
-            let wrong = || line.malformed("a request time in seconds", seconds.range().start);
-            record.response_time_us = Some(us.ok_or_else(wrong)?);
+            let text = &raw[seconds.range()];
+            let wrong = || match text.parse::<f64>() {
+                Ok(seconds) if seconds > 0.0 => {
+                    DecodeError::wrong_type("response_time_ms", RESPONSE_EXPECTED, Kind::Number, text)
+                }
+                _ => line.malformed("a request time in seconds", seconds.range().start),
+            };
+            record.response_time_us = Some(response_us(text, TimeUnit::Seconds).ok_or_else(wrong)?);
         }
         if !line.rest().is_empty() {
             return Err(line.malformed("the end of the line", line.at));
@@ -304,6 +309,8 @@ mod tests {
             (format!("a - - {time} \"-\" 200 x"), Reason::Malformed, "a number of bytes"),
             (format!("a - - {time} \"-\" 200 1 fast"), Reason::Malformed, "a request time"),
             (format!("a - - {time} \"-\" 200 1 \"-\" \"-\" 1 2"), Reason::Malformed, "the end of the line"),
+            (format!("a - - {time} \"-\" 200 1 86400.001"), Reason::WrongType, "from 0 to 24 hours, got"),
+            (format!("a - - {time} \"-\" 200 1 1e9"), Reason::WrongType, "1e9"),
             (format!("a - - {time} \"-\" 999 1"), Reason::WrongType, "from 100 to 599"),
             ("a - - [31/Feb/2024:00:00:00 +0000] \"-\" 200 1".to_owned(), Reason::WrongType, "timestamp"),
         ] {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::decode::config::NumericLevels;
 use crate::decode::names::{ROOT, Target};
-use crate::decode::numbers::{TimeUnit, epoch_ms, integer, response_us, rfc3339_ms};
+use crate::decode::numbers::{RESPONSE_EXPECTED, TimeUnit, epoch_ms, integer, response_us, rfc3339_ms};
 use crate::decode::scan::{LearntName, Malformed, Scanner};
 use crate::decode::schema::{ALLOWED, Schema};
 use crate::decode::{DecodeError, text};
@@ -303,7 +303,7 @@ fn read(schema: &Schema, record: &mut Record<'_>) -> Result<(), DecodeError> {
     if span.is_some() {
         match (response_us(at(span), schema.response_time_unit), span.kind()) {
             (Some(us), Kind::Number) => record.response_time_us = Some(us),
-            _ => return wrong_type(raw, slot::RESPONSE_TIME, "a number from 0 to 31 years", span),
+            _ => return wrong_type(raw, slot::RESPONSE_TIME, RESPONSE_EXPECTED, span),
         }
         if schema.response_time_unit != TimeUnit::Millis {
             in_form &= !(1 << slot::RESPONSE_TIME);

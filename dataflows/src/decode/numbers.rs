@@ -25,8 +25,13 @@ pub enum TimeUnit {
 /// 9999-12-31T23:59:59.999Z, the last moment that RFC 3339 can write.
 pub const MAX_TIMESTAMP_MS: Millis = 253_402_300_799_999;
 
-/// About 31 years: far above what any request takes, and 9,000 of them still fit a sum.
-pub const MAX_RESPONSE_US: u64 = 1_000_000_000_000_000;
+/// A day: above what requests take, and small enough for sums, which are in microseconds too: it takes more than 100
+/// million such records of one key to go beyond what they hold.
+pub const MAX_RESPONSE_US: u64 = 86_400_000_000;
+const _: () = assert!(i64::MAX as u64 / MAX_RESPONSE_US > 100_000_000);
+
+/// What to say where a response time is something else.
+pub(super) const RESPONSE_EXPECTED: &str = "a number from 0 to 24 hours";
 
 /// The value of ASCII digits; `None` when there are none, more than 19, or other bytes.
 #[inline]
@@ -224,8 +229,12 @@ mod tests {
         assert_eq!(response_us("0.005", TimeUnit::Seconds), Some(5_000));
         assert_eq!(response_us("1500", TimeUnit::Nanos), Some(2));
         assert_eq!(response_us("-0", TimeUnit::Millis), Some(0));
-        for text in ["-1", "1e999", "1e13"] {
+        for text in ["-1", "1e999", "1e13", "86400000.001", "86400001", "999999999999"] {
             assert_eq!(response_us(text, TimeUnit::Millis), None, "{text}");
+        }
+        let a_day = [("86400000", TimeUnit::Millis), ("86400", TimeUnit::Seconds), ("8.64e13", TimeUnit::Nanos)];
+        for (text, unit) in a_day {
+            assert_eq!(response_us(text, unit), Some(MAX_RESPONSE_US), "{text}");
         }
     }
 

@@ -104,7 +104,10 @@ impl Windows {
             later_changes: Vec::new(),
             late: late.collect(),
             unpublished: BTreeMap::new(),
-            next_open_publish: 0,
+            next_open_publish: match publish {
+                Publish::Live { open_every_ms } if restored.at > 0 => next_after(restored.at * tick_ms, open_every_ms),
+                _ => 0,
+            },
             panes: BTreeMap::new(),
             start: restored.at,
             partial_before: restored.partial_before.clone(),
@@ -135,12 +138,14 @@ impl Windows {
                 let (tick_ms, start) = (self.tick_ms, self.start);
                 let (changes, later) = (&mut self.changes, &mut self.later_changes);
                 let (mut before, mut after) = (None, None);
+                let mut is_restored = false;
                 cursor.map_times(batch, |&time, _| {
                     if time >= gone {
                         return;
                     }
                     if time < start {
                         is_live = true;
+                        is_restored = true;
                         return;
                     }
                     let (changes, last) =
@@ -156,6 +161,13 @@ impl Windows {
                 });
                 if let Some(dirty) = &mut self.dirty {
                     dirty.note(place, key, before, after);
+                }
+                if is_restored && matches!(self.publish, Publish::Live { .. }) {
+                    // Whether it changed since it was last published is not known.
+                    let restored_ms = start * tick_ms;
+                    for window in view.windows_of(pane).filter(|&w| view.end_of(w) > restored_ms) {
+                        self.unpublished.entry((id, window)).or_default().insert(key.clone());
+                    }
                 }
                 cursor.step_val(batch);
             }
@@ -209,7 +221,7 @@ impl Windows {
         if let Publish::Live { open_every_ms } = self.publish
             && now >= self.next_open_publish
         {
-            self.next_open_publish = (now / open_every_ms + 1) * open_every_ms;
+            self.next_open_publish = next_after(now, open_every_ms);
             for (window, keys) in std::mem::take(&mut self.unpublished) {
                 publish.entry(window).or_insert(Keys::Some(keys));
             }
@@ -402,6 +414,11 @@ fn add_rows(rows: &[Batch], place: Place, keys: &Keys, before: Tick, sums: &mut 
             }
         }
     }
+}
+
+/// When something that is due every so many milliseconds is due next.
+fn next_after(now: Millis, every_ms: u64) -> Millis {
+    (now / every_ms + 1) * every_ms
 }
 
 /// Adds the current row of a cursor, before a time, to the sum of its key.

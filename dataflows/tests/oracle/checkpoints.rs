@@ -214,7 +214,7 @@ fn run(
 /// Kills and restarts a run, then lets it end, and compares with the reference. Returns how many checkpoints were made.
 fn check(partitions: &Partitions, plan: &[(u8, usize)], batch: usize, publish: Publish) -> usize {
     let store = Arc::new(Mutex::new(Store::default()));
-    let mut last = BTreeMap::new();
+    let (mut last, mut dead) = (BTreeMap::new(), BTreeMap::new());
     let mut live: Vec<(Tick, Vec<ViewUpdate>)> = Vec::new();
     for (run_number, &(workers, kill_at)) in plan.iter().chain(&[(1, usize::MAX)]).enumerate() {
         let workers = match workers {
@@ -227,6 +227,9 @@ fn check(partitions: &Partitions, plan: &[(u8, usize)], batch: usize, publish: P
         for (place, all) in &seen.windows {
             last.insert(place.clone(), all[all.len() - 1].clone());
         }
+        for (at, reason) in seen.dead {
+            assert_eq!(*dead.entry(at).or_insert(reason), reason, "{at:?} died of something else before");
+        }
         if !is_killed {
             live.extend(seen.live);
             break;
@@ -238,6 +241,15 @@ fn check(partitions: &Partitions, plan: &[(u8, usize)], batch: usize, publish: P
         }
         assert!(run_number < plan.len());
     }
+
+    let whole = crate::windows::run(partitions, timely::Config::thread(), batch, publish);
+    assert_eq!(dead, whole.dead, "the dead letters");
+    let whole: BTreeMap<_, _> = whole
+        .windows
+        .into_iter()
+        .map(|(place, mut all)| (place, all.pop().expect("published once at least")))
+        .collect();
+    assert_eq!(last, whole, "the windows of a run that was not interrupted");
 
     let Setup { mut decoder, rules, views } = setup(&views());
     let expected = expected(partitions, &mut decoder, &rules, &views, TICK_MS);
