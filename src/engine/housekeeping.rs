@@ -86,12 +86,10 @@ impl<S: Source> Housekeeping<S> {
         self.commit_positions(&positions).await;
     }
 
-    /// The same at the end. Where the input has ended everything is computed: then what is stored counts.
+    /// At the end, however it came: what is stored counts, so that lag tools see where reading stopped. What the next run
+    /// goes on from is in the checkpoint, before that or not.
     pub async fn commit_at_end(&self) {
-        match self.shutdown.is_triggered() {
-            true => self.commit().await,
-            false => self.commit_positions(&self.writer.acknowledged()).await,
-        }
+        self.commit_positions(&self.writer.acknowledged()).await;
     }
 
     async fn commit_positions(&self, positions: &Positions) {
