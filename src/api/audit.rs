@@ -47,7 +47,7 @@ impl From<Vec<Account>> for AuditAnswer {
 pub struct DocumentsParams {
     /// The topic.
     topic: String,
-    /// The topic's identity; the topic's name if left out.
+    /// The topic's identity; if left out, that of the topic of this name that is read now.
     identity: Option<String>,
     /// The partition.
     partition: i32,
@@ -90,7 +90,13 @@ pub async fn documents(State(context): State<Context>, uri: Uri) -> Result<Json<
         let detail = "expected topic, partition, from and to".to_owned();
         return Err(Problem::bad_parameters(vec![ParameterError { parameter: "query".into(), detail }]));
     };
-    let identity = identity.unwrap_or_else(|| topic.clone());
+    let identity = identity.unwrap_or_else(|| {
+        // Of topics of that name the one that is read now.
+        let now = context.state.progress.of_all_processes();
+        let mut found = now.partitions.iter().filter(|(info, _)| *info.topic == *topic && info.number == number);
+        let found = found.clone().find(|(_, state)| !state.progress.ended).or_else(|| found.next());
+        found.map_or_else(|| topic.clone(), |(info, _)| info.identity.to_string())
+    });
     let partition = PartitionInfo { topic: topic.into(), identity: identity.into(), number };
     let held = context.state.store.held(&partition, from..to, MAX_LIST).await;
     held.map(Json).map_err(|error| match error {

@@ -1,5 +1,7 @@
 //! Collectors for the live state, the progress board and the process itself.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::Samples;
 use super::process::{Status, cpu_seconds};
 use crate::audit::accounts;
@@ -38,7 +40,13 @@ pub(super) fn progress(board: &ProgressBoard, tick_ms: u64, samples: &mut Sample
         let help = "Event-clock time up to which all log documents are searchable, in seconds since the epoch";
         samples.gauge("indexed_through_seconds", help, &[], ms as f64 / 1_000.0);
     }
+    let going_on = snapshot.partitions.iter().filter(|(_, state)| !state.progress.ended);
+    let going_on: BTreeSet<_> = going_on.map(|(info, _)| (&*info.topic, info.number)).collect();
     for (partition, state) in &snapshot.partitions {
+        // Of a topic that was made again only the one that is read: a series must be there once.
+        if state.progress.ended && going_on.contains(&(&*partition.topic, partition.number)) {
+            continue;
+        }
         let labels = [("topic", &*partition.topic), ("partition", &*partition.number.to_string())];
         let progress = &state.progress;
         let help = "Offset to read next: records for Kafka, bytes for files";
@@ -65,25 +73,35 @@ pub(super) fn progress(board: &ProgressBoard, tick_ms: u64, samples: &mut Sample
 
 /// What became of the offsets of each partition.
 pub(super) fn audit(board: &ProgressBoard, samples: &mut Samples) {
+    #[derive(Default)]
+    struct Sum {
+        fates: [u64; 5],
+        expected: u64,
+        pending: u64,
+        unbalanced: bool,
+    }
+    // A topic that was made again is another one under the same labels: a series must be there once.
+    let mut sums: BTreeMap<(String, i32), Sum> = BTreeMap::new();
     for account in accounts(&board.snapshot()) {
-        let labels = [("topic", &*account.topic), ("partition", &*account.partition.to_string())];
-        let fates = [
-            ("indexed", account.indexed),
-            ("dead_letter", account.dead()),
-            ("dropped", account.dropped),
-            ("lost", account.lost),
-            ("no_record", account.no_record),
-        ];
-        for (fate, count) in fates {
+        let fates = [account.indexed, account.dead(), account.dropped, account.lost, account.no_record];
+        let sum = sums.entry((account.topic, account.partition)).or_default();
+        sum.fates.iter_mut().zip(fates).for_each(|(sum, fate)| *sum += fate);
+        sum.expected += account.expected;
+        sum.pending += account.pending;
+        sum.unbalanced |= !account.balanced;
+    }
+    for ((topic, partition), Sum { fates, expected, pending, unbalanced }) in sums {
+        let labels = [("topic", &*topic), ("partition", &*partition.to_string())];
+        for (fate, count) in ["indexed", "dead_letter", "dropped", "lost", "no_record"].into_iter().zip(fates) {
             let help = "What became of the offsets read (records where offsets are bytes), by partition";
             samples.gauge("audit_offsets", help, &[labels[0], labels[1], ("fate", fate)], count as f64);
         }
         let help = "Offsets (records where offsets are bytes) to be accounted for";
-        samples.gauge("audit_expected", help, &labels, account.expected as f64);
+        samples.gauge("audit_expected", help, &labels, expected as f64);
         let help = "Offsets read and not acknowledged by the store yet";
-        samples.gauge("audit_pending", help, &labels, account.pending as f64);
-        let balanced = f64::from(u8::from(account.balanced));
-        samples.gauge("audit_balanced", "1 while everything read is accounted for", &labels, balanced);
+        samples.gauge("audit_pending", help, &labels, pending as f64);
+        let help = "1 while everything read is accounted for";
+        samples.gauge("audit_balanced", help, &labels, f64::from(u8::from(!unbalanced)));
     }
 }
 

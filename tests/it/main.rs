@@ -26,6 +26,8 @@ mod reading;
 mod reference;
 mod run;
 mod stream;
+// Some of it is for the other tests.
+#[allow(dead_code)]
 #[path = "../support/stub_elasticsearch.rs"]
 mod stub_elasticsearch;
 mod support;

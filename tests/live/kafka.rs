@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use floodmark::sources::kafka::{
     Compression, Extent, KafkaConfig, KafkaProducer, KafkaSource, ProducerConfig, RangeSpec, StartAt,
 };
-use floodmark::sources::{Source, SourceError};
+use floodmark::sources::{Positions, Source, SourceError, WorkerPlace};
 use floodmark::units::{ByteSize, Span};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -28,7 +28,9 @@ pub fn tests() -> Vec<Test> {
         replays_by_time_read_what_was_appended_then,
         records_removed_before_the_start_are_reported,
         records_removed_while_reading_are_reported,
-        a_log_shorter_than_the_position_is_a_failure,
+        a_topic_made_again_while_it_is_read_is_another_one,
+        what_a_deleted_topic_still_had_is_lost_and_counted,
+        a_topic_made_again_between_runs_is_read_from_its_beginning,
         new_partitions_join_from_their_beginning,
         a_missing_topic_is_waited_for_and_then_an_error,
         a_broker_that_hangs_is_not_the_end,
@@ -280,21 +282,72 @@ fn records_removed_while_reading_are_reported() {
     assert_eq!(reading.source.failure(), None);
 }
 
-fn a_log_shorter_than_the_position_is_a_failure() {
+/// Deletes a topic and makes it again, with records `record 0` … in its first partition.
+fn make_again(topic: &str, records: u64) {
+    admin(async |client, options| client.delete_topics(&[topic], options).await).remove(0).unwrap();
+    eventually("the topic to be gone", || {
+        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+        admin(async |client, options| client.create_topics([&new], options).await).remove(0).ok()
+    });
+    append(topic, 0, 0..records);
+}
+
+/// The new log may be shorter than what was read of the old one, or longer, which no offset tells.
+fn a_topic_made_again_while_it_is_read_is_another_one() {
+    for again in [5, 100, 250] {
+        let topic = topic_with(100);
+        let name = format!("{topic}:0");
+        let mut reading = Reading::open(config(&topic), Extent::Live);
+        reading.until("the end", |r| r.last_told(&name) == Some("at_end 100"));
+        make_again(&topic, again);
+        let end = format!("at_end {again}");
+        reading.until("the end of the new one", |r| r.names.len() == 2 && r.last_told(&name) == Some(&end));
+        let expected: Vec<u64> = (0..100).chain(0..again).collect();
+        assert_eq!(reading.offsets(&name), expected, "{again}");
+        let told = reading.told(&name);
+        assert!(told.iter().any(|event| event == "ended"), "{told:?}");
+        assert!(!told.iter().any(|event| event.starts_with("lost")), "all of the first one was read: {told:?}");
+        assert_eq!(reading.source.failure(), None);
+        let identities: Vec<_> = reading.source.ends().into_keys().map(|info| info.identity).collect();
+        assert!(identities.len() == 2 && identities[0] != identities[1], "{identities:?}");
+    }
+}
+
+fn what_a_deleted_topic_still_had_is_lost_and_counted() {
     let topic = topic_with(100);
     let name = format!("{topic}:0");
     let mut reading = Reading::open(config(&topic), Extent::Live);
     reading.until("the end", |r| r.last_told(&name) == Some("at_end 100"));
-    admin(async |client, options| client.delete_topics(&[&topic], options).await).remove(0).unwrap();
-    eventually("the topic to be gone", || {
-        let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
-        admin(async |client, options| client.create_topics([&new], options).await).remove(0).ok()
-    });
-    append(&topic, 0, 0..5);
-    reading.until("the failure", |r| r.source.failure().is_some());
-    let failure = reading.source.failure().unwrap();
-    assert!(failure.contains("was the topic recreated?"), "{failure}");
-    assert_eq!(reading.count(), 100, "nothing of the new topic was taken for the old one's");
+    reading.left_alone.push(0);
+    append(&topic, 0, 100..130);
+    let end = |r: &Reading| r.source.ends().into_values().max();
+    eventually("the end is known", || (end(&reading) == Some(130)).then_some(()));
+    make_again(&topic, 10);
+    reading.until("the new one", |r| r.names.len() == 2);
+    reading.left_alone.clear();
+    reading.until("the end of the new one", |r| r.last_told(&name) == Some("at_end 10"));
+    assert!(reading.told(&name).contains(&"lost 100..130".to_owned()), "{:?}", reading.told(&name));
+    assert_eq!(reading.offsets(&name), (0..100).chain(0..10).collect::<Vec<_>>());
+}
+
+fn a_topic_made_again_between_runs_is_read_from_its_beginning() {
+    let topic = topic_with(100);
+    let name = format!("{topic}:0");
+    let mut first = Reading::open(config(&topic), Extent::Live);
+    first.until("the end", |r| r.last_told(&name) == Some("at_end 100"));
+    let positions = first.source.ends();
+    drop(first);
+    let resume = |positions: &Positions| {
+        let latest = KafkaConfig { start: StartAt::Latest, ..config(&topic) };
+        let source = KafkaSource::resume(latest, Extent::UntilEnd, positions).unwrap();
+        let mut reading = Reading::of(std::sync::Arc::new(source), WorkerPlace { index: 0, peers: 1 });
+        reading.until("the end", Reading::has_ended);
+        reading.count()
+    };
+    append(&topic, 0, 100..110);
+    assert_eq!(resume(&positions), 10, "the same topic goes on");
+    make_again(&topic, 130);
+    assert_eq!(resume(&positions), 130, "another one is read from its beginning");
 }
 
 fn new_partitions_join_from_their_beginning() {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use floodmark_dataflows::input::PartitionInfo;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -13,14 +14,24 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use serde::Deserialize;
 
+use super::topics;
+
 /// Receives what librdkafka reports.
 #[derive(Default)]
 pub(super) struct Context {
     last_error: Mutex<Option<String>>,
     statistics: Mutex<Option<Statistics>>,
+    /// The ids by which the client reads topics.
+    ids: Mutex<HashMap<String, String>>,
 }
 
 impl Context {
+    /// Whether the client reads a topic of that name with another id than this one.
+    pub(super) fn reads_another(&self, info: &PartitionInfo) -> bool {
+        let Some(id) = topics::id_of(&info.topic, &info.identity) else { return false };
+        self.ids.lock().get(&*info.topic).is_some_and(|read| read != id)
+    }
+
     /// What librdkafka complained about last: the reason to give when a broker does not answer.
     pub(super) fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
@@ -34,6 +45,9 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some((topic, id)) = topics::changed_id(message) {
+            self.ids.lock().insert(topic.to_owned(), id.to_owned());
+        }
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert

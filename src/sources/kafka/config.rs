@@ -312,6 +312,15 @@ impl KafkaConfig {
         client(options, &self.properties, &CONSUMER)
     }
 
+    /// The same for reading. The log then has the ids of topics, which is how one that was made again is noticed before
+    /// its records are taken for those of the first one.
+    pub(super) fn reader(&self, partitions: usize) -> Result<ClientConfig, SourceError> {
+        let mut client = self.client(partitions)?;
+        let debug = client.get("debug").map_or_else(|| "metadata".to_owned(), |theirs| format!("{theirs},metadata"));
+        client.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
+        Ok(client)
+    }
+
     /// Checks all that can be checked without a broker.
     ///
     /// # Errors

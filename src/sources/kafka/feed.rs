@@ -50,6 +50,9 @@ impl KafkaFeed {
 
     fn take_news(&mut self) {
         let Some(news) = self.link.take_news() else { return };
+        for (index, end) in news.gone {
+            self.partitions[index].gone(end);
+        }
         self.partitions.extend(news.joined);
         for (index, from, to) in news.restarted {
             self.partitions[index].restarted(from, to);
@@ -84,7 +87,7 @@ impl Feed for KafkaFeed {
 
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<KafkaBatch>> {
         self.take_news();
-        let (event, request) = self.partitions[partition].poll();
+        let (event, request) = self.partitions[partition].poll(&self.link);
         if let Some(request) = request {
             self.link.ask(partition, request);
         }
@@ -165,14 +168,25 @@ impl PartitionReader {
         self.ended
     }
 
-    fn poll(&mut self) -> (Option<PartitionEvent<KafkaBatch>>, Option<Request>) {
-        let event = self.events.pop_front().or_else(|| self.read());
+    fn poll(&mut self, link: &FeedLink) -> (Option<PartitionEvent<KafkaBatch>>, Option<Request>) {
+        let event = self.events.pop_front().or_else(|| self.read(link));
         (event, self.request.take())
     }
 
-    fn read(&mut self) -> Option<PartitionEvent<KafkaBatch>> {
+    fn read(&mut self, link: &FeedLink) -> Option<PartitionEvent<KafkaBatch>> {
         while !self.ended && !self.resetting {
-            let mut messages = self.held.take().or_else(|| self.queue.take(BATCH))?;
+            let mut messages = match self.held.take() {
+                Some(held) => held,
+                None => {
+                    let taken = self.queue.take(BATCH)?;
+                    if link.reads_another(&self.info) {
+                        // Perhaps records of the new topic: the service finds out what to do.
+                        self.reset();
+                        return None;
+                    }
+                    taken
+                }
+            };
             self.held = messages.split_at(|message| message.error().is_some());
             if messages.len() > 0 {
                 if let Some(batch) = self.records(messages) {
@@ -226,9 +240,7 @@ impl PartitionReader {
                 Some(PartitionEvent::AtEnd { next_offset: self.next_offset })
             }
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                self.held = None;
-                self.resetting = true;
-                self.request = Some(Request::Reset { from: self.next_offset });
+                self.reset();
                 None
             }
             other => {
@@ -238,6 +250,25 @@ impl PartitionReader {
                 Some(PartitionEvent::Unreachable)
             }
         }
+    }
+
+    /// Asks where to go on; until then nothing is read.
+    fn reset(&mut self) {
+        self.held = None;
+        self.resetting = true;
+        self.request = Some(Request::Reset { from: self.next_offset });
+    }
+
+    /// The topic is no more; its log ended at `end`.
+    fn gone(&mut self, end: u64) {
+        if self.ended {
+            return;
+        }
+        self.held = None;
+        self.request = None;
+        self.ended = true;
+        self.lost(self.next_offset, end);
+        self.events.push_back(PartitionEvent::Ended);
     }
 
     /// Reading goes on at `to`, and what was before it from `from` on is gone.

@@ -8,14 +8,17 @@
 //! - [`plan`]: that settled with the brokers into offsets.
 //! - [`feed`]: a worker's share: records, ends, losses, silence. Never blocks.
 //! - [`service`]: the thread that waits for brokers on behalf of the feeds.
-//! - [`native`]: batches of messages from librdkafka without a copy; the only `unsafe` code.
+//! - [`topics`]: who a topic is, beyond its name.
+//! - [`native`]: batches of messages from librdkafka without a copy; `unsafe` code is there and in [`topics`] only.
 //! - [`client`]: librdkafka's log, errors and statistics.
 //! - [`producer`]: writing to topics.
 //!
 //! # Errors
 //!
 //! A broker that does not answer is waited for, and the worker hears of it; offsets that the broker removed are
-//! reported as lost; a log that ends before the position is a [failure](crate::sources::Source::failure).
+//! reported as lost. A topic that was deleted and made again is another topic: its partitions join, those of the first
+//! one end, and what was not read of them is lost. Where brokers give topics no ids (before Kafka 2.8), and in bounded
+//! runs, a log that is no longer the one that was read is a [failure](crate::sources::Source::failure).
 
 mod client;
 mod config;
@@ -25,6 +28,7 @@ mod plan;
 mod producer;
 mod range;
 mod service;
+mod topics;
 
 use std::sync::Arc;
 
@@ -58,11 +62,11 @@ impl KafkaSource {
     /// Like [`KafkaSource::connect`], but partitions in `positions` go on there. Offsets that are gone by now are
     /// reported as lost; a log that ends before its position is an error.
     pub fn resume(config: KafkaConfig, extent: Extent, positions: &Positions) -> Result<Self, SourceError> {
-        let control = service::consumer(&config, 1)?;
-        let plan = plan::settle(&control, &config, &extent, positions)?;
+        let control = service::consumer(config.client(1)?)?;
+        let (plan, identities) = plan::settle(&control, &config, &extent, positions)?;
         let live = extent == Extent::Live;
         let commits = !matches!(extent, Extent::Replay(_));
-        Ok(Self { service: Arc::new(Service::start(config, control, live, plan)?), commits })
+        Ok(Self { service: Arc::new(Service::start(config, control, live, plan, identities)?), commits })
     }
 
     fn state(&self) -> &State {

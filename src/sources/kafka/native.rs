@@ -11,13 +11,15 @@
 //! it, and the others go on.
 #![allow(unsafe_code, reason = "halves the CPU time per message; see above")]
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
 use floodmark_dataflows::input::Waker;
 use floodmark_dataflows::time::Millis;
+use rdkafka::ClientContext as _;
 use rdkafka::bindings as rd;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{IsError, RDKafkaErrorCode};
 
@@ -99,6 +101,69 @@ impl Drop for PartitionQueue {
         // or will. The queue is ours to destroy once.
         unsafe {
             rd::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, std::ptr::null_mut());
+            rd::rd_kafka_queue_destroy(self.queue.as_ptr());
+        }
+    }
+}
+
+/// The log of a client, heard by whoever needs to know what the client has said by now.
+///
+/// When librdkafka learns that a topic was made again, it says so in its log and goes on reading the new one where it was
+/// in the old one. The line is in this queue before the first record of the new topic is in a partition's.
+pub(super) struct ClientLog {
+    /// From `rd_kafka_queue_new`; ours until `rd_kafka_queue_destroy`.
+    queue: NonNull<rd::rd_kafka_queue_t>,
+    /// The queue must not outlive its client.
+    consumer: Arc<Consumer>,
+}
+
+// SAFETY: librdkafka's queues may be used and destroyed from any thread.
+unsafe impl Send for ClientLog {}
+
+impl ClientLog {
+    /// Has the log come here. `None` when librdkafka has no memory.
+    pub(super) fn of(consumer: &Arc<Consumer>) -> Option<Self> {
+        // SAFETY: the client is alive for as long as `consumer` is; the queue is ours.
+        let queue = unsafe {
+            let client = consumer.client().native_ptr();
+            let queue = NonNull::new(rd::rd_kafka_queue_new(client))?;
+            rd::rd_kafka_set_log_queue(client, queue.as_ptr());
+            queue
+        };
+        Some(Self { queue, consumer: Arc::clone(consumer) })
+    }
+
+    /// Passes on what was said until now.
+    pub(super) fn hear(&mut self) {
+        // SAFETY: queue and event are alive; the strings belong to the event.
+        unsafe {
+            while rd::rd_kafka_queue_length(self.queue.as_ptr()) > 0 {
+                let event = rd::rd_kafka_queue_poll(self.queue.as_ptr(), 0);
+                if event.is_null() {
+                    return;
+                }
+                let (mut facility, mut line, mut level) = (std::ptr::null(), std::ptr::null(), 0);
+                if rd::rd_kafka_event_log(event, &mut facility, &mut line, &mut level) == 0 {
+                    // As of syslog: 4 is a warning, 7 is for debugging.
+                    let level = match level {
+                        ..=4 => RDKafkaLogLevel::Warning,
+                        5 | 6 => RDKafkaLogLevel::Info,
+                        _ => RDKafkaLogLevel::Debug,
+                    };
+                    let (facility, line) = (CStr::from_ptr(facility), CStr::from_ptr(line));
+                    self.consumer.context().log(level, &facility.to_string_lossy(), &line.to_string_lossy());
+                }
+                rd::rd_kafka_event_destroy(event);
+            }
+        }
+    }
+}
+
+impl Drop for ClientLog {
+    fn drop(&mut self) {
+        // SAFETY: the log goes to the client's own queue again; then nothing refers to ours, which is destroyed once.
+        unsafe {
+            rd::rd_kafka_set_log_queue(self.consumer.client().native_ptr(), std::ptr::null_mut());
             rd::rd_kafka_queue_destroy(self.queue.as_ptr());
         }
     }

@@ -18,6 +18,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use super::config::KafkaConfig;
 use super::native::Consumer;
 use super::range::{Bounds, Extent, RangeSpec, StartAt, TopicPartition};
+use super::topics::{self, Described};
 use crate::sources::{Positions, SourceError, WorkerPlace};
 
 /// How long one request may take.
@@ -44,11 +45,29 @@ pub(super) fn is_read_by(topics: &[String], info: &PartitionInfo, worker: Worker
     (topic + info.number as usize) % worker.peers == worker.index
 }
 
-/// Names a partition. Its identity is the topic's name: without a record of earlier runs nothing tells a recreated
-/// topic from the first one.
-pub(super) fn info(topic: &str, number: i32) -> PartitionInfo {
-    let topic: Arc<str> = topic.into();
-    PartitionInfo { identity: Arc::clone(&topic), topic, number }
+/// Names a partition.
+pub(super) fn info(topic: &str, identity: &Arc<str>, number: i32) -> PartitionInfo {
+    PartitionInfo { identity: Arc::clone(identity), topic: topic.into(), number }
+}
+
+/// The identity of each topic.
+pub(super) type Identities = BTreeMap<String, Arc<str>>;
+
+/// Asks who the topics are. One that was known by its name alone stays so, or its records would come a second time
+/// under other ids.
+fn identities(control: &Consumer, topics: &[String], positions: &Positions) -> Result<Identities, SourceError> {
+    let identity = |(topic, described): (&String, Described)| {
+        let mut known = positions.keys().filter(|info| *info.topic == **topic);
+        let by_name = known.clone().any(|info| info.identity == info.topic);
+        match described {
+            Described::Missing => Err(missing(topic)),
+            Described::Here(None) if !by_name && known.next().is_some() => Err(SourceError::Unreachable(format!(
+                "topic \"{topic}\": the brokers do not give its id as they did before"
+            ))),
+            Described::Here(id) => Ok((topic.clone(), topics::identity(topic, id.filter(|_| !by_name).as_deref()))),
+        }
+    };
+    topics.iter().zip(topics::describe_if_possible(control, topics)?).map(identity).collect()
 }
 
 /// The number of partitions of each topic, in the order of the topics.
@@ -63,13 +82,15 @@ fn partition_count(control: &Consumer, topic: &str) -> Result<i32, SourceError> 
     match (found, error) {
         (Some(found), None) if !found.partitions().is_empty() => Ok(found.partitions().len() as i32),
         (_, Some(error)) if !is_missing(error) => Err(SourceError::Unreachable(format!("topic \"{topic}\": {error}"))),
-        _ => Err(SourceError::Configuration(format!(
-            "topic \"{topic}\" does not exist; create it, or correct the option \"topics\""
-        ))),
+        _ => Err(missing(topic)),
     }
 }
 
-fn is_missing(error: RDKafkaErrorCode) -> bool {
+fn missing(topic: &str) -> SourceError {
+    SourceError::Configuration(format!("topic \"{topic}\" does not exist; create it, or correct the option \"topics\""))
+}
+
+pub(super) fn is_missing(error: RDKafkaErrorCode) -> bool {
     matches!(error, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
 }
 
@@ -99,13 +120,14 @@ pub(super) fn until<T>(
     }
 }
 
-/// Settles the plan of a run, where partitions in `positions` go on there. Asks again until `connect_timeout` has passed.
+/// Settles the plan of a run, and who the topics are, where partitions in `positions` go on there. Asks again until
+/// `connect_timeout` has passed.
 pub(super) fn settle(
     control: &Consumer,
     config: &KafkaConfig,
     extent: &Extent,
     positions: &Positions,
-) -> Result<Vec<Planned>, SourceError> {
+) -> Result<(Vec<Planned>, Identities), SourceError> {
     let deadline = Instant::now() + config.connect_timeout.0;
     let counts = until(deadline, control, || partition_counts(control, &config.topics))?;
     let there: BTreeSet<TopicPartition> =
@@ -123,7 +145,23 @@ pub(super) fn settle(
         let message = format!("there is no partition {topic}:{partition}; there are {}", all.join(", "));
         return Err(SourceError::Configuration(message));
     }
-    until(deadline, control, || ranges(control, config, extent, &wanted, positions))
+    let settled = until(deadline, control, || {
+        // Before the offsets: were a topic made again in between, they would be taken for those of the first one.
+        let identities = identities(control, &config.topics, positions)?;
+        let plan = ranges(control, config, extent, &wanted, &identities, positions)?;
+        Ok((plan, identities))
+    })?;
+    for (info, position) in positions {
+        if let Some(now) = settled.1.get(&*info.topic)
+            && *now != info.identity
+        {
+            tracing::error!(
+                topic = %info.topic, partition = info.number, position, before = %info.identity, %now,
+                "the topic was deleted and made again: what the first one held from the position on was not read"
+            );
+        }
+    }
+    Ok(settled)
 }
 
 fn ranges(
@@ -131,6 +169,7 @@ fn ranges(
     config: &KafkaConfig,
     extent: &Extent,
     wanted: &BTreeSet<TopicPartition>,
+    identities: &Identities,
     positions: &Positions,
 ) -> Result<Vec<Planned>, SourceError> {
     let earliest = offsets_at(control, wanted, Offset::Beginning)?;
@@ -168,7 +207,8 @@ fn ranges(
         let low = *earliest.get(partition).ok_or_else(missing)?;
         let high = *latest.get(partition).ok_or_else(missing)?;
         let default = if is_time { high } else { low };
-        let asked = match positions.get(&info(topic, *number)) {
+        let identity = identities.get(topic).ok_or_else(missing)?;
+        let asked = match positions.get(&info(topic, identity, *number)) {
             Some(position) => *position,
             // Made since the topic was last read, which went on with all of its partitions.
             None if positions.keys().any(|info| *info.topic == **topic) => low,
@@ -184,7 +224,7 @@ fn ranges(
             _ => Some(ends.as_ref().and_then(|ends| ends.get(partition)).map_or(high, |end| high.min(*end))),
         };
         let (start, lost_from) = if asked < low { (low, Some(asked)) } else { (asked, None) };
-        Ok(Planned { info: info(topic, *number), start, end, lost_from, log_end: high })
+        Ok(Planned { info: info(topic, identity, *number), start, end, lost_from, log_end: high })
     };
     wanted.iter().map(planned).collect()
 }
@@ -245,12 +285,13 @@ mod tests {
         let topics = ["a".to_owned(), "b".to_owned()];
         for peers in 1..5 {
             for (topic, number) in [("a", 0), ("a", 7), ("b", 0), ("b", 1)] {
-                let readers = (0..peers)
-                    .filter(|index| is_read_by(&topics, &info(topic, number), WorkerPlace { index: *index, peers }));
+                let readers = (0..peers).filter(|index| {
+                    is_read_by(&topics, &info(topic, &topic.into(), number), WorkerPlace { index: *index, peers })
+                });
                 assert_eq!(readers.count(), 1, "{topic}:{number} of {peers}");
             }
         }
-        assert!(is_read_by(&topics, &info("a", 5), WorkerPlace { index: 1, peers: 4 }));
-        assert!(is_read_by(&topics, &info("b", 5), WorkerPlace { index: 2, peers: 4 }));
+        assert!(is_read_by(&topics, &info("a", &"a".into(), 5), WorkerPlace { index: 1, peers: 4 }));
+        assert!(is_read_by(&topics, &info("b", &"b".into(), 5), WorkerPlace { index: 2, peers: 4 }));
     }
 }

@@ -11,19 +11,22 @@ use std::time::{Duration, Instant};
 
 use floodmark_dataflows::input::{PartitionIndex, PartitionInfo, Waker};
 use parking_lot::Mutex;
-use rdkafka::Offset;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::{ClientConfig, Offset};
 
 use super::config::KafkaConfig;
 use super::feed::PartitionReader;
-use super::native::{Consumer, PartitionQueue, WakerCell};
-use super::plan::{self, Planned};
+use super::native::{ClientLog, Consumer, PartitionQueue, WakerCell};
+use super::plan::{self, Identities, Planned};
+use super::topics::{self, Described};
 use crate::sources::{Positions, SourceError, WorkerPlace};
 
 /// A broker counts as silent when it answered no fetch for this long beyond `fetch.wait.max.ms`.
 const SILENCE: Duration = Duration::from_secs(3);
+/// How often brokers are asked whether the topics are still those that are read.
+const IDS_EVERY: Duration = Duration::from_secs(2);
 
 /// What a feed asks for.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +50,8 @@ pub(super) enum Request {
 pub(super) struct News {
     /// Partitions found while running.
     pub(super) joined: Vec<PartitionReader>,
+    /// Partitions of topics that are no more, and where their logs ended.
+    pub(super) gone: Vec<(PartitionIndex, u64)>,
     /// Partitions that go on elsewhere: the offset wanted, and the one read next.
     pub(super) restarted: Vec<(PartitionIndex, u64, u64)>,
     /// The newest state of each partition's broker: what keeps it from being read.
@@ -58,8 +63,9 @@ pub(super) struct FeedLink {
     worker: WorkerPlace,
     consumer: Arc<Consumer>,
     waker: WakerCell,
-    /// In the feed's order.
-    partitions: Mutex<Vec<PartitionInfo>>,
+    log: Mutex<ClientLog>,
+    /// In the feed's order; `None` for those of topics that are no more.
+    partitions: Mutex<Vec<Option<PartitionInfo>>>,
     news: Mutex<News>,
     has_news: AtomicBool,
     requests: Mutex<Vec<(PartitionIndex, Request)>>,
@@ -74,10 +80,13 @@ impl FeedLink {
         worker: WorkerPlace,
         plan: &[Planned],
     ) -> Result<(Arc<Self>, Vec<PartitionReader>), SourceError> {
-        let consumer = consumer(config, plan.len())?;
+        let consumer = Arc::new(consumer(config.reader(plan.len())?)?);
+        let log = ClientLog::of(&consumer)
+            .ok_or_else(|| SourceError::Unreachable("no memory for librdkafka's log".to_owned()))?;
         let link = Arc::new(Self {
             worker,
-            consumer: Arc::new(consumer),
+            consumer,
+            log: Mutex::new(log),
             waker: Arc::new(OnceLock::new()),
             partitions: Mutex::default(),
             news: Mutex::default(),
@@ -105,8 +114,37 @@ impl FeedLink {
         if list.count() > 0 {
             self.consumer.incremental_assign(&list).map_err(|e| plan::unreachable(&self.consumer, &e))?;
         }
-        self.partitions.lock().extend(plan.iter().map(|planned| planned.info.clone()));
+        self.partitions.lock().extend(plan.iter().map(|planned| Some(planned.info.clone())));
         Ok(readers)
+    }
+
+    /// Stops reading a topic that is no more. `ends`: where its partitions ended.
+    fn leave(&self, topic: &str, ends: &Positions) {
+        let mut gone = Vec::new();
+        for (index, slot) in self.partitions.lock().iter_mut().enumerate() {
+            if let Some(info) = slot.take_if(|info| *info.topic == *topic) {
+                self.release(&info);
+                gone.push((index, ends.get(&info).copied().unwrap_or(0)));
+            }
+        }
+        self.tell(|news| news.gone.extend(gone));
+    }
+
+    fn release(&self, info: &PartitionInfo) {
+        let mut list = TopicPartitionList::new();
+        let released = add(&mut list, info, 0).map_err(|error| error.to_string());
+        let unassign = || self.consumer.incremental_unassign(&list).map_err(|error| error.to_string());
+        // Ended before it was assigned: nothing to release, which is what is wanted.
+        if let Err(error) = released.and_then(|()| unassign()) {
+            tracing::debug!(topic = %info.topic, partition = info.number, error, "not released");
+        }
+    }
+
+    /// Whether the client may have gone over to another topic of the same name. Records taken before this is asked are
+    /// of the right one if the answer is no.
+    pub(super) fn reads_another(&self, info: &PartitionInfo) -> bool {
+        self.log.lock().hear();
+        self.consumer.context().reads_another(info)
     }
 
     /// Gives librdkafka and the service the means to wake the worker.
@@ -142,9 +180,8 @@ fn add(list: &mut TopicPartitionList, info: &PartitionInfo, offset: u64) -> Resu
 }
 
 /// A client that reads nothing yet.
-pub(super) fn consumer(config: &KafkaConfig, partitions: usize) -> Result<Consumer, SourceError> {
-    let client = config.client(partitions)?;
-    client
+pub(super) fn consumer(config: ClientConfig) -> Result<Consumer, SourceError> {
+    config
         .create_with_context(super::client::Context::default())
         .map_err(|e| SourceError::Configuration(format!("Kafka client: {e}")))
 }
@@ -160,6 +197,8 @@ pub(super) struct State {
     pub(super) failure: Mutex<Option<String>>,
     /// Everything that is read, by whichever worker; grows in a live run.
     plan: Mutex<Vec<Planned>>,
+    /// Who the topics are.
+    identities: Mutex<Identities>,
     feeds: Mutex<Vec<Weak<FeedLink>>>,
     stop: AtomicBool,
 }
@@ -176,6 +215,7 @@ impl Service {
         control: Consumer,
         live: bool,
         plan: Vec<Planned>,
+        identities: Identities,
     ) -> Result<Self, SourceError> {
         let state = Arc::new(State {
             config,
@@ -184,6 +224,7 @@ impl Service {
             ends: Mutex::default(),
             failure: Mutex::default(),
             plan: Mutex::new(plan),
+            identities: Mutex::new(identities),
             feeds: Mutex::default(),
             stop: AtomicBool::new(false),
         });
@@ -224,6 +265,7 @@ impl State {
     fn run(&self) {
         let interval = self.config.discover_interval.0;
         let mut discover_at = Instant::now() + interval;
+        let mut identify_at = Instant::now() + IDS_EVERY;
         while !self.stop.load(Ordering::Acquire) {
             // Serves the client's log, errors and commits, and sets the pace.
             self.control.poll(Duration::from_millis(20));
@@ -232,6 +274,16 @@ impl State {
                 while feed.consumer.poll(Duration::ZERO).is_some() {}
                 self.hear_statistics(feed);
                 self.serve_requests(feed);
+            }
+            if self.live && Instant::now() >= identify_at {
+                let followed = self.config.topics.iter().try_for_each(|topic| self.follow(topic).map(drop));
+                if let Err(error) = followed {
+                    tracing::debug!("asking who the topics are: {error}");
+                }
+                if self.is_incomplete() {
+                    self.discover();
+                }
+                identify_at = Instant::now() + IDS_EVERY;
             }
             if self.live && Instant::now() >= discover_at {
                 self.discover();
@@ -242,16 +294,21 @@ impl State {
 
     fn hear_statistics(&self, feed: &FeedLink) {
         let Some(statistics) = feed.consumer.context().take_statistics() else { return };
+        // Told of another topic before it had figures on it.
+        feed.log.lock().hear();
         let partitions = feed.partitions.lock().clone();
         let wait_ms = self.config.fetch_wait_ms();
         let silence_us = SILENCE.as_micros() as i64 + 1000 * wait_ms;
-        let troubles = partitions.iter().map(|info| statistics.trouble(&info.topic, info.number, silence_us)).collect();
+        let trouble = |info: &PartitionInfo| statistics.trouble(&info.topic, info.number, silence_us);
+        let troubles = partitions.iter().map(|info| info.as_ref().and_then(trouble)).collect();
         // Wakes the worker once a second in any case.
         feed.tell(|news| news.troubles = Some(troubles));
         feed.requests.lock().append(&mut feed.retries.lock());
         let mut ends = self.ends.lock();
-        for info in partitions {
-            if let Some(end) = statistics.end(&info.topic, info.number) {
+        for info in partitions.into_iter().flatten() {
+            if let Some(end) = statistics.end(&info.topic, info.number)
+                && !feed.consumer.context().reads_another(&info)
+            {
                 ends.insert(info, end);
             }
         }
@@ -260,7 +317,7 @@ impl State {
     fn serve_requests(&self, feed: &FeedLink) {
         let requests = std::mem::take(&mut *feed.requests.lock());
         for (index, request) in requests {
-            let Some(info) = feed.partitions.lock().get(index).cloned() else { continue };
+            let Some(info) = feed.partitions.lock().get(index).cloned().flatten() else { continue };
             if let Err(error) = self.serve(feed, index, &info, request) {
                 tracing::warn!(topic = %info.topic, partition = info.number, "trying again: {error}");
                 feed.retries.lock().push((index, request));
@@ -279,14 +336,16 @@ impl State {
         let mut list = TopicPartitionList::new();
         match request {
             Request::Reset { from } => {
+                if !self.follow(&info.topic)? {
+                    return Ok(());
+                }
                 let (low, high) = plan::bounds(&self.control, info)?;
                 if from > high {
                     let message = format!(
                         "{}:{} ends at offset {high}, but {from} was to be read next: was the topic recreated?",
                         info.topic, info.number
                     );
-                    tracing::error!("{message}");
-                    *self.failure.lock() = Some(message);
+                    self.fail(message);
                     return Ok(());
                 }
                 let to = from.max(low);
@@ -306,15 +365,51 @@ impl State {
                     }
                 }
             }
-            Request::Release => {
-                add(&mut list, info, 0)?;
-                // Ended before it was assigned: nothing to release, which is what is wanted.
-                if let Err(error) = feed.consumer.incremental_unassign(&list) {
-                    tracing::debug!(topic = %info.topic, partition = info.number, %error, "not released");
-                }
-            }
+            Request::Release => feed.release(info),
         }
         Ok(())
+    }
+
+    fn fail(&self, message: String) {
+        tracing::error!("{message}");
+        *self.failure.lock() = Some(message);
+    }
+
+    /// Goes over to the topic that has this name now, if it is another one. Says whether the one that is read is there
+    /// still: if not, its partitions have been left, or the source has failed.
+    fn follow(&self, topic: &str) -> Result<bool, SourceError> {
+        let before = self.identities.lock().get(topic).cloned();
+        let Some(before) = before.filter(|before| topics::id_of(topic, before).is_some()) else { return Ok(true) };
+        let described = topics::describe(&self.control, &[topic.to_owned()])?.pop();
+        let Some(Described::Here(Some(id))) = described else { return Ok(true) };
+        if topics::id_of(topic, &before) == Some(id.as_str()) {
+            return Ok(true);
+        }
+        let now = topics::identity(topic, Some(&id));
+        if !self.live {
+            self.fail(format!("topic \"{topic}\" was deleted and made again while it was read: begin again"));
+            return Ok(false);
+        }
+        tracing::error!(
+            topic, %before, %now,
+            "the topic was deleted and made again: what was not read of the first one is lost; going over to the new one"
+        );
+        let ends = self.ends.lock().clone();
+        let mut plan = self.plan.lock();
+        plan.retain(|planned| *planned.info.topic != *topic);
+        self.identities.lock().insert(topic.to_owned(), now);
+        for feed in self.feeds.lock().iter().filter_map(Weak::upgrade) {
+            feed.leave(topic, &ends);
+        }
+        drop(plan);
+        self.discover();
+        Ok(false)
+    }
+
+    /// Whether a topic was made again and has no partitions here yet, because its leaders were not there at once.
+    fn is_incomplete(&self) -> bool {
+        let plan = self.plan.lock();
+        self.live && self.config.topics.iter().any(|topic| !plan.iter().any(|planned| *planned.info.topic == **topic))
     }
 
     /// Adds partitions that are new. They are read from their first offset.
@@ -324,6 +419,7 @@ impl State {
             Err(error) => return tracing::warn!("looking for new partitions: {error}"),
         };
         let mut plan = self.plan.lock();
+        let identities = self.identities.lock().clone();
         let mut known: BTreeMap<&str, i32> = BTreeMap::new();
         for planned in plan.iter() {
             let count = known.entry(&planned.info.topic).or_default();
@@ -335,7 +431,9 @@ impl State {
             .iter()
             .zip(counts)
             .flat_map(|(topic, count)| {
-                (known.get(topic.as_str()).copied().unwrap_or(0)..count).map(move |number| plan::info(topic, number))
+                let identity = identities.get(topic).cloned().unwrap_or_else(|| topics::identity(topic, None));
+                let new = known.get(topic.as_str()).copied().unwrap_or(0)..count;
+                new.map(move |number| plan::info(topic, &identity, number))
             })
             .collect();
         for info in new {
