@@ -47,7 +47,7 @@ pub trait Batch {
 }
 
 /// What a feed has for one partition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum PartitionEvent<B> {
     /// Records.
     Records(B),

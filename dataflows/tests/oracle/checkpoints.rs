@@ -26,9 +26,9 @@ type Identity = (bool, ViewId, Millis, String);
 
 /// The last committed checkpoint, and the one that is being made.
 #[derive(Default)]
-struct Store {
-    at: Tick,
-    cuts: BTreeMap<PartitionInfo, PartitionCut>,
+pub struct Store {
+    pub at: Tick,
+    pub cuts: BTreeMap<PartitionInfo, PartitionCut>,
     rows: BTreeMap<Identity, StateRow>,
     commits: usize,
     new_cuts: Vec<PartitionCut>,
@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// What to go on from. What was not committed is gone.
-    fn restored(&mut self) -> Restored {
+    pub fn restored(&mut self) -> Restored {
         self.new_cuts.clear();
         self.new_rows.clear();
         let start = |cut: &PartitionCut| PartitionStart { cut: Some(cut.clone()), ..PartitionStart::default() };
@@ -76,10 +76,16 @@ impl Store {
 }
 
 /// One worker's access to the store. A checkpoint is always due.
-struct MemorySink {
+pub struct MemorySink {
     store: Arc<Mutex<Store>>,
     has_partitions: bool,
     has_rows: bool,
+}
+
+impl MemorySink {
+    pub fn new(store: Arc<Mutex<Store>>) -> Self {
+        Self { store, has_partitions: false, has_rows: false }
+    }
 }
 
 impl CheckpointSink for MemorySink {
@@ -188,7 +194,7 @@ fn run(
         let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![0] };
         let path = RecordPath { decoder, rules, cutter: None, sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
-        let sink = MemorySink { store: store.clone(), has_partitions: false, has_rows: false };
+        let sink = MemorySink::new(store.clone());
         let Dataflow { probe, .. } =
             build(worker, &computation, feed, path, out.clone(), live, restored.clone(), Some(sink));
         while !probe.done() {

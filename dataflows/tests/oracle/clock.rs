@@ -14,10 +14,10 @@ use floodmark_dataflows::windows::Publish;
 use crate::memory::{MemoryBatch, ScriptFeed, Seen, SeenSink, Step, partition};
 use crate::windows::{Setup, clock_config, setup, views};
 
-const T0: Millis = 1_700_000_000_000;
+pub const T0: Millis = 1_700_000_000_000;
 
 /// Records at these seconds after [`T0`], from an offset on.
-fn records(partition: PartitionIndex, first_offset: u64, seconds: &[u64]) -> Step {
+pub fn records(partition: PartitionIndex, first_offset: u64, seconds: &[u64]) -> Step {
     let records = seconds
         .iter()
         .map(|s| format!(r#"{{"timestamp":{},"service_name":"a"}}"#, T0 + s * 1_000).into_bytes())
@@ -25,12 +25,12 @@ fn records(partition: PartitionIndex, first_offset: u64, seconds: &[u64]) -> Ste
     Step::Event(partition, PartitionEvent::Records(MemoryBatch { first_offset, records }))
 }
 
-fn at_end(partition: PartitionIndex, next_offset: u64) -> Step {
+pub fn at_end(partition: PartitionIndex, next_offset: u64) -> Step {
     Step::Event(partition, PartitionEvent::AtEnd { next_offset })
 }
 
 /// A mark at this many seconds after [`T0`].
-fn mark(second: u64) -> Step {
+pub fn mark(second: u64) -> Step {
     Step::Mark(T0 + second * 1_000)
 }
 
@@ -62,6 +62,7 @@ fn play(partitions: i32, steps: Vec<Step>) -> Outcome {
         let feed = ScriptFeed {
             infos: (0..partitions).map(partition).collect(),
             steps: steps.into(),
+            goes_on: None,
             marks: made,
             waker: None,
         };

@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod clock;
+mod marks;
 mod memory;
 mod reference;
 mod windows;

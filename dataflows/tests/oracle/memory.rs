@@ -1,6 +1,7 @@
 //! A log in memory, and sinks that keep everything.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use floodmark_dataflows::input::{
@@ -18,6 +19,7 @@ pub fn partition(number: i32) -> PartitionInfo {
 }
 
 /// Records with consecutive offsets.
+#[derive(Clone)]
 pub struct MemoryBatch {
     pub first_offset: u64,
     pub records: VecDeque<Vec<u8>>,
@@ -95,19 +97,24 @@ impl Feed for LogFeed {
 }
 
 /// What a test gives a feed to say, step by step.
+#[derive(Clone)]
 pub enum Step {
     Event(PartitionIndex, PartitionEvent<MemoryBatch>),
     /// A mark with this wall clock.
     Mark(Millis),
+    /// A partition joins.
+    Join(PartitionInfo),
 }
 
 /// What marks said: the wall clock and the positions.
-type Marks = Vec<(Millis, Vec<MarkPosition>)>;
+pub type Marks = Vec<(Millis, Vec<MarkPosition>)>;
 
 /// A live feed that plays a script, and ends behind it.
 pub struct ScriptFeed {
     pub infos: Vec<PartitionInfo>,
     pub steps: VecDeque<Step>,
+    /// Goes on for ever behind the script; told here once there.
+    pub goes_on: Option<Arc<AtomicBool>>,
     /// What the marks that were made said.
     pub marks: Arc<Mutex<Marks>>,
     pub waker: Option<Waker>,
@@ -118,6 +125,9 @@ impl ScriptFeed {
     fn next(&mut self) -> Option<Step> {
         if let Some(wake) = &self.waker {
             wake();
+        }
+        if let (1, Some(is_done)) = (self.steps.len(), &self.goes_on) {
+            is_done.store(true, Ordering::SeqCst);
         }
         self.steps.pop_front()
     }
@@ -131,7 +141,13 @@ impl Feed for ScriptFeed {
     }
 
     fn joined(&mut self) -> Vec<PartitionInfo> {
-        std::mem::take(&mut self.infos)
+        let mut infos = std::mem::take(&mut self.infos);
+        while let Some(Step::Join(_)) = self.steps.front() {
+            if let Some(Step::Join(info)) = self.next() {
+                infos.push(info);
+            }
+        }
+        infos
     }
 
     fn is_discovering(&self) -> bool {
@@ -139,7 +155,7 @@ impl Feed for ScriptFeed {
     }
 
     fn is_live(&self) -> bool {
-        !self.steps.is_empty()
+        !self.steps.is_empty() || self.goes_on.is_some()
     }
 
     fn has_marks(&self) -> bool {
@@ -148,7 +164,8 @@ impl Feed for ScriptFeed {
 
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<MemoryBatch>> {
         if !matches!(self.steps.front(), Some(Step::Event(p, _)) if *p == partition) {
-            return if self.steps.is_empty() { Some(PartitionEvent::Ended) } else { None };
+            let is_over = self.steps.is_empty() && self.goes_on.is_none();
+            return is_over.then_some(PartitionEvent::Ended);
         }
         match self.next() {
             Some(Step::Event(_, event)) => Some(event),
