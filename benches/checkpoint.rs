@@ -93,7 +93,7 @@ struct SecondsFeed {
 }
 
 const TIMESTAMP: std::ops::Range<usize> = 13..23;
-const RESPONSE: std::ops::Range<usize> = 49..52;
+const RESPONSE: std::ops::Range<usize> = 46..49;
 
 fn partition(number: usize) -> PartitionInfo {
     PartitionInfo { topic: "logs".into(), identity: "logs".into(), number: number as i32 }
@@ -155,7 +155,7 @@ impl Feed for SecondsFeed {
         for (number, &end) in lines.iter().enumerate() {
             let line = &mut bytes[start..end];
             line[TIMESTAMP].copy_from_slice(digits.as_bytes());
-            let mut ms = (second * 31 + number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+            let mut ms = 100 + ((second * 31 + number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) % 900;
             for digit in line[RESPONSE].iter_mut().rev() {
                 *digit = b'0' + (ms % 10) as u8;
                 ms /= 10;
