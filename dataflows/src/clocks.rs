@@ -1,8 +1,8 @@
 //! What every worker knows of the event clocks of all: a small dataflow of its own beside the main one.
 //!
-//! In: a [`Report`] a worker, about once a second while live. Out: the [`ClockBoard`] that idle partitions take their
-//! hold from. Reports may be a second old; that only makes a hold lower, and the hold that was taken is recorded in
-//! a mark. The worker's [`ClockBoard`] holds the capability; dropping it ends this dataflow.
+//! In: a [`Report`] a worker, about once a second while live, and more often while it waits for the frontier. Out: the
+//! [`ClockBoard`] that idle partitions take their hold from. A report may be old; that only makes a hold lower, and the hold
+//! that was taken is recorded in a mark. The worker's [`ClockBoard`] holds the capability; dropping it ends this dataflow.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,6 +12,7 @@ use timely::dataflow::InputHandleVec;
 use timely::dataflow::operators::Inspect;
 use timely::dataflow::operators::probe::Probe;
 use timely::dataflow::operators::vec::{Broadcast, Input};
+use timely::scheduling::Activator;
 use timely::worker::Worker;
 
 use crate::time::{Millis, Tick};
@@ -25,12 +26,15 @@ pub struct Report {
     pub highest: Option<Tick>,
     /// The wall clock of the last mark that covered a new record.
     pub last_record_ms: Millis,
+    /// A partition is so far before the frontier that it is not read: holds elsewhere should follow soon.
+    pub waits: bool,
 }
 
 /// The latest report of every worker.
 pub struct ClockBoard {
     index: usize,
     reports: Rc<RefCell<Vec<Option<Report>>>>,
+    listener: Rc<RefCell<Option<Activator>>>,
     input: InputHandleVec<u64, (usize, Report)>,
 }
 
@@ -39,13 +43,32 @@ impl ClockBoard {
     pub fn new(worker: &mut Worker) -> Self {
         let (index, peers) = (worker.index(), worker.peers());
         let reports = Rc::new(RefCell::new(vec![None; peers]));
-        let received = reports.clone();
+        let listener: Rc<RefCell<Option<Activator>>> = Rc::default();
+        let (received, waiting) = (reports.clone(), listener.clone());
         let input = worker.dataflow_named("clocks", |scope| {
             let (input, stream) = scope.new_input();
-            stream.broadcast().inspect(move |&(worker, report)| received.borrow_mut()[worker] = Some(report)).probe();
+            stream
+                .broadcast()
+                .inspect(move |&(worker, report)| {
+                    received.borrow_mut()[worker] = Some(report);
+                    if let Some(activator) = &*waiting.borrow() {
+                        activator.activate();
+                    }
+                })
+                .probe();
             input
         });
-        Self { index, reports, input }
+        Self { index, reports, listener, input }
+    }
+
+    /// Whom to activate when a report comes in.
+    pub fn wake(&self, source: Activator) {
+        *self.listener.borrow_mut() = Some(source);
+    }
+
+    /// What this worker told last.
+    pub fn own(&self) -> Option<Report> {
+        self.reports.borrow()[self.index]
     }
 
     /// Tells every worker about this one's partitions.
@@ -67,6 +90,7 @@ impl ClockBoard {
             };
             all.highest = all.highest.max(report.highest);
             all.last_record_ms = all.last_record_ms.max(report.last_record_ms);
+            all.waits |= report.waits;
         }
         Some(all)
     }

@@ -134,6 +134,9 @@ pub trait Feed {
         true
     }
 
+    /// A mark is wanted as soon as can be: partitions elsewhere wait for a hold here. Until the next mark is taken.
+    fn hurry(&mut self) {}
+
     /// Offers a mark: where the partitions stand now. About once a second while live a feed takes what is offered,
     /// notes the wall clock, and records both, in its own time; it takes nothing else meanwhile. Returns what was
     /// recorded, once, when it is recorded and will be found again by a restart; `None` otherwise. The wall clock of

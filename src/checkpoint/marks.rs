@@ -239,6 +239,10 @@ impl<F: Feed> Feed for Marked<F> {
         self.feed.poll(partition)
     }
 
+    fn hurry(&mut self) {
+        self.feed.hurry();
+    }
+
     fn is_mark_due(&mut self) -> bool {
         self.under_way.is_none() && self.feed.is_mark_due()
     }

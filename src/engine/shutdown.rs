@@ -114,6 +114,10 @@ impl<F: Feed> Feed for Stoppable<F> {
         }
     }
 
+    fn hurry(&mut self) {
+        self.feed.hurry();
+    }
+
     fn is_mark_due(&mut self) -> bool {
         self.feed.is_mark_due()
     }

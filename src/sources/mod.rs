@@ -97,6 +97,11 @@ impl MarkClock {
         self.next.is_some()
     }
 
+    /// Makes the next mark due at once.
+    pub fn hurry(&mut self) {
+        self.next = self.next.map(|_| Instant::now());
+    }
+
     /// Whether a mark is due.
     pub fn is_due(&self) -> bool {
         self.next.is_some_and(|next| Instant::now() >= next)

@@ -114,3 +114,27 @@ fn the_demo_moves_and_cleans_up() {
     demo.wait().expect_code(0);
     assert_eq!(std::fs::read_dir(dir.path()).expect("the folder").count(), 0, "the demo removes its folder");
 }
+
+/// An idle partition takes its hold from marks, a worker without partitions from what the others tell. Neither may hold a
+/// backlog to `max_ahead` a second.
+#[test]
+fn a_backlog_is_read_fast_beside_an_idle_partition_and_an_idle_worker() {
+    let dir = Dir::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as u64;
+    const HOURS: u64 = 6;
+    let record = |ms: u64| format!("{{\"timestamp\":{ms},\"service_name\":\"a\",\"level\":\"INFO\"}}\n");
+    let start = now - HOURS * 3_600_000;
+    dir.file("in.log.1", &record(start));
+    dir.file("in.log.2", &(0..HOURS * 3_600).map(|second| record(start + second * 1_000 + 1)).collect::<String>());
+    let time = "[time]\nidle_after = \"1s\"\n";
+    dir.file("floodmark.toml", &format!("{time}{TO_FILES}"));
+    let mut run = dir.command(&["run", "-w", "3"]).start();
+    let api = run.api();
+    // Held to time.max_ahead (1 minute) a second, this would take six minutes.
+    eventually("the backlog is counted", || {
+        let stats = api.get("/logs/stats")?;
+        (stats["total_logs"].as_u64()? >= HOURS * 3_600).then_some(())
+    });
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+}

@@ -33,6 +33,7 @@ pub enum Fault {
     /// Nothing is stored; this status is the answer.
     Status(u16, &'static str),
     /// Nothing is stored, and the connection ends within the answer.
+    #[allow(dead_code, reason = "not every test binary that shares this cuts")]
     Cut,
     /// Everything is stored, and the connection ends within the answer.
     StoredThenCut,

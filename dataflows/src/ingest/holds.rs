@@ -18,6 +18,14 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             return;
         }
         let hold = self.hold();
+        let is_waited_for = self.board.all().is_some_and(|all| all.waits)
+            && self
+                .partitions
+                .iter()
+                .any(|p| (p.idle || p.stalled) && p.can_be_marked() && p.hold.max(p.next_hold.unwrap_or(0)) < hold);
+        if is_waited_for {
+            self.feed.hurry();
+        }
         // An offer that might be taken all the same releases nobody.
         let is_due = self.feed.is_mark_due();
         self.positions.clear();
@@ -86,13 +94,34 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
     }
 
-    fn report(&mut self) {
+    /// Tells the others at once what the next mark would: that a partition waits for the frontier, or no longer, and
+    /// while one does, how far this worker is. The others' holds follow, so that catching up is not held to
+    /// `max_ahead` a mark.
+    pub(super) fn report_waiting(&mut self) {
+        let Some(last) = self.board.own() else { return };
+        let waits = self.partitions.iter().any(|p| p.paused);
+        let has_moved = || self.active() > last.active.map(|active| active + self.config.max_ahead() / 8);
+        if waits != last.waits || waits && has_moved() {
+            self.report();
+        }
+    }
+
+    /// The lowest timestamp that a partition which is not released may still send.
+    fn active(&self) -> Option<Tick> {
         let active = self.partitions.iter().filter(|p| !p.idle && !p.stalled).filter_map(|p| {
             let capability = p.capability.as_ref()?;
             Some(p.timestamp().max(*capability.time()))
         });
-        let active = active.min();
-        self.board.report(Report { active, highest: self.highest, last_record_ms: self.last_record_ms });
+        active.min()
+    }
+
+    fn report(&mut self) {
+        self.board.report(Report {
+            active: self.active(),
+            highest: self.highest,
+            last_record_ms: self.last_record_ms,
+            waits: self.partitions.iter().any(|p| p.paused),
+        });
     }
 
     /// What a released partition is held at: the lowest timestamp of the active partitions of all workers; where none

@@ -130,6 +130,7 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     feed.attach(Arc::new(move || _ = waker.activate()));
 
     let Boards { clocks, cuts } = boards;
+    clocks.wake(scope.activator_for(Rc::clone(&info.address)));
     if let Some(cuts) = &cuts {
         cuts.wake(scope.activator_for(Rc::clone(&info.address)));
     }
@@ -283,6 +284,9 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
         self.lower_bound();
         self.give_cuts(gate);
+        if is_live {
+            self.report_waiting();
+        }
         more
     }
 

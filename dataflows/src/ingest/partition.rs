@@ -85,7 +85,8 @@ pub(super) struct Partition<B> {
     pub marks: VecDeque<RecordedMark>,
     /// Where it stood at the checkpoint that is being made.
     pub cut: Option<PartitionCut>,
-    paused: bool,
+    /// Left alone for being too far before the frontier.
+    pub paused: bool,
     /// Something changed that [`PartitionProgress`] shows.
     pub moved: bool,
 }

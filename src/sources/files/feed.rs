@@ -92,6 +92,10 @@ impl Feed for FilesFeed {
         Some(event)
     }
 
+    fn hurry(&mut self) {
+        self.clock.hurry();
+    }
+
     fn is_mark_due(&mut self) -> bool {
         self.clock.is_due()
     }

@@ -208,6 +208,10 @@ impl Feed for GeneratorFeed {
         )))
     }
 
+    fn hurry(&mut self) {
+        self.clock.hurry();
+    }
+
     fn is_mark_due(&mut self) -> bool {
         self.clock.is_due()
     }

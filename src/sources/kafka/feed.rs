@@ -13,19 +13,15 @@ use std::sync::Arc;
 use floodmark_dataflows::input::{
     Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, RecordedMarks, Waker,
 };
-use floodmark_dataflows::time::Millis;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::native::{Messages, PartitionQueue};
 use super::service::{FeedLink, Request, Service};
-use crate::sources::wall_clock_ms;
+use crate::sources::MarkClock;
 
 /// Messages taken at a time. Enough to make the call cheap, few enough that their headers stay in the first-level
 /// cache between being looked at for errors and being used.
 const BATCH: usize = 512;
-
-/// How often a live run gives a mark, in milliseconds.
-const MARK_EVERY_MS: Millis = 1000;
 
 /// One worker's share of the partitions.
 pub struct KafkaFeed {
@@ -33,7 +29,7 @@ pub struct KafkaFeed {
     partitions: Vec<PartitionReader>,
     announced: usize,
     live: bool,
-    last_mark_ms: Millis,
+    clock: MarkClock,
     /// Keeps the thread running that this feed depends on.
     _service: Arc<Service>,
 }
@@ -45,7 +41,7 @@ impl KafkaFeed {
         partitions: Vec<PartitionReader>,
         live: bool,
     ) -> Self {
-        Self { link, partitions, announced: 0, live, last_mark_ms: 0, _service: service }
+        Self { link, partitions, announced: 0, live, clock: MarkClock::new(live), _service: service }
     }
 
     fn take_news(&mut self) {
@@ -94,19 +90,16 @@ impl Feed for KafkaFeed {
         event
     }
 
+    fn hurry(&mut self) {
+        self.clock.hurry();
+    }
+
     fn is_mark_due(&mut self) -> bool {
-        self.live && wall_clock_ms() >= self.last_mark_ms + MARK_EVERY_MS
+        self.clock.is_due()
     }
 
     fn mark(&mut self, positions: &[MarkPosition]) -> Option<RecordedMarks> {
-        if !self.live {
-            return None;
-        }
-        let now = wall_clock_ms();
-        (now >= self.last_mark_ms + MARK_EVERY_MS).then(|| {
-            self.last_mark_ms = now;
-            RecordedMarks { wall_ms: now, positions: positions.to_vec() }
-        })
+        Some(RecordedMarks { wall_ms: self.clock.due()?, positions: positions.to_vec() })
     }
 }
 
