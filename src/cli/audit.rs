@@ -16,7 +16,7 @@ use floodmark_dataflows::output::Reason;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 
-use super::{ConfigArgs, Failure, is_terminal};
+use super::{ConfigArgs, Failure, is_terminal, table};
 use crate::api::AuditAnswer;
 use crate::audit::Account;
 use crate::audit::reconcile::{DeadOffsets, Documents, Finding, Verdict, reconcile};
@@ -235,16 +235,14 @@ fn dead_offsets(path: &Path) -> anyhow::Result<BTreeMap<(String, i32), DeadOffse
 }
 
 fn print(findings: &[Finding]) {
-    let headings = ["PARTITION", "OFFSETS", "INDEXED", "IN STORE", "DEAD", "DROPPED", "LOST", "NO RECORD", ""];
-    let mut rows = vec![headings.map(str::to_owned)];
-    for finding in findings {
+    let row = |finding: &Finding| {
         let account = &finding.account;
         let verdict = match finding.verdict {
             Verdict::AddsUp => "adds up",
             Verdict::AddsUpWithRetention => "adds up, with what the retention removed",
             Verdict::DoesNotAddUp => "DOES NOT ADD UP",
         };
-        rows.push([
+        vec![
             format!("{}:{}", account.topic, account.partition),
             format!("{}..{}", account.first_offset.unwrap_or(account.next_offset), account.next_offset),
             finding.expected.to_string(),
@@ -254,14 +252,10 @@ fn print(findings: &[Finding]) {
             account.lost.to_string(),
             account.no_record.to_string(),
             verdict.to_owned(),
-        ]);
-    }
-    let widths: Vec<usize> =
-        (0..headings.len()).map(|i| rows.iter().map(|row| row[i].len()).max().unwrap_or(0)).collect();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
+        ]
+    };
+    let headings = ["PARTITION", "OFFSETS", "INDEXED", "IN STORE", "DEAD", "DROPPED", "LOST", "NO RECORD", ""];
+    table(&headings, findings.iter().map(row));
     for finding in findings {
         let name = format!("{}:{}", finding.account.topic, finding.account.partition);
         for gap in finding.gaps.iter().take(PRINTED) {

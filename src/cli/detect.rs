@@ -195,7 +195,7 @@ fn header(row: &StringRecord) -> anyhow::Result<Option<(usize, usize)>> {
 }
 
 /// A point in time: RFC 3339, a date with a time of day (UTC), or seconds or milliseconds since the epoch.
-fn parse_time(text: &str) -> Option<Millis> {
+pub(super) fn parse_time(text: &str) -> Option<Millis> {
     /// Later than this many seconds since the epoch is the year 5138: then they are milliseconds.
     const SECONDS: f64 = 1e11;
     if let Ok(number) = text.parse::<f64>() {

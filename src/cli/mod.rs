@@ -6,14 +6,17 @@
 mod audit;
 mod bench;
 mod check;
+mod checkpoints;
 mod completions;
 mod config;
+mod dead_letters;
 mod demo;
 mod detect;
 mod generate;
 mod logging;
 mod options;
 mod patterns;
+mod print;
 mod restart;
 mod run;
 mod signals;
@@ -26,6 +29,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub use logging::LogArgs;
 pub use options::ConfigArgs;
+
+use print::{table, time_text};
 
 const ABOUT: &str = "Log analytics between Kafka and Elasticsearch";
 
@@ -73,6 +78,10 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Hold what was read against what the store has
     Audit(audit::AuditArgs),
+    /// List checkpoints, show what is in one, and verify that all can be read
+    Checkpoints(checkpoints::CheckpointsArgs),
+    /// List records that could not be used, and show one in full
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Print the effective configuration, commented
     Config(config::ShowArgs),
     /// Make up realistic logs, with incidents whose true times are known
@@ -140,6 +149,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Checkpoints(args) => checkpoints::run(&args),
+        Command::DeadLetters(args) => dead_letters::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -173,6 +173,50 @@ fn damage_to_a_file_is_named_and_changes_nothing() {
 }
 
 #[test]
+fn checkpoints_are_listed_shown_and_verified_file_by_file() {
+    let scene = Scene::new(6_500);
+    let none = scene.dir.command(&["checkpoints", "list"]).run().expect_code(1);
+    assert!(none.stderr().contains("there are no checkpoints in data"), "{}", none.stderr());
+    assert!(!scene.data().exists(), "looking changes nothing");
+    scene.kill_after(3, &["-w", "2"]);
+    let newest = scene.newest().unwrap().to_string();
+    let ask = |arguments: &[&str], code: i32| -> Value {
+        let arguments: Vec<_> = ["checkpoints"].iter().chain(arguments).chain(&["--json"]).copied().collect();
+        let ran = scene.dir.command(&arguments).run().expect_code(code);
+        serde_json::from_str(&ran.stdout()).unwrap()
+    };
+    let listed = ask(&["list"], 0);
+    let last = listed.as_array().unwrap().last().unwrap();
+    assert_eq!((last["id"].to_string(), last["workers"].as_u64()), (newest.clone(), Some(2)), "{listed}");
+    let shown = ask(&["show", &newest], 0);
+    let partitions = shown["partitions"].as_array().unwrap();
+    assert_eq!(partitions.len(), scene.records.len(), "{shown}");
+    assert!(partitions.iter().any(|partition| partition["indexed"].as_u64() > Some(0)), "{shown}");
+    let table = scene.dir.command(&["checkpoints", "show", &newest]).run().expect_code(0).stdout();
+    assert!(table.contains(&format!("checkpoint  {newest} of generation 1")) && table.contains("files:0"), "{table}");
+
+    assert_eq!(ask(&["verify"], 0)["damaged"], json!([]));
+    let state = last_file(&scene.data().join("checkpoints/a/state"));
+    let manifest = last_file(&scene.data().join("checkpoints/b"));
+    std::fs::write(&state, b"FLOODCKP").unwrap();
+    std::fs::remove_file(&manifest).unwrap();
+    let found = ask(&["verify"], 1);
+    let names = [&state, &manifest].map(|path| path.file_name().unwrap().to_str().unwrap());
+    let damaged: Vec<_> = found["damaged"].as_array().unwrap().iter().map(|file| file["name"].to_string()).collect();
+    assert_eq!(damaged.len(), 2, "{found}");
+    for name in names {
+        assert!(damaged.iter().any(|damaged| damaged.contains(name)), "{name}: {found}");
+    }
+    let text = scene.dir.command(&["checkpoints", "verify"]).run().expect_code(1);
+    assert!(text.stdout().contains("is cut off at byte 8") || text.stdout().contains("means"), "{}", text.stdout());
+    assert!(text.stderr().contains("2 of "), "{}", text.stderr());
+    // Named and not touched: a start puts them right.
+    assert!(!manifest.exists());
+    scene.finish(&[]);
+    assert_eq!(ask(&["verify"], 0)["damaged"], json!([]));
+}
+
+#[test]
 fn another_tick_is_refused_unless_the_run_begins_anew() {
     let scene = Scene::new(6_500);
     scene.kill_after(1, &[]);

@@ -1,4 +1,5 @@
-//! Dead letters into an index: through the queue, over failures, to the stub of Elasticsearch.
+//! Dead letters: into an index, through the queue, over failures, to the stub of Elasticsearch; and as a user looks at
+//! those in files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::output::Reason;
 
 use crate::stub_elasticsearch::{Fault, Stub};
+use crate::support::Dir;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_reach_their_index_over_failures_and_keep_their_bytes() {
@@ -42,4 +44,64 @@ async fn letters_reach_their_index_over_failures_and_keep_their_bytes() {
         let letter: Document<'_> = serde_json::from_value(document.clone()).unwrap();
         assert_eq!((letter.bytes().unwrap(), letter.offset, letter.reason), (raw.to_vec(), offset, Reason::Malformed));
     }
+}
+
+const CONFIG: &str = "\
+    data_dir = \"data\"\n[source.files]\npaths = [\"in.log\"]\ntopic = \"app\"\n[store.none]\n\
+    [api]\nlisten = \"127.0.0.1:0\"\n[dead_letters]\nrotate_at = \"400B\"\n";
+
+#[test]
+fn letters_in_all_files_are_listed_filtered_and_shown_byte_by_byte() {
+    let dir = Dir::new();
+    dir.file("floodmark.toml", CONFIG);
+    let good = "{\"timestamp\":1700000000000,\"service_name\":\"a\",\"level\":\"INFO\",\"message\":\"m\"}";
+    let bad: [&[u8]; 4] = [b"{\"broken\":", b"{\"message\":\"no time\"}", b"not json \x1b[2J", b"\xff\xfe{"];
+    let mut text = Vec::new();
+    let mut offsets = Vec::new();
+    for record in bad {
+        for line in [good.as_bytes(), record] {
+            offsets.push(text.len() as u64);
+            text.extend_from_slice(line);
+            text.push(b'\n');
+        }
+    }
+    std::fs::write(dir.path().join("in.log"), &text).unwrap();
+    dir.command(&["run", "--until-end"]).run().expect_code(0);
+    // In one file, the one before it, and again as a crash leaves it.
+    let kept = dir.path().join("data/dead-letters.ndjson");
+    let written = std::fs::read_to_string(&kept).unwrap();
+    let lines: Vec<&str> = written.lines().collect();
+    assert_eq!(lines.len(), 4, "{written}");
+    std::fs::write(dir.path().join("data/dead-letters.ndjson.1"), format!("{}\n{}\n", lines[0], lines[1])).unwrap();
+    std::fs::write(&kept, format!("{}\n{}\n{}\n", lines[1], lines[2], lines[3])).unwrap();
+
+    let list = |flags: &[&str]| -> Vec<serde_json::Value> {
+        let arguments: Vec<_> = ["dead-letters", "list", "--json"].iter().chain(flags).copied().collect();
+        let listed = dir.command(&arguments).run().expect_code(0).stdout();
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let offsets_of = |letters: Vec<serde_json::Value>| -> Vec<u64> {
+        letters.iter().map(|letter| letter["offset"].as_u64().unwrap()).collect()
+    };
+    let dead = [offsets[1], offsets[3], offsets[5], offsets[7]];
+    assert_eq!(offsets_of(list(&[])), dead);
+    assert_eq!(offsets_of(list(&["--limit", "2"])), dead[2..]);
+    assert_eq!(offsets_of(list(&["--reason", "missing_timestamp"])), [dead[1]]);
+    assert_eq!(offsets_of(list(&["--topic", "other"])), [0; 0]);
+    assert_eq!(offsets_of(list(&["--to", "2020-01-01T00:00:00Z"])), [0; 0]);
+    let table = dir.command(&["dead-letters", "list"]).run().expect_code(0).stdout();
+    assert!(table.contains("not json \\u{1b}[2J") && table.contains("\\xff\\xfe{"), "{table}");
+
+    let show = |offset: u64, flags: &[&str]| {
+        let offset = offset.to_string();
+        let arguments: Vec<_> = ["dead-letters", "show", "app", "0", &offset].iter().chain(flags).copied().collect();
+        dir.command(&arguments).run()
+    };
+    let shown = show(dead[2], &[]).expect_code(0).stdout();
+    assert!(shown.contains("reason     malformed") && shown.contains("bytes      15"), "{shown}");
+    assert_eq!(show(dead[2], &["--raw"]).expect_code(0).stdout().as_bytes(), bad[2]);
+    let none = show(offsets[0], &[]).expect_code(1).stderr();
+    assert!(none.contains("there is no dead letter of app:0 at offset 0"), "{none}");
+    let elsewhere = dir.command(&["dead-letters", "list", "--set", "dead_letters.to=index"]).run();
+    assert!(elsewhere.stderr().contains("search its index"), "{}", elsewhere.stderr());
 }
