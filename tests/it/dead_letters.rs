@@ -48,7 +48,7 @@ async fn letters_reach_their_index_over_failures_and_keep_their_bytes() {
 
 const CONFIG: &str = "\
     data_dir = \"data\"\n[source.files]\npaths = [\"in.log\"]\ntopic = \"app\"\n[store.none]\n\
-    [api]\nlisten = \"127.0.0.1:0\"\n[dead_letters]\nrotate_at = \"400B\"\n";
+    [api]\nlisten = \"127.0.0.1:0\"\n";
 
 #[test]
 fn letters_in_all_files_are_listed_filtered_and_shown_byte_by_byte() {
