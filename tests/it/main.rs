@@ -16,6 +16,7 @@ mod elasticsearch;
 mod engine;
 mod hostile;
 mod kafka;
+mod memory;
 mod patterns;
 mod produce;
 #[path = "../support/reading.rs"]

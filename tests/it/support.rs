@@ -224,13 +224,27 @@ impl Api {
 
     /// The answer, if there is one and it is 200.
     pub fn get(&self, path: &str) -> Option<Value> {
+        let (head, body) = self.request(path)?;
+        head.lines().next()?.contains(" 200 ").then(|| serde_json::from_str(&body).ok())?
+    }
+
+    /// The answer, whatever its status is.
+    pub fn any(&self, path: &str) -> Option<Value> {
+        serde_json::from_str(&self.text(path)?).ok()
+    }
+
+    /// The same as it came.
+    pub fn text(&self, path: &str) -> Option<String> {
+        self.request(path).map(|(_, body)| body)
+    }
+
+    fn request(&self, path: &str) -> Option<(String, String)> {
         let mut stream = TcpStream::connect(self.address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         write!(stream, "GET {path} HTTP/1.0\r\nhost: {}\r\naccept: application/json\r\n\r\n", self.address).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.lines().next()?.contains(" 200 ").then(|| serde_json::from_str(body).ok())?
+        answer.split_once("\r\n\r\n").map(|(head, body)| (head.to_owned(), body.to_owned()))
     }
 }
 
