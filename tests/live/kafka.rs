@@ -83,7 +83,7 @@ fn append(topic: &str, partition: i32, numbers: std::ops::Range<u64>) {
 }
 
 /// Removes the records before an offset, as retention would.
-fn delete_before(topic: &str, offset: u64) {
+pub fn delete_before(topic: &str, offset: u64) {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Offset(offset as i64)).unwrap();
     let done = admin(async |client, options| client.delete_records(&list, options).await);
@@ -282,9 +282,13 @@ fn records_removed_while_reading_are_reported() {
     assert_eq!(reading.source.failure(), None);
 }
 
+pub fn delete_topic(topic: &str) {
+    admin(async |client, options| client.delete_topics(&[topic], options).await).remove(0).unwrap();
+}
+
 /// Deletes a topic and makes it again, with records `record 0` … in its first partition.
 fn make_again(topic: &str, records: u64) {
-    admin(async |client, options| client.delete_topics(&[topic], options).await).remove(0).unwrap();
+    delete_topic(topic);
     eventually("the topic to be gone", || {
         let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
         admin(async |client, options| client.create_topics([&new], options).await).remove(0).ok()

@@ -9,6 +9,7 @@
 mod corpus;
 mod elasticsearch;
 mod engine;
+mod faults;
 mod kafka;
 #[allow(dead_code)]
 #[path = "../it/support.rs"]
@@ -24,5 +25,6 @@ fn main() -> std::process::ExitCode {
     let mut tests = kafka::tests();
     tests.extend(elasticsearch::tests());
     tests.extend(engine::tests());
+    tests.extend(faults::tests());
     support::run(&tests)
 }

@@ -1,0 +1,241 @@
+//! Kafka failing under whole runs as processes: what each fault does to the documents, the audit and the health.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use floodmark::sources::kafka::{KafkaProducer, ProducerConfig};
+use floodmark::units::Span;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use serde_json::Value;
+
+use crate::kafka::{create_topic, delete_before, delete_topic};
+use crate::process::{Api, Dir, Running, Signal, eventually};
+use crate::support::{Service, Test, unique};
+use crate::tests;
+
+/// The tests of this module.
+pub fn tests() -> Vec<Test> {
+    tests!("faults", [Service::Kafka];
+        a_broker_killed_and_started_again_costs_nothing,
+        removed_records_are_lost_aloud_and_the_run_goes_on,
+        a_topic_made_again_under_a_run_and_between_runs_repeats_and_skips_nothing,
+    )
+}
+
+/// Appends records `from..to` to a partition.
+fn append(brokers: &str, topic: &str, partition: i32, numbers: std::ops::Range<u64>) {
+    let linger = Span::from_millis(1);
+    let config = ProducerConfig { brokers: brokers.to_owned(), linger, ..ProducerConfig::default() };
+    let producer = KafkaProducer::new(&config).unwrap();
+    for n in numbers {
+        let ms = 1_700_000_000_000 + 10 * n;
+        let record =
+            format!("{{\"timestamp\":{ms},\"service_name\":\"a\",\"level\":\"INFO\",\"message\":\"record {n}\"}}");
+        producer.send(topic, Some(partition), None, record.as_bytes()).unwrap();
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+}
+
+fn config(dir: &Dir, brokers: &str, topic: &str) {
+    dir.file(
+        "floodmark.toml",
+        &format!(
+            "data_dir = \"data\"\n[source.kafka]\nbrokers = \"{brokers}\"\ntopics = [\"{topic}\"]\ngroup_id = \"{topic}\"\n\
+             [store.ndjson]\nlogs = \"logs.ndjson\"\nwindows = \"windows.ndjson\"\n\
+             [checkpoint]\nevery = \"500ms\"\n[time]\nidle_after = \"500ms\"\n[api]\nlisten = \"127.0.0.1:0\"\n"
+        ),
+    );
+}
+
+fn start(dir: &Dir) -> (Running, Api) {
+    let mut run = dir.command(&["run"]).start();
+    let api = Api::at(&run.expect_line("the API is at"));
+    (run, api)
+}
+
+/// Waits until so many records are counted over all, and stored.
+fn counted(api: &Api, records: u64) -> Value {
+    eventually("the records are counted", || (api.get("/logs/stats")?["total_logs"] == records).then_some(()));
+    eventually("they are accounted for", || {
+        let audit = api.get("/audit")?;
+        (audit["balanced"] == true && audit["pending"] == 0).then_some(audit)
+    })
+}
+
+fn check(api: &Api, name: &str) -> Option<(bool, String)> {
+    let checks = api.any("/health")?["checks"].as_array()?.clone();
+    let check = checks.into_iter().find(|check| check["name"] == name)?;
+    Some((check["ok"].as_bool()?, check["detail"].as_str()?.to_owned()))
+}
+
+/// Partition, offset and message of every document; one may be in the file twice after a restart, but not two.
+fn documents(dir: &Dir) -> Vec<(u64, u64, String)> {
+    let text = std::fs::read_to_string(dir.path().join("logs.ndjson")).unwrap();
+    let documents = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let place = |document: Value| {
+        let message = document["message"].as_str().unwrap().to_owned();
+        (document["partition"].as_u64().unwrap(), document["offset"].as_u64().unwrap(), message)
+    };
+    documents.map(place).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The documents of records `record N` at offset N.
+fn plain(partition: u64, offsets: std::ops::Range<u64>) -> Vec<(u64, u64, String)> {
+    offsets.map(|n| (partition, n, format!("record {n}"))).collect()
+}
+
+/// A broker of its own, with data that outlives its process.
+struct Broker {
+    state: tempfile::TempDir,
+    address: String,
+    command: Vec<String>,
+    again: Option<Child>,
+}
+
+impl Broker {
+    fn script(state: &std::path::Path, action: &str) -> String {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
+        let output = Command::new(script).args([action, "kafka"]).env("SERVICES_DIR", state).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn start() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let lines = Self::script(state.path(), "up");
+        let value = |name: &str| {
+            let (_, rest) = lines.split_once(&format!("{name}=")).expect(name);
+            rest.lines().next().unwrap().to_owned()
+        };
+        let process = value("FLOODMARK_TEST_KAFKA_PID");
+        let command = std::fs::read(format!("/proc/{process}/cmdline")).unwrap();
+        let command = command.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        let command = command.map(|word| String::from_utf8(word.to_vec()).unwrap()).collect();
+        Self { address: value("FLOODMARK_TEST_KAFKA"), command, state, again: None }
+    }
+
+    fn kill(&mut self) {
+        match &mut self.again {
+            Some(child) => child.kill().and_then(|()| child.wait().map(drop)).unwrap(),
+            None => {
+                let process = std::fs::read_to_string(self.state.path().join("kafka/pid")).unwrap();
+                assert!(Command::new("kill").args(["-KILL", process.trim()]).status().unwrap().success());
+            }
+        }
+    }
+
+    fn start_again(&mut self) {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.again = Some(command.spawn().unwrap());
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.again {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        Self::script(self.state.path(), "down");
+    }
+}
+
+fn a_broker_killed_and_started_again_costs_nothing() {
+    let mut broker = Broker::start();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &broker.address).create().unwrap();
+    let new = NewTopic::new("logs", 2, TopicReplication::Fixed(1));
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(admin.create_topics([&new], &options)).unwrap().remove(0).unwrap();
+    (0..2).for_each(|partition| append(&broker.address, "logs", partition, 0..1_000));
+    let dir = Dir::new();
+    config(&dir, &broker.address, "logs");
+    let (run, api) = start(&dir);
+    counted(&api, 2_000);
+
+    // The only broker: the partitions have no leader.
+    broker.kill();
+    eventually("health is red", || check(&api, "source").filter(|(ok, _)| !ok));
+    assert_eq!(api.get("/logs/stats").unwrap()["total_logs"], 2_000, "live reads go on");
+    let unreachable =
+        || api.get("/progress")?["partitions"].as_array()?.iter().all(|p| p["at_end"] == false).then_some(());
+    eventually("no partition counts as at its end", unreachable);
+
+    broker.start_again();
+    eventually("health is green again", || check(&api, "source").filter(|(ok, _)| *ok));
+    (0..2).for_each(|partition| append(&broker.address, "logs", partition, 1_000..1_500));
+    let audit = counted(&api, 3_000);
+    assert_eq!(audit["lost"], 0);
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+    assert_eq!(documents(&dir), [plain(0, 0..1_500), plain(1, 0..1_500)].concat());
+}
+
+fn removed_records_are_lost_aloud_and_the_run_goes_on() {
+    let (brokers, topic) = (Service::Kafka.address(), unique("floodmark"));
+    create_topic(&topic, 1, &[]);
+    append(&brokers, &topic, 0, 0..100);
+    let dir = Dir::new();
+    config(&dir, &brokers, &topic);
+    let (run, api) = start(&dir);
+    counted(&api, 100);
+    // One that was begun before the records were counted may end after that; the second is behind them.
+    let number = || check(&api, "checkpoints")?.1.split(' ').nth(1)?.parse::<u64>().ok();
+    let first = eventually("a checkpoint", number);
+    eventually("two more checkpoints", || number().filter(|now| *now >= first + 2));
+    assert_eq!(check(&api, "audit").map(|(ok, _)| ok), Some(true));
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+
+    append(&brokers, &topic, 0, 100..200);
+    delete_before(&topic, 150);
+    let (run, api) = start(&dir);
+    let audit = eventually("the rest is read", || {
+        let audit = api.get("/audit")?;
+        (audit["partitions"][0]["next_offset"] == 200 && audit["pending"] == 0).then_some(audit)
+    });
+    assert_eq!((&audit["lost"], &audit["balanced"]), (&Value::from(50), &Value::from(true)), "{audit}");
+    let (_, detail) = eventually("health is red", || check(&api, "audit").filter(|(ok, _)| !ok));
+    assert!(detail.contains("50"), "{detail}");
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+    assert_eq!(documents(&dir), [plain(0, 0..100), plain(0, 150..200)].concat());
+}
+
+fn a_topic_made_again_under_a_run_and_between_runs_repeats_and_skips_nothing() {
+    let (brokers, topic) = (Service::Kafka.address(), unique("floodmark"));
+    let make = |records| {
+        eventually("the topic is there", || std::panic::catch_unwind(|| create_topic(&topic, 1, &[])).ok());
+        append(&brokers, &topic, 0, 0..records);
+    };
+    make(100);
+    let dir = Dir::new();
+    config(&dir, &brokers, &topic);
+    let (run, api) = start(&dir);
+    counted(&api, 100);
+    // Longer than the first one: its records begin at offsets that were read already.
+    delete_topic(&topic);
+    make(300);
+    let audit = counted(&api, 400);
+    let partitions = audit["partitions"].as_array().unwrap();
+    assert_eq!((partitions.len(), &audit["lost"]), (2, &Value::from(0)), "{audit}");
+    assert_ne!(partitions[0]["identity"], partitions[1]["identity"]);
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+
+    delete_topic(&topic);
+    make(500);
+    let (run, api) = start(&dir);
+    let read = || api.get("/audit")?["partitions"].as_array()?.iter().any(|p| p["next_offset"] == 500).then_some(());
+    eventually("all of the third one is read", read);
+    eventually("all of it is stored", || (documents(&dir).len() == 500).then_some(()));
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+    assert_eq!(documents(&dir), plain(0, 0..500));
+}
