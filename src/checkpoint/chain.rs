@@ -145,7 +145,7 @@ impl Source {
             if self.first.is_some() {
                 return Ok(());
             }
-            match self.reader.next()? {
+            match self.reader.next_section()? {
                 Some(section) if section.tag == Tag::Rows => self.rows = section.decode::<Vec<StateRow>>()?.into_iter(),
                 Some(section) => {
                     return Err(Damage::Section { at: section.at, reason: "it does not belong behind rows".into() });
@@ -180,7 +180,7 @@ impl Merge {
     }
 
     /// The next row.
-    pub fn next(&mut self) -> Result<Option<StateRow>, Damaged> {
+    pub fn next_row(&mut self) -> Result<Option<StateRow>, Damaged> {
         let Some(Reverse((wanted, Reverse(file)))) = self.heads.pop() else { return Ok(None) };
         let row = self.take(file)?;
         while let Some(Reverse((older, Reverse(file)))) = self.heads.peek()
@@ -223,9 +223,11 @@ struct Gathered {
 impl Gathered {
     /// Reads a file up to its first rows.
     fn read(&mut self, reader: &mut FileReader) -> Result<Vec<StateRow>, Damage> {
-        while let Some(section) = reader.next()? {
+        while let Some(section) = reader.next_section()? {
             match section.tag {
-                Tag::Head => drop(section.decode::<ShardHead>()?),
+                Tag::Head => {
+                    section.decode::<ShardHead>()?;
+                }
                 Tag::Cuts => {
                     for cut in section.decode::<Vec<PartitionCut>>()? {
                         self.cuts.insert(cut.partition.clone(), cut);

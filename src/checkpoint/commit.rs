@@ -355,7 +355,7 @@ fn merge(files: Vec<Bytes>, configuration: &Fingerprint, at: Tick) -> Result<(Ve
         damage: damaged.damage,
     };
     let (standing, mut merge) = Merge::open(files, configuration).map_err(damaged)?;
-    let rows = std::iter::from_fn(|| merge.next().map_err(damaged).transpose());
+    let rows = std::iter::from_fn(|| merge.next_row().map_err(damaged).transpose());
     let rows = rows.filter(|row| row.as_ref().map_or(true, |row| counts(row, configuration, at)));
     let Standing { cuts, totals } = standing;
     encode(&ShardHead { at, worker: 0 }, cuts.into_values().collect(), &totals, rows)

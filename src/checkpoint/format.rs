@@ -243,7 +243,7 @@ impl FileReader {
     }
 
     /// The next section; `None` behind the last, once the footer has been found right.
-    pub fn next(&mut self) -> Result<Option<Section>, Damage> {
+    pub fn next_section(&mut self) -> Result<Option<Section>, Damage> {
         let at = self.at;
         let rest = &self.bytes[at..];
         match rest.first() {
@@ -325,10 +325,12 @@ pub fn read(bytes: &[u8]) -> Result<Summary, Damage> {
     };
     let mut reader = FileReader::open(Bytes::copy_from_slice(bytes), kind)?;
     let mut summary = Summary::default();
-    while let Some(section) = reader.next()? {
+    while let Some(section) = reader.next_section()? {
         summary.sections += 1;
         match section.tag {
-            Tag::Head => drop(section.decode::<ShardHead>()?),
+            Tag::Head => {
+                section.decode::<ShardHead>()?;
+            }
             Tag::Cuts => summary.cuts += section.decode::<Vec<PartitionCut>>()?.len(),
             Tag::Seen => summary.seen += section.decode::<SeenChunk>()?.seen.len(),
             Tag::Totals => summary.totals += section.decode::<Vec<TotalsRow>>()?.len(),

@@ -88,9 +88,9 @@ impl Manifest {
     /// Reads its file.
     pub fn decode(bytes: &Bytes) -> Result<Self, Damage> {
         let mut reader = FileReader::open(bytes.clone(), Kind::Manifest)?;
-        let Some(section) = reader.next()? else { return Err(Damage::CutOff(bytes.len())) };
+        let Some(section) = reader.next_section()? else { return Err(Damage::CutOff(bytes.len())) };
         let manifest = section.decode()?;
-        match reader.next()? {
+        match reader.next_section()? {
             None => Ok(manifest),
             Some(more) => Err(Damage::Section { at: more.at, reason: "a manifest has one section".to_owned() }),
         }

@@ -130,9 +130,9 @@ impl Segment {
 
 fn decode(bytes: &Bytes) -> Result<MarksOfProcess, Damage> {
     let mut reader = FileReader::open(bytes.clone(), Kind::Marks)?;
-    let Some(section) = reader.next()? else { return Err(Damage::CutOff(bytes.len())) };
+    let Some(section) = reader.next_section()? else { return Err(Damage::CutOff(bytes.len())) };
     let contents = section.decode()?;
-    reader.next()?;
+    reader.next_section()?;
     Ok(contents)
 }
 
@@ -188,6 +188,9 @@ pub async fn delete_before(store: &CopyStore, before_ms: Millis) -> Result<(), S
 /// How long a feed waits for a mark before it says so.
 const SLOW: Duration = Duration::from_secs(30);
 
+/// Where the recorded mark will be, since when it is waited for, and whether that was said to be long.
+type UnderWay = (Arc<Mutex<Option<RecordedMarks>>>, std::time::Instant, bool);
+
 /// A feed whose marks are recorded, if there is a recorder.
 pub struct Marked<F> {
     feed: F,
@@ -195,7 +198,7 @@ pub struct Marked<F> {
     partitions: Vec<PartitionInfo>,
     waker: Option<Waker>,
     /// A mark that is being recorded, and since when.
-    under_way: Option<(Arc<Mutex<Option<RecordedMarks>>>, std::time::Instant, bool)>,
+    under_way: Option<UnderWay>,
 }
 
 impl<F> Marked<F> {

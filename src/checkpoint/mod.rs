@@ -11,8 +11,8 @@
 //! a/marks/g3/…                     b/marks/g3/…
 //! ```
 //!
-//! - [`config`]: options.
-//! - [`format`]: the form of every file; [`contents`], [`manifest`]: what is in them.
+//! - [`config`]: the options in the configuration.
+//! - [`mod@format`]: the form of every file; [`contents`], [`manifest`]: what is in them.
 //! - [`store`]: where files are, in copies.
 //! - [`chain`]: a worker's share as a file, and many of these as one state.
 //! - [`sink`]: what a worker hands over, until it is durable; [`commit`]: the manifest, merging of long chains, and

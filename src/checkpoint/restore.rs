@@ -102,7 +102,7 @@ fn merge(manifest: &Manifest, files: Vec<Bytes>) -> Result<(Standing, Vec<StateR
     };
     let (standing, mut merge) = Merge::open(files, &manifest.configuration).map_err(damaged)?;
     let mut rows = Vec::new();
-    while let Some(row) = merge.next().map_err(damaged)? {
+    while let Some(row) = merge.next_row().map_err(damaged)? {
         if counts(&row, &manifest.configuration, manifest.at) {
             rows.push(row);
         }

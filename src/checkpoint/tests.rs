@@ -81,7 +81,7 @@ fn file(at: u64, cuts: Vec<PartitionCut>, totals: &[TotalsRow], mut rows: Vec<St
 }
 
 fn rows_of(mut merge: Merge) -> Vec<StateRow> {
-    std::iter::from_fn(|| merge.next().unwrap()).collect()
+    std::iter::from_fn(|| merge.next_row().unwrap()).collect()
 }
 
 #[test]

@@ -200,7 +200,7 @@ pub(super) fn parse_time(text: &str) -> Option<Millis> {
     const SECONDS: f64 = 1e11;
     if let Ok(number) = text.parse::<f64>() {
         let ms = if number < SECONDS { number * 1000.0 } else { number };
-        return (ms >= 0.0 && ms < 1e15).then_some(ms as Millis);
+        return (0.0..1e15).contains(&ms).then_some(ms as Millis);
     }
     let time = text.parse::<jiff::Timestamp>().ok().or_else(|| {
         let civil = text.parse::<jiff::civil::DateTime>().ok()?;

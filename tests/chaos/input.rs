@@ -191,7 +191,7 @@ fn broken(draw: &mut Draw, members: &[(&str, String)], line_feeds: bool) -> Vec<
             // Shorter by at least the closing brace, and not within a character.
             let text = String::from_utf8(whole).expect("text");
             let at = text.floor_char_boundary(1 + draw.below(text.len() as u64 - 1) as usize);
-            return text[..at].as_bytes().to_vec();
+            return text.as_bytes()[..at].to_vec();
         }
         1 => return b"no JSON, \xff\xfe not even text".to_vec(),
         2 => return draw.pick(&["[1,2]", "17", "\"text\"", "null", "{}", "{\"a\":1}}"]).as_bytes().to_vec(),

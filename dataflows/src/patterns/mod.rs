@@ -7,7 +7,7 @@
 //! - [`cut`]: the first cut of a message: its words, with everything that is surely a value masked. A function of the
 //!   message alone; its id never changes and can stand in the log document.
 //! - [`admission`]: a bounded set of first cuts; what does not fit is counted together.
-//! - [`merge`]: from the set of first cuts that occurred to patterns, group by group.
+//! - [`mod@merge`]: from the set of first cuts that occurred to patterns, group by group.
 //! - [`counter`]: counts of first cuts by service and level, per partition and tick.
 //! - [`config`]: the options.
 //! - [`hash`]: what ids are made with.
