@@ -17,6 +17,7 @@ use crate::aggregate::Aggregate;
 pub use crate::corrections::Late;
 use crate::input::PartitionInfo;
 use crate::ledger::Ledger;
+use crate::scores::{Learned, ScoredMeasure};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, ViewId};
 
@@ -51,12 +52,16 @@ pub struct SeenKeys {
 }
 
 /// A row of state. Rows with the same identity (all fields but the value) replace each other, the newest wins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum StateRow {
     /// What is counted of a key in a pane.
     Pane(PaneRow),
     /// What late records did to a window of a key.
     Late(LateRow),
+    /// What the windows of a key that are gone have taught. One a key.
+    Series(SeriesRow),
+    /// What a window of a key that is gone teaches, until a [`SeriesRow`] has learned it.
+    Values(ValuesRow),
 }
 
 /// What is counted of a key in a pane.
@@ -85,6 +90,44 @@ pub struct LateRow {
     pub key: Key,
     /// What is known of its corrections.
     pub late: Late,
+}
+
+/// What the windows of a key that are gone have taught.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeriesRow {
+    /// The view.
+    pub view: ViewId,
+    /// The key.
+    pub key: Key,
+    /// The measures that the baselines are of. A view that is now scored by others begins to learn anew.
+    pub measures: Vec<ScoredMeasure>,
+    /// What they have taught.
+    pub learned: Arc<Learned>,
+}
+
+/// What a window of a key that is gone teaches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValuesRow {
+    /// The view.
+    pub view: ViewId,
+    /// The window's number: its start divided by the slide.
+    pub window: u64,
+    /// The key.
+    pub key: Key,
+    /// The values of the measures in the order of the view, not a number where it has none.
+    pub values: Box<[f64]>,
+}
+
+impl StateRow {
+    /// The view that it belongs to.
+    pub fn view_mut(&mut self) -> &mut ViewId {
+        match self {
+            StateRow::Pane(row) => &mut row.view,
+            StateRow::Late(row) => &mut row.view,
+            StateRow::Series(row) => &mut row.view,
+            StateRow::Values(row) => &mut row.view,
+        }
+    }
 }
 
 /// A mark as it was recorded, for one partition.

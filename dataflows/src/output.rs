@@ -219,6 +219,7 @@ pub struct WindowScore {
     /// The measures that it is made of, the most unusual first.
     pub measures: Vec<MeasureScore>,
     /// The records of the window, by partition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<RecordRange>,
 }
 

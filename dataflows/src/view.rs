@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::record::FieldRef;
+use crate::scores::ScoredMeasure;
 use crate::time::{Millis, greatest_common_divisor, window_start};
 
 /// The number of a view, in the order of the configuration.
@@ -101,6 +102,8 @@ pub struct View {
     pub max_keys: usize,
     /// A key silent for this long in a partition leaves and makes room.
     pub forget_after_ms: u64,
+    /// What of its windows is scored.
+    pub scored: Vec<ScoredMeasure>,
 }
 
 impl View {

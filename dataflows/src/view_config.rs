@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::Schema;
 use crate::rules::Condition;
+use crate::scores::ScoredMeasure;
 use crate::time::greatest_common_divisor;
 use crate::units::Span;
 use crate::view::View;
@@ -125,8 +126,13 @@ pub struct ViewConfig {
     /// Keys kept per partition. Records of further keys count under the key `__other__`, so that sums hold and a field
     /// with endless values cannot fill the memory.
     pub max_keys: usize,
-    /// A key without records for this long (of the event clock) makes room for another.
+    /// A key without records for this long (of the event clock) makes room for another, and what was learned of it is
+    /// forgotten.
     pub forget_after: Span,
+    /// What of its windows is scored: how unusual it is against the key's earlier windows, 0 to 100, once the window is
+    /// closed. Rates count when they rise and when they fall; the others when they rise. Changing it begins to learn anew.
+    /// Empty: nothing is.
+    pub score: Vec<ScoredMeasure>,
 }
 
 impl Default for ViewConfig {
@@ -141,6 +147,7 @@ impl Default for ViewConfig {
             retention: Span::from_secs(3_600),
             max_keys: 100_000,
             forget_after: Span::from_secs(7 * 86_400),
+            score: vec![ScoredMeasure::Rate, ScoredMeasure::ErrorRatio, ScoredMeasure::P95],
         }
     }
 }
@@ -156,6 +163,10 @@ impl ViewConfig {
         let mut mistakes = Vec::from_iter(self.name_mistakes());
         mistakes.extend(self.key_mistakes());
         mistakes.extend(self.window_mistakes(tick.as_millis().max(1)));
+        for (i, measure) in self.score.iter().enumerate().filter(|(i, measure)| self.score[..*i].contains(measure)) {
+            let message = format!("\"{}\" is named twice; remove one", measure.name());
+            mistakes.push(Mistake::new(format!("score[{i}]"), message));
+        }
         if self.max_keys == 0 {
             mistakes.push(Mistake::new("max_keys", "expected at least 1, got 0"));
         }
@@ -271,6 +282,7 @@ impl ViewConfig {
             retention_ms: self.retention.as_millis(),
             max_keys: self.max_keys,
             forget_after_ms: self.forget_after.as_millis(),
+            scored: self.score.clone(),
         })
     }
 }

@@ -30,6 +30,8 @@ fn place(row: &StateRow) -> Place {
     match row {
         StateRow::Pane(row) => (row.view, 0, row.pane, row.key.clone()),
         StateRow::Late(row) => (row.view, 1, row.window, row.key.clone()),
+        StateRow::Series(row) => (row.view, 2, 0, row.key.clone()),
+        StateRow::Values(row) => (row.view, 3, row.window, row.key.clone()),
     }
 }
 
@@ -208,6 +210,8 @@ pub fn counts(row: &StateRow, configuration: &Fingerprint, at: Tick) -> bool {
     match row {
         StateRow::Pane(row) => view(row.view).is_some_and(|view| view.pane_gone_at(row.pane) > now),
         StateRow::Late(row) => view(row.view).is_some_and(|view| view.window_gone_at(row.window) > now),
+        StateRow::Series(row) => view(row.view).is_some_and(|view| view.series_gone_at(&row.learned) > now),
+        StateRow::Values(row) => view(row.view).is_some_and(|view| view.values_gone_at(row.window) > now),
     }
 }
 
@@ -286,10 +290,7 @@ pub fn renumber(views: &[Option<ViewId>], count: usize, standing: &mut Standing,
     }
     standing.totals.retain_mut(|row| now(row.view).map(|view| row.view = view).is_some());
     rows.retain_mut(|row| {
-        let view = match row {
-            StateRow::Pane(row) => &mut row.view,
-            StateRow::Late(row) => &mut row.view,
-        };
+        let view = row.view_mut();
         now(*view).map(|now| *view = now).is_some()
     });
     sort(rows);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use floodmark_dataflows::scores::{Learned, windows_until_learned};
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{View, ViewId};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,19 @@ impl ViewPrint {
     /// When a pane is gone with the last window that it is in.
     pub fn pane_gone_at(&self, pane: Millis) -> Millis {
         self.window_gone_at(pane - pane % self.slide_ms.max(1))
+    }
+
+    /// When what the windows of a key have taught is forgotten at the latest.
+    pub fn series_gone_at(&self, learned: &Learned) -> Millis {
+        let last = learned.last.unwrap_or(learned.next);
+        self.values_gone_at(last).saturating_add(self.forget_after_ms)
+    }
+
+    /// When the values of a window that is gone are not needed any more at the latest.
+    pub fn values_gone_at(&self, window: u64) -> Millis {
+        let slide_ms = self.slide_ms.max(1);
+        let windows = windows_until_learned(self.width_ms, slide_ms, self.retention_ms);
+        self.window_gone_at(window.saturating_add(windows).saturating_mul(slide_ms))
     }
 }
 

@@ -61,5 +61,11 @@ fn counts_services(view: &View) -> bool {
 
 /// Windows of one tick that are gone at once: only the totals are of interest.
 fn services_view(time: &TimeConfig) -> ViewConfig {
-    ViewConfig { window: time.tick, allowed_lateness: time.tick, retention: time.tick, ..ViewConfig::default() }
+    ViewConfig {
+        window: time.tick,
+        allowed_lateness: time.tick,
+        retention: time.tick,
+        score: Vec::new(),
+        ..ViewConfig::default()
+    }
 }

@@ -164,7 +164,7 @@ impl LiveView {
             }
         }
         for row in restored.rows.iter() {
-            let (StateRow::Pane(PaneRow { view, .. }) | StateRow::Late(LateRow { view, .. })) = row;
+            let (StateRow::Pane(PaneRow { view, .. }) | StateRow::Late(LateRow { view, .. })) = row else { continue };
             if let Some(view) = state.views.get_mut(usize::from(*view)) {
                 view.restore(row);
             }

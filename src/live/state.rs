@@ -202,6 +202,7 @@ impl ViewState {
                 let id = self.id_of(key.clone(), late.last);
                 self.late.entry(*window).or_default().insert(id, late.clone());
             }
+            StateRow::Series(_) | StateRow::Values(_) => {}
         }
     }
 

@@ -28,6 +28,7 @@ fn view(name: &str, width_s: u64, slide_s: u64) -> View {
         retention_ms: 60_000,
         max_keys: 100,
         forget_after_ms: 100_000,
+        scored: Vec::new(),
     }
 }
 

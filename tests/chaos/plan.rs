@@ -201,7 +201,7 @@ impl Plan {
             let conditions: Vec<_> = view.conditions.iter().map(condition_text).collect();
             text.push_str(&format!(
                 "[[view]]\nname = \"{}\"\nkey = {:?}\nwhere = {conditions:?}\nwindow = \"{}ms\"\nslide = \"{}ms\"\n\
-                 allowed_lateness = \"{}ms\"\nretention = \"{}ms\"\nmax_keys = {}\nforget_after = \"{}ms\"\n",
+                 allowed_lateness = \"{}ms\"\nretention = \"{}ms\"\nmax_keys = {}\nforget_after = \"{}ms\"\nscore = []\n",
                 view.name,
                 view.key,
                 view.width,

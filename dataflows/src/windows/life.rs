@@ -16,6 +16,7 @@ use crate::aggregate::Aggregate;
 use crate::checkpoint::{LateRow, Restored, StateRow};
 use crate::corrections::{KEPT_REVISIONS, Late, Measures};
 use crate::output::{WindowDocument, WindowState};
+use crate::scores::ViewScores;
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 
@@ -34,28 +35,36 @@ enum Turn {
 
 /// A change of a window of a key in the batches since the last advance; one a tick for late records.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Change {
-    window: WindowId,
-    key: Key,
-    late: Option<Tick>,
+pub(super) struct Change {
+    pub window: WindowId,
+    pub key: Key,
+    pub late: Option<Tick>,
 }
 
 /// Which keys of a window to publish.
 #[derive(Debug)]
-enum Keys {
+pub(super) enum Keys {
     All,
     Some(BTreeSet<Key>),
 }
 
+/// Windows of keys whose scores changed, each with the last late tick that changed it.
+pub(super) type Rescored = BTreeMap<WindowId, BTreeMap<Key, Tick>>;
+
+/// What windows contain, by key.
+pub(super) type Contents = BTreeMap<WindowId, BTreeMap<Key, Aggregate>>;
+
 pub(super) struct Windows {
-    views: Vec<Arc<View>>,
-    tick_ms: u64,
-    publish: Publish,
+    pub(super) views: Vec<Arc<View>>,
+    /// By view; `None` for those that are not scored.
+    pub(super) scores: Vec<Option<ViewScores>>,
+    pub(super) tick_ms: u64,
+    pub(super) publish: Publish,
     frontier: Tick,
     /// The highest event clock read, once the input of a worker has ended.
     end: Option<Tick>,
     /// Windows that are kept.
-    known: BTreeSet<WindowId>,
+    pub(super) known: BTreeSet<WindowId>,
     turns: BTreeSet<(Millis, Turn, WindowId)>,
     changes: Vec<Change>,
     /// Those from the cut that is due on.
@@ -69,7 +78,7 @@ pub(super) struct Windows {
     /// What is before this tick is restored: state, not change.
     start: Tick,
     /// Windows of these views that start before these ticks lack records.
-    partial_before: BTreeMap<ViewId, Tick>,
+    pub(super) partial_before: BTreeMap<ViewId, Tick>,
     /// Only where checkpoints are made.
     dirty: Option<Dirty>,
 }
@@ -92,8 +101,9 @@ impl Windows {
             StateRow::Late(row) if is_kept(row) => Some((((row.view, row.window), row.key.clone()), row.late.clone())),
             _ => None,
         });
-        Self {
+        let mut windows = Self {
             views: views.to_vec(),
+            scores: Vec::new(),
             tick_ms,
             publish,
             frontier: restored.at,
@@ -112,7 +122,9 @@ impl Windows {
             start: restored.at,
             partial_before: restored.partial_before.clone(),
             dirty: has_checkpoints.then(Dirty::default),
-        }
+        };
+        windows.scores = windows.restored_scores(restored, is_own);
+        windows
     }
 
     /// Everything before this tick has been taken in.
@@ -200,7 +212,7 @@ impl Windows {
     pub fn advance(&mut self, frontier: Tick, rows: &[Batch]) -> Vec<WindowDocument> {
         self.frontier = frontier;
         let now = frontier * self.tick_ms;
-        let mut publish = self.sort_changes(now, rows, frontier);
+        let (mut publish, rescored, contents) = self.sort_changes(now, rows, frontier, false);
         let mut gone = Vec::new();
         while let Some(&(at, turn, window)) = self.turns.first()
             && at <= now
@@ -226,7 +238,7 @@ impl Windows {
                 publish.entry(window).or_insert(Keys::Some(keys));
             }
         }
-        let documents = self.documents(publish, now, rows, frontier);
+        let documents = self.documents(publish, &rescored, contents, now, rows, frontier);
         for window in gone {
             self.known.remove(&window);
             let of_window = (window, Key(Arc::from("")))..((window.0, window.1 + 1), Key(Arc::from("")));
@@ -234,6 +246,9 @@ impl Windows {
             for key in keys {
                 self.late.remove(&key);
             }
+        }
+        for scores in self.scores.iter_mut().flatten() {
+            scores.forget(now);
         }
         documents
     }
@@ -250,6 +265,9 @@ impl Windows {
                 taken.push(StateRow::Late(LateRow { view, window, key, late: late.clone() }));
             }
         }
+        for scores in self.scores.iter_mut().flatten() {
+            taken.extend(scores.cut());
+        }
         taken
     }
 
@@ -258,22 +276,29 @@ impl Windows {
         let Some(end) = self.end else { return Vec::new() };
         let now = end * self.tick_ms;
         self.changes.append(&mut self.later_changes);
-        let mut publish = self.sort_changes(now, rows, Tick::MAX);
+        let (mut publish, rescored, contents) = self.sort_changes(now, rows, Tick::MAX, true);
         for &(id, window) in &self.known {
             let final_at = self.views[id as usize].final_at(window);
             if final_at > self.frontier * self.tick_ms || final_at > now {
                 publish.insert((id, window), Keys::All);
             }
         }
-        self.documents(publish, now, rows, Tick::MAX)
+        self.documents(publish, &rescored, contents, now, rows, Tick::MAX)
     }
 
-    /// Turns the noted changes into revisions, and into what of them is to be published at `now`. Of the rows, only those
-    /// before `limit` count.
-    fn sort_changes(&mut self, now: Millis, rows: &[Batch], limit: Tick) -> BTreeMap<WindowId, Keys> {
+    /// Turns the noted changes into revisions and scores, and into what of them is to be published at `now`. Of the rows,
+    /// only those before `limit` count.
+    fn sort_changes(
+        &mut self,
+        now: Millis,
+        rows: &[Batch],
+        limit: Tick,
+        is_end: bool,
+    ) -> (BTreeMap<WindowId, Keys>, Rescored, Contents) {
         let mut changes = std::mem::take(&mut self.changes);
         changes.sort_unstable();
         changes.dedup();
+        let (rescored, contents) = self.score(&changes, now, rows, limit, is_end);
         let is_live = matches!(self.publish, Publish::Live { .. });
         let mut publish: BTreeMap<WindowId, Keys> = BTreeMap::new();
         for of_row in changes.chunk_by(|a, b| (a.window, &a.key) == (b.window, &b.key)) {
@@ -292,9 +317,14 @@ impl Windows {
                 self.unpublished.entry(window).or_default().insert(key);
             }
         }
+        for (&window, keys) in &rescored {
+            if let Keys::Some(all) = publish.entry(window).or_insert_with(|| Keys::Some(BTreeSet::new())) {
+                all.extend(keys.keys().cloned());
+            }
+        }
         changes.clear();
         self.changes = changes;
-        publish
+        (publish, rescored, contents)
     }
 
     /// Makes late ticks of a window of a key, ascending, into revisions. The rows still tell these ticks apart from what
@@ -336,8 +366,10 @@ impl Windows {
     }
 
     fn documents(
-        &self,
+        &mut self,
         publish: BTreeMap<WindowId, Keys>,
+        rescored: &Rescored,
+        mut contents: Contents,
         now: Millis,
         rows: &[Batch],
         limit: Tick,
@@ -347,18 +379,36 @@ impl Windows {
             let view = &self.views[window.0 as usize];
             let limit = limit.min(view.gone_at(window.1).div_ceil(self.tick_ms));
             let partial = self.partial_before.get(&window.0).is_some_and(|&tick| window.1 < tick * self.tick_ms);
-            let mut sums = BTreeMap::new();
-            for pane in (window.1..view.end_of(window.1)).step_by(view.pane_ms() as usize) {
-                add_rows(rows, (window.0, pane), &keys, limit, &mut sums);
+            let mut sums = match keys {
+                Keys::All if contents.contains_key(&window) => contents.remove(&window).unwrap_or_default(),
+                _ => contents_of(view, rows, window, &keys, limit),
+            };
+            let rescored = rescored.get(&window);
+            for key in rescored.iter().flat_map(|keys| keys.keys()) {
+                // Without records, but not without meaning.
+                if !sums.contains_key(key) {
+                    sums.insert(
+                        key.clone(),
+                        Aggregate { first_ms: window.1, last_ms: window.1, ..Aggregate::default() },
+                    );
+                }
             }
+            let final_at = view.final_at(window.1);
+            let is_final = now >= final_at;
+            let mut scores = self.scores[window.0 as usize].as_mut();
+            let number = scores.as_ref().map(|scores| scores.plan().number_of(window.1));
             for (key, aggregate) in sums {
                 let late = self.late.get(&(window, key.clone()));
-                let (final_at, last) = (view.final_at(window.1), late.map_or(0, |late| late.last));
-                let is_final = now >= final_at;
+                let last_scored = rescored.and_then(|keys| keys.get(&key)).copied();
+                let last = late.map(|late| late.last).max(last_scored).unwrap_or(0);
                 let as_of_ms = if is_final { Late::as_of(last, final_at, self.tick_ms) } else { now };
                 let state = WindowState::new(view, window.1, self.tick_ms, late, is_final, as_of_ms);
                 let state = WindowState { partial, ..state };
-                documents.push(WindowDocument::new(view, &key, window.1, &Measures::of(&aggregate), state));
+                let mut document = WindowDocument::new(view, &key, window.1, &Measures::of(&aggregate), state);
+                if let (Some(scores), Some(number)) = (&mut scores, number) {
+                    document.score = scores.take(number, &key, is_final);
+                }
+                documents.push(document);
             }
         }
         documents
@@ -386,6 +436,21 @@ impl Windows {
     pub fn keep_all(&mut self) {
         self.panes.clear();
     }
+}
+
+/// What a window contains, of rows before `limit`, by key.
+pub(super) fn contents_of(
+    view: &View,
+    rows: &[Batch],
+    window: WindowId,
+    keys: &Keys,
+    limit: Tick,
+) -> BTreeMap<Key, Aggregate> {
+    let mut sums = BTreeMap::new();
+    for pane in (window.1..view.end_of(window.1)).step_by(view.pane_ms() as usize) {
+        add_rows(rows, (window.0, pane), keys, limit, &mut sums);
+    }
+    sums
 }
 
 /// Adds the rows of a place before a time to `sums`. Batch by batch, not through one merged cursor: of most places only

@@ -36,6 +36,7 @@
 mod dirty;
 mod life;
 mod restore;
+mod scoring;
 mod shared;
 
 use std::hash::BuildHasher;

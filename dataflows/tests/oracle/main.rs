@@ -9,4 +9,5 @@ mod clock;
 mod marks;
 mod memory;
 mod reference;
+mod scores;
 mod windows;

@@ -12,6 +12,8 @@ use floodmark_dataflows::rules::Rules;
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::{Key, OTHER, View};
 
+use crate::scores::scores_of;
+
 /// What a run over these partitions must end with.
 pub struct Expected {
     /// The last document of each (view, key, start).
@@ -27,6 +29,24 @@ pub struct Expected {
 struct Row {
     ticks: BTreeMap<u64, Accumulator>,
     late: BTreeSet<u64>,
+}
+
+/// A row with what is counted at each tick.
+pub struct Contents {
+    pub ticks: BTreeMap<u64, Aggregate>,
+    pub late: BTreeSet<u64>,
+}
+
+impl Contents {
+    fn of(row: Row) -> Self {
+        let ticks = row.ticks.into_iter().map(|(tick, mut records)| (tick, records.take())).collect();
+        Self { ticks, late: row.late }
+    }
+}
+
+/// A document of a window without records whose score is not worth one: it had one for a while.
+pub fn is_withdrawn(document: &WindowDocument) -> bool {
+    document.count == 0 && document.score.as_ref().is_none_or(|score| score.score < 50)
 }
 
 pub fn expected(
@@ -82,16 +102,28 @@ pub fn expected(
         }
         end = end.max(clock);
     }
-    let windows = rows
+    let rows: BTreeMap<_, _> = rows.into_iter().map(|(place, row)| (place, Contents::of(row))).collect();
+    let mut scores = Vec::new();
+    for (id, view) in views.iter().enumerate() {
+        let keys: BTreeSet<_> = rows.keys().filter(|(of, ..)| *of == id).map(|(_, key, _)| key.clone()).collect();
+        for key in keys {
+            let of_key = |(of, other, _): &(usize, Key, Millis)| *of == id && *other == key;
+            let windows = rows.iter().filter(|(place, _)| of_key(place)).map(|(place, row)| (place.2, row)).collect();
+            scores.extend(scores_of(view, &windows, end, tick_ms).into_iter().map(|(w, s)| ((id, key.clone(), w), s)));
+        }
+    }
+    let mut scores: BTreeMap<_, _> = scores.into_iter().collect();
+    let mut windows: BTreeMap<_, _> = rows
         .into_iter()
         .map(|((id, key, start), row)| {
             let view = &views[id];
             let final_at = start + view.width_ms + view.lateness_ms;
             let is_final = end * tick_ms >= final_at;
-            let ticks: Vec<_> = row.ticks.into_iter().map(|(tick, mut records)| (tick, records.take())).collect();
+            let ticks = &row.ticks;
+            let scored = scores.remove(&(id, key.clone(), start));
             let sum = |of: &dyn Fn(u64) -> bool| {
                 let mut sum = Aggregate::default();
-                ticks.iter().filter(|(tick, _)| of(*tick)).for_each(|(_, records)| sum.plus_equals(records));
+                ticks.iter().filter(|(tick, _)| of(**tick)).for_each(|(_, records)| sum.plus_equals(records));
                 sum
             };
             let as_of = |late: Option<&u64>| final_at.max(late.map_or(0, |tick| (tick + 1) * tick_ms));
@@ -114,10 +146,29 @@ pub fn expected(
                 partial: false,
                 as_of_ms: if is_final { as_of(row.late.last()) } else { end * tick_ms },
             };
-            let document = WindowDocument::new(view, &key, start, &Measures::of(&sum(&|_| true)), state);
+            let mut document = WindowDocument::new(view, &key, start, &Measures::of(&sum(&|_| true)), state);
+            if let Some(scored) = scored {
+                if is_final {
+                    document.as_of = document.as_of.max(as_of(scored.last.as_ref()));
+                }
+                document.score = Some(scored.score);
+            }
             let place = (view.name.to_string(), key.values().join("/"), start);
             (place, document)
         })
         .collect();
+    // What is left are windows without records.
+    for ((id, key, start), scored) in scores {
+        let view = &views[id];
+        let final_at = start + view.width_ms + view.lateness_ms;
+        let is_final = end * tick_ms >= final_at;
+        let last = scored.last.map_or(0, |tick| (tick + 1) * tick_ms);
+        let as_of_ms = if is_final { final_at.max(last) } else { end * tick_ms };
+        let empty = Aggregate { first_ms: start, last_ms: start, ..Aggregate::default() };
+        let state = WindowState { is_final, as_of_ms, ..WindowState::default() };
+        let mut document = WindowDocument::new(view, &key, start, &Measures::of(&empty), state);
+        document.score = Some(scored.score);
+        windows.insert((view.name.to_string(), key.values().join("/"), start), document);
+    }
     Expected { windows, too_late, totals }
 }

@@ -10,6 +10,7 @@ use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::decode::{Decoder, RecordsConfig, Schema};
 use floodmark_dataflows::ingest::{ClockConfig, RecordPath};
 use floodmark_dataflows::rules::{Rules, RulesConfig};
+use floodmark_dataflows::scores::ScoredMeasure;
 use floodmark_dataflows::units::Span;
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::view_config::ViewConfig;
@@ -17,7 +18,7 @@ use floodmark_dataflows::windows::Publish;
 use proptest::prelude::*;
 
 use crate::memory::{LogFeed, Seen, SeenSink};
-use crate::reference::expected;
+use crate::reference::{expected, is_withdrawn};
 
 pub const TICK_MS: u64 = 1_000;
 
@@ -63,6 +64,16 @@ pub fn views() -> Vec<ViewConfig> {
             allowed_lateness: seconds(6),
             retention: seconds(30),
             max_keys: 4,
+            score: vec![ScoredMeasure::Rate, ScoredMeasure::Mean],
+            ..ViewConfig::default()
+        },
+        ViewConfig {
+            name: "minutes".into(),
+            window: seconds(60),
+            allowed_lateness: seconds(60),
+            retention: seconds(600),
+            forget_after: seconds(90_000),
+            score: vec![ScoredMeasure::ErrorRatio, ScoredMeasure::Rate, ScoredMeasure::P95],
             ..ViewConfig::default()
         },
     ]
@@ -94,13 +105,14 @@ pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, pub
     seen.clone()
 }
 
-fn check(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, publish: Publish) {
+pub fn check(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, publish: Publish) {
     let seen = run(partitions, workers, cut, publish);
     let Setup { mut decoder, rules, views } = setup(&views());
     let expected = expected(partitions, &mut decoder, &rules, &views, TICK_MS);
 
-    let last: BTreeMap<_, _> =
+    let mut last: BTreeMap<_, _> =
         seen.windows.iter().map(|(place, all)| (place.clone(), all[all.len() - 1].clone())).collect();
+    last.retain(|_, document| !is_withdrawn(document));
     for (place, document) in &expected.windows {
         assert_eq!(last.get(place), Some(document), "window {place:?}");
     }
@@ -108,7 +120,7 @@ fn check(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, publi
     if publish == Publish::Final {
         for (place, all) in &seen.windows {
             assert!(all.iter().rev().skip(1).all(|d| d.is_final), "{place:?} was published before it was final");
-            assert!(all.windows(2).all(|pair| pair[0].revision < pair[1].revision), "{place:?} was published twice");
+            assert!(all.windows(2).all(|pair| pair[0].as_of < pair[1].as_of), "{place:?} was published twice");
         }
     }
 

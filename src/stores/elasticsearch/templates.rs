@@ -120,6 +120,20 @@ fn windows() -> Value {
                 },
             },
             "final": { "type": "boolean" },
+            "score": {
+                "properties": {
+                    "score": { "type": "byte" },
+                    "level": keyword(),
+                    "learning": { "type": "boolean" },
+                    "measures": {
+                        "properties": {
+                            "measure": keyword(),
+                            "score": { "type": "byte" },
+                            "reasons": { "type": "keyword", "index": false, "doc_values": false },
+                        },
+                    },
+                },
+            },
             "partial": { "type": "boolean" },
             "as_of": date,
         },

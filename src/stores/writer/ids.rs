@@ -55,11 +55,11 @@ impl WindowIds {
 }
 
 /// What makes two views of one name different computations: everything but how long and how many of its windows are
-/// kept.
+/// kept, and what of them is scored.
 pub fn definition(view: &ViewConfig) -> String {
     let value = serde_json::to_value(view).unwrap_or_default();
     let mut fields: BTreeMap<String, serde_json::Value> = serde_json::from_value(value).unwrap_or_default();
-    for name in ["name", "allowed_lateness", "retention", "max_keys", "forget_after"] {
+    for name in ["name", "allowed_lateness", "retention", "max_keys", "forget_after", "score"] {
         fields.remove(name);
     }
     fields.insert("slide".to_owned(), view.slide().to_string().into());

@@ -1,0 +1,174 @@
+//! Scores of windows: how unusual each closed window of a key is against those before it.
+//!
+//! In: the contents of windows as they close and change. Out: the score of each, and which of them changed. A score is a
+//! pure function of window contents, explanation included: a correction learns again from there on, and every window
+//! whose score shows it is published again. Nothing here fails.
+//!
+//! - [`ScoredMeasure`]: what of a window can be scored.
+//! - `plan`: the times of a view in numbers of windows, and what a document shows.
+//! - `learned`: what windows teach, one after the other; sleep and forgetting.
+//! - `series`: the windows of one key, and the baselines kept for corrections.
+//!
+//! # Which windows count
+//!
+//! Those of the grid from the key's first record on; not those of a view that began before the view did. A window
+//! without records counts as zero where the measure is a rate and as nothing elsewhere; it has a document only if its
+//! score is at least 50 ("withdrawn" is one that had, and no longer does: its last document has a lower score). After
+//! 1,000 windows without records in a row a key sleeps until it has some; after `forget_after` it is forgotten.
+
+mod learned;
+mod measure;
+mod plan;
+mod series;
+
+use std::collections::BTreeMap;
+
+pub use learned::Learned;
+pub use measure::ScoredMeasure;
+pub use plan::{Plan, SLEEP_AFTER, windows_until_learned};
+
+use crate::aggregate::Aggregate;
+use crate::checkpoint::{Restored, SeriesRow, StateRow, ValuesRow};
+use crate::output::WindowScore;
+use crate::time::Millis;
+use crate::view::{Key, View, ViewId};
+use series::Series;
+
+/// The scores of all keys of a view on a worker.
+pub(crate) struct ViewScores {
+    view: ViewId,
+    plan: Plan,
+    /// Windows from this number on are whole.
+    first: u64,
+    series: BTreeMap<Key, Series>,
+    /// The first window that is not closed.
+    closed: u64,
+    /// The first window that is not gone.
+    gone: u64,
+    /// Windows before this one are gone, and their values are in a checkpoint.
+    saved: u64,
+}
+
+/// How far windows are: the first that is not to be scored yet, and the first that is not final yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    pub scored: u64,
+    pub settled: u64,
+}
+
+impl ViewScores {
+    /// Of a view; `None` if nothing of it is scored. Windows that start before `whole_from` lack records.
+    pub fn new(id: ViewId, view: &View, whole_from: Millis) -> Option<Self> {
+        let plan = Plan::of(view)?;
+        let first = plan.number_of(whole_from) + u64::from(plan.start_of(plan.number_of(whole_from)) < whole_from);
+        Some(Self { view: id, plan, first, series: BTreeMap::new(), closed: 0, gone: 0, saved: 0 })
+    }
+
+    /// The times of the view.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The first window that is not closed.
+    pub fn closed(&self) -> u64 {
+        self.closed
+    }
+
+    /// The first window of a key that is not scored.
+    pub fn scored(&self, key: &Key) -> u64 {
+        self.series.get(key).map_or(0, Series::scored)
+    }
+
+    /// Takes what a closed window of a key contains. With `is_changed` it is published again whatever its score.
+    pub fn set(&mut self, window: u64, key: &Key, content: &Aggregate, is_changed: bool) {
+        if window < self.first || content.count() <= 0 {
+            return;
+        }
+        let value = |measure: &ScoredMeasure| measure.value(content, self.plan.width_ms()).unwrap_or(f64::NAN);
+        let values = self.plan.measures.iter().map(value).collect();
+        let series = match self.series.get_mut(key) {
+            Some(series) => series,
+            None => self.series.entry(key.clone()).or_insert_with(|| Series::new(&self.plan)),
+        };
+        series.set(window, values, is_changed);
+    }
+
+    /// Scores the windows of a key that have closed or changed. `changed` gets those whose score did.
+    pub fn score_key(&mut self, key: &Key, progress: Progress, changed: impl FnMut(u64)) {
+        if let Some(series) = self.series.get_mut(key) {
+            series.score(&self.plan, progress.scored, changed);
+        }
+    }
+
+    /// The same for all keys.
+    pub fn score_all(&mut self, progress: Progress, mut changed: impl FnMut(&Key, u64)) {
+        self.closed = progress.scored.max(self.closed);
+        for (key, series) in &mut self.series {
+            series.score(&self.plan, progress.scored, |window| changed(key, window));
+            series.settle(progress.settled, |window| changed(key, window));
+        }
+    }
+
+    /// Lets go of what only windows need that are gone by `now`.
+    pub fn forget(&mut self, now: Millis) {
+        let gone = self.plan.gone_before(now);
+        if gone > self.gone {
+            self.gone = gone;
+            self.series.retain(|_, series| series.forget(&self.plan, gone));
+        }
+    }
+
+    /// The score of a closed window, to be published; that of a final one is given once after each change.
+    pub fn take(&mut self, window: u64, key: &Key, is_final: bool) -> Option<WindowScore> {
+        self.series.get_mut(key)?.take_score(window, is_final)
+    }
+
+    /// What has to be kept to go on from here, after what is gone was forgotten, and was not kept by an earlier call.
+    pub fn cut(&mut self) -> Vec<StateRow> {
+        let (gone, mut rows) = (self.gone, Vec::new());
+        for (key, series) in &mut self.series {
+            let (view, key) = (self.view, key.clone());
+            for (window, values) in series.values(self.saved, gone) {
+                rows.push(StateRow::Values(ValuesRow { view, window, key: key.clone(), values: values.into() }));
+            }
+            if let Some(learned) = series.take_unsaved() {
+                let measures = self.plan.measures.clone();
+                rows.push(StateRow::Series(SeriesRow { view, key, measures, learned }));
+            }
+        }
+        self.saved = self.saved.max(gone);
+        rows
+    }
+
+    /// Goes on from the rows of a checkpoint, of which `is_own` tells this worker's. The contents of windows that are not
+    /// gone are to be [set](Self::set) after that.
+    pub fn restore(&mut self, restored: &Restored, is_own: impl Fn(ViewId, &Key) -> bool) {
+        for row in restored.rows.iter() {
+            if let StateRow::Series(SeriesRow { view, key, measures, learned }) = row
+                && *view == self.view
+                && *measures == self.plan.measures
+                && is_own(*view, key)
+            {
+                self.series.insert(key.clone(), Series::restored(&self.plan, Learned::clone(learned)));
+            }
+        }
+        for row in restored.rows.iter() {
+            if let StateRow::Values(ValuesRow { view, window, key, values }) = row
+                && *view == self.view
+                && values.len() == self.plan.measures.len()
+                && is_own(*view, key)
+            {
+                let series = self.series.entry(key.clone()).or_insert_with(|| Series::new(&self.plan));
+                series.set(*window, values.clone(), false);
+            }
+        }
+    }
+
+    /// Ends the restoration: what happened before the checkpoint was published.
+    pub fn restored(&mut self, progress: Progress, now: Millis) {
+        self.score_all(progress, |_, _| {});
+        self.series.values_mut().for_each(Series::drop_published);
+        self.forget(now);
+        self.saved = self.gone;
+    }
+}

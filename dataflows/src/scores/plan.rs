@@ -1,0 +1,172 @@
+//! How the windows of a view are scored: the view's times in numbers of windows. A window's number is `start / slide`.
+
+use crate::detect::{Band, Baseline, Scored, WindowScore as Combined};
+use crate::output::{MeasureScore, WindowScore};
+use crate::rules::severity_level;
+use crate::scores::ScoredMeasure;
+use crate::time::Millis;
+use crate::view::View;
+
+/// After this many windows without records a series sleeps until it has some again: bounds what a jump of the event
+/// clock costs, and what keys cost that are gone for good.
+pub const SLEEP_AFTER: u64 = 1_000;
+/// Windows between two kept baselines, at least: a correction learns at most this many that did not change.
+const KEEP_EVERY: u64 = 16;
+/// Baselines kept of a series, about: with a long retention they lie further apart.
+const KEPT: u64 = 8;
+/// Reasons named of a measure.
+const REASONS: usize = 3;
+
+/// How the windows of a view are scored.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is scored.
+    pub measures: Vec<ScoredMeasure>,
+    width_ms: u64,
+    slide_ms: u64,
+    lateness_ms: u64,
+    retention_ms: u64,
+    /// Windows that begin within one window's width: 1 for tumbling windows.
+    pub(super) overlap: u64,
+    /// Windows between two kept baselines.
+    pub(super) spacing: u64,
+    /// So many windows of silence, and nothing learned is left.
+    pub(super) forget_after: u64,
+}
+
+/// After how many windows at the latest one that is gone is part of the first kept baseline.
+pub fn windows_until_learned(width_ms: u64, slide_ms: u64, retention_ms: u64) -> u64 {
+    let spacing = spacing(width_ms, slide_ms, retention_ms);
+    2 * width_ms.div_ceil(slide_ms) + spacing + spacing.max(SLEEP_AFTER)
+}
+
+/// Windows between two kept baselines.
+fn spacing(width_ms: u64, slide_ms: u64, retention_ms: u64) -> u64 {
+    ((width_ms + retention_ms) / slide_ms / KEPT).max(KEEP_EVERY)
+}
+
+impl Plan {
+    /// Of a view; `None` if nothing of it is scored.
+    pub fn of(view: &View) -> Option<Self> {
+        (!view.scored.is_empty()).then(|| Self {
+            measures: view.scored.clone(),
+            width_ms: view.width_ms,
+            slide_ms: view.slide_ms,
+            lateness_ms: view.lateness_ms,
+            retention_ms: view.retention_ms,
+            overlap: view.width_ms.div_ceil(view.slide_ms),
+            spacing: spacing(view.width_ms, view.slide_ms, view.retention_ms),
+            forget_after: (view.forget_after_ms / view.slide_ms).max(SLEEP_AFTER + 1),
+        })
+    }
+
+    /// The width of a window.
+    pub fn width_ms(&self) -> u64 {
+        self.width_ms
+    }
+
+    /// The number of the first window that ends after a time.
+    pub fn closed_before(&self, at_ms: Millis) -> u64 {
+        self.ended(at_ms, 0)
+    }
+
+    /// The number of the first window that is not final at a time.
+    pub fn final_before(&self, at_ms: Millis) -> u64 {
+        self.ended(at_ms, self.lateness_ms)
+    }
+
+    /// The number of the first window that is not gone at a time.
+    pub fn gone_before(&self, at_ms: Millis) -> u64 {
+        self.ended(at_ms, self.retention_ms)
+    }
+
+    fn ended(&self, at_ms: Millis, after_ms: u64) -> u64 {
+        at_ms.checked_sub(self.width_ms + after_ms).map_or(0, |start| start / self.slide_ms + 1)
+    }
+
+    /// The start of a window.
+    pub fn start_of(&self, window: u64) -> Millis {
+        window * self.slide_ms
+    }
+
+    /// The number of the window that starts then.
+    pub fn number_of(&self, start: Millis) -> u64 {
+        start / self.slide_ms
+    }
+
+    /// The first window that does not count in the baseline of a window: it ends after that one's start.
+    pub fn learned_before(&self, window: u64) -> u64 {
+        (window + 1).saturating_sub(self.overlap)
+    }
+
+    /// Whether nothing is left of what was learned, before a window, of a key that had its last records in `last`.
+    pub(super) fn is_forgotten(&self, last: u64, next: u64) -> bool {
+        next > last + self.forget_after
+    }
+
+    /// Baselines that have learned nothing.
+    pub(super) fn baselines(&self) -> Vec<Baseline> {
+        self.measures.iter().map(|measure| Baseline::new(measure.measure())).collect()
+    }
+
+    /// What a document shows of the scores of a window's measures.
+    pub fn explain(&self, scored: &[Scored], combined: &Combined) -> WindowScore {
+        let mut places: Vec<usize> = (0..scored.len()).collect();
+        // Of equals the first that is configured.
+        places.sort_by_key(|&place| std::cmp::Reverse((scored[place].value.is_some(), scored[place].fine)));
+        let measures = places
+            .into_iter()
+            .filter(|&place| scored[place].value.is_some())
+            .map(|place| {
+                let of = &scored[place];
+                MeasureScore {
+                    measure: self.measures[place].name().into(),
+                    score: of.score,
+                    actual: of.value,
+                    expected: rounded(of.expected, 3),
+                    low: rounded(of.low, 3),
+                    high: rounded(of.high, 3),
+                    rarity: rounded(of.rarity, 1),
+                    reasons: of.parts().into_iter().take(REASONS).map(|(part, _)| part.describe().into()).collect(),
+                }
+            })
+            .collect();
+        WindowScore {
+            score: combined.score,
+            level: severity_level(combined.score).into(),
+            learning: combined.learning,
+            measures,
+            records: Vec::new(),
+        }
+    }
+}
+
+/// Whether a window without records is worth a document.
+pub(super) fn is_telling(combined: &Combined) -> bool {
+    combined.band() > Band::Normal && !combined.learning
+}
+
+/// With so many significant digits. A correction reaches far into what is expected of later windows, and gets ever
+/// smaller there: what does not show in this many digits is no reason to publish a document again.
+fn rounded(number: f64, digits: i32) -> f64 {
+    if number.abs() < 1e-30 || !number.is_finite() {
+        return 0.0;
+    }
+    let magnitude = libm::floor(libm::log10(number.abs())) as i32;
+    let scale = libm::exp10(f64::from((digits - 1 - magnitude).abs()));
+    if magnitude < digits { libm::round(number * scale) / scale } else { libm::round(number / scale) * scale }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_keeps_significant_digits() {
+        let cases = [(1234.5, 1230.0), (-0.012_345, -0.012_3), (0.0, 0.0), (99.96, 100.0), (7.0, 7.0), (f64::NAN, 0.0)];
+        for (number, expected) in cases {
+            assert_eq!(rounded(number, 3), expected, "{number}");
+        }
+        assert_eq!(rounded(0.0034, 1), 0.003);
+    }
+}

@@ -1,0 +1,273 @@
+//! The scores of a key's windows.
+//!
+//! In: the values of windows that have closed, in any order, and how far windows are closed, final and gone. Out: the
+//! windows whose scores changed. The baseline of a window holds those that ended at or before its start. Some are kept
+//! over the retention, so that a correction goes back to one and learns from there again: what was late and what was
+//! not leaves no trace.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use super::learned::Learned;
+use super::plan::{Plan, is_telling};
+use crate::detect::WindowScore as Combined;
+use crate::output::WindowScore;
+
+/// A closed window.
+#[derive(Clone, Debug)]
+struct Entry {
+    window: u64,
+    /// The values of its measures, not a number where there is none; `None` if it has no records.
+    values: Option<Box<[f64]>>,
+    /// What is shown of its score, as a hash; 0 for nothing.
+    shown: u64,
+    /// Its score, until it is published as final.
+    score: Option<Arc<WindowScore>>,
+}
+
+/// The scores of a key's windows.
+#[derive(Clone, Debug)]
+pub(super) struct Series {
+    /// Windows with records, and those without that have a document; ascending, from the first kept baseline on.
+    entries: VecDeque<Entry>,
+    /// Ascending; never empty. Corrections reach back to the first one.
+    kept: VecDeque<Arc<Learned>>,
+    head: Learned,
+    /// The first window that is not scored.
+    scored: u64,
+    /// The first window that is not final.
+    settled: u64,
+    /// The first window whose content changed since windows were scored.
+    dirty: Option<u64>,
+    /// The first kept baseline is not in a checkpoint yet.
+    is_unsaved: bool,
+}
+
+impl Series {
+    /// Of a key that had no records before.
+    pub fn new(plan: &Plan) -> Self {
+        Self::restored(plan, Learned::nothing(plan))
+    }
+
+    /// Of a key whose windows up to a kept baseline are gone.
+    pub fn restored(plan: &Plan, learned: Learned) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            kept: [Arc::new(learned.clone())].into(),
+            scored: first_scored(plan, &learned),
+            settled: 0,
+            head: learned,
+            dirty: None,
+            is_unsaved: false,
+        }
+    }
+
+    /// The first window that is not scored.
+    pub fn scored(&self) -> u64 {
+        self.scored
+    }
+
+    /// Takes what a closed window contains. With `is_changed`, its score is shown again even if it is the same.
+    pub fn set(&mut self, window: u64, values: Box<[f64]>, is_changed: bool) {
+        let shown = match self.find(window) {
+            Ok(place) => {
+                let entry = &mut self.entries[place];
+                let is_same = entry.values.as_ref().is_some_and(|old| old.iter().zip(&values).all(same_bits));
+                if is_same && !is_changed {
+                    return;
+                }
+                entry.values = Some(values);
+                &mut entry.shown
+            }
+            Err(place) => {
+                self.entries.insert(place, Entry { window, values: Some(values), shown: 0, score: None });
+                &mut self.entries[place].shown
+            }
+        };
+        if is_changed {
+            *shown = 0;
+        }
+        self.dirty = Some(self.dirty.map_or(window, |dirty| dirty.min(window)));
+    }
+
+    /// Scores the windows that have closed, those before `closed`, and again those whose score may have changed.
+    /// `changed` gets each window whose score did.
+    pub fn score(&mut self, plan: &Plan, closed: u64, mut changed: impl FnMut(u64)) {
+        let mut window = self.scored;
+        if let Some(dirty) = self.dirty.take().filter(|dirty| *dirty < window) {
+            // What is before the first kept baseline is gone.
+            window = dirty.max(first_scored(plan, &self.kept[0])).min(window);
+            self.go_back(plan.learned_before(window));
+        }
+        self.scored = self.scored.max(closed);
+        while window < self.scored {
+            let learned_before = plan.learned_before(window);
+            self.learn_before(plan, learned_before);
+            let place = self.find(window);
+            let values = place.ok().and_then(|place| self.entries[place].values.as_deref());
+            if values.is_none() && !self.head.is_awake(window) {
+                // Nothing to score before the next window with records, if none is waiting to be learned.
+                let next = self.entries.range(self.place_of(learned_before)..).find(|entry| entry.values.is_some());
+                window = next.map_or(self.scored, |next| next.window).max(window + 1);
+                continue;
+            }
+            let scored = if plan.overlap == 1 {
+                keep(&mut self.kept, &self.head, plan);
+                self.head.step(plan, values)
+            } else {
+                self.head.score(plan, window, values)
+            };
+            let combined = Combined::of(&scored);
+            let is_shown = values.is_some() || is_telling(&combined);
+            let was_shown = place.is_ok_and(|place| self.entries[place].shown != 0);
+            if is_shown || was_shown {
+                let score = plan.explain(&scored, &combined);
+                let shown = if is_shown { hash(&score) } else { 0 };
+                let place = place.unwrap_or_else(|place| {
+                    self.entries.insert(place, Entry { window, values: None, shown: 0, score: None });
+                    place
+                });
+                let entry = &mut self.entries[place];
+                if entry.shown != shown {
+                    (entry.shown, entry.score) = (shown, Some(Arc::new(score)));
+                    changed(window);
+                }
+            }
+            window += 1;
+        }
+    }
+
+    /// Windows before `settled` are final. `changed` gets those without records that have a document.
+    pub fn settle(&mut self, settled: u64, mut changed: impl FnMut(u64)) {
+        let windows = self.entries.range(self.place_of(self.settled)..self.place_of(settled.max(self.settled)));
+        windows.filter(|entry| entry.values.is_none() && entry.shown != 0).for_each(|entry| changed(entry.window));
+        self.settled = self.settled.max(settled);
+    }
+
+    /// The score of a closed window, to be published. That of a final window is given once after each change.
+    pub fn take_score(&mut self, window: u64, is_final: bool) -> Option<WindowScore> {
+        let place = self.find(window).ok()?;
+        let score = &mut self.entries[place].score;
+        let score = if is_final { score.take() } else { score.clone() };
+        debug_assert!(score.is_some(), "window {window}");
+        score.map(Arc::unwrap_or_clone)
+    }
+
+    /// Lets go of the scores of windows that are published as final.
+    pub fn drop_published(&mut self) {
+        let settled = self.place_of(self.settled);
+        self.entries.range_mut(..settled).for_each(|entry| entry.score = None);
+    }
+
+    /// Lets go of what only corrections of windows before `first` need, which are gone. Returns whether anything is left.
+    pub fn forget(&mut self, plan: &Plan, first: u64) -> bool {
+        let needed = plan.learned_before(first);
+        while self.kept.len() > 1 && self.kept[1].next <= needed {
+            self.kept.pop_front();
+            self.is_unsaved = true;
+        }
+        let newest = self.entries.iter().rev().find(|entry| entry.values.is_some()).map(|entry| entry.window);
+        let Some(last) = newest.max(self.kept.back().and_then(|kept| kept.last)) else { return false };
+        if plan.is_forgotten(last, needed) {
+            return false;
+        }
+        let asleep = last + super::plan::SLEEP_AFTER + 1;
+        if asleep <= needed && self.kept.front().is_some_and(|kept| kept.next < asleep) {
+            self.go_back(asleep);
+            self.learn_before(plan, asleep);
+            self.kept = [Arc::new(self.head.clone())].into();
+            self.is_unsaved = true;
+        }
+        let oldest = self.kept[0].next;
+        while self.entries.front().is_some_and(|entry| entry.window < oldest) {
+            self.entries.pop_front();
+        }
+        true
+    }
+
+    /// The first kept baseline, if it is not in a checkpoint yet; from now on it is.
+    pub fn take_unsaved(&mut self) -> Option<Arc<Learned>> {
+        std::mem::take(&mut self.is_unsaved).then(|| self.kept[0].clone())
+    }
+
+    /// The values of some windows that have records.
+    pub fn values(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &[f64])> {
+        let places = self.place_of(from)..self.place_of(to.max(from));
+        self.entries.range(places).filter_map(|entry| Some((entry.window, entry.values.as_deref()?)))
+    }
+
+    fn find(&self, window: u64) -> Result<usize, usize> {
+        match self.entries.back() {
+            Some(last) if last.window < window => Err(self.entries.len()),
+            _ => self.entries.binary_search_by_key(&window, |entry| entry.window),
+        }
+    }
+
+    fn place_of(&self, window: u64) -> usize {
+        self.find(window).unwrap_or_else(|place| place)
+    }
+
+    /// Goes back to a baseline that holds no window from `before` on.
+    fn go_back(&mut self, before: u64) {
+        while self.kept.len() > 1 && self.kept.back().is_some_and(|kept| kept.next > before) {
+            self.kept.pop_back();
+        }
+        if self.head.next > before
+            && let Some(kept) = self.kept.back()
+        {
+            self.head = Learned::clone(kept);
+        }
+    }
+
+    /// Learns the windows before `before`.
+    fn learn_before(&mut self, plan: &Plan, before: u64) {
+        while self.head.next < before {
+            let place = self.place_of(self.head.next);
+            let next = self.entries.range(place..).find(|entry| entry.values.is_some());
+            match next.filter(|next| next.window == self.head.next) {
+                Some(next) => {
+                    keep(&mut self.kept, &self.head, plan);
+                    self.head.learn(plan, next.values.as_deref());
+                }
+                None if self.head.is_awake(self.head.next) => {
+                    keep(&mut self.kept, &self.head, plan);
+                    self.head.learn(plan, None);
+                }
+                None => self.head.skip_to(plan, next.map_or(before, |next| next.window.min(before))),
+            }
+        }
+    }
+}
+
+/// Keeps what is learned, if it is the first of a block of windows that something is learned of.
+fn keep(kept: &mut VecDeque<Arc<Learned>>, head: &Learned, plan: &Plan) {
+    let Some(newest) = kept.back() else { return };
+    if head.last.is_some() && head.next / plan.spacing > newest.next / plan.spacing {
+        kept.push_back(Arc::new(head.clone()));
+    }
+}
+
+/// The first window that is scored against a baseline, or against one that learns more windows.
+fn first_scored(plan: &Plan, learned: &Learned) -> u64 {
+    if learned.next == 0 { 0 } else { learned.next + plan.overlap - 1 }
+}
+
+fn same_bits((a, b): (&f64, &f64)) -> bool {
+    a.to_bits() == b.to_bits()
+}
+
+/// Of everything that a document shows of a score; never 0.
+fn hash(score: &WindowScore) -> u64 {
+    let mut hasher = FixedState::with_seed(2).build_hasher();
+    (score.score, score.learning, score.measures.len()).hash(&mut hasher);
+    for of in &score.measures {
+        (&of.measure, of.score, &of.reasons).hash(&mut hasher);
+        for number in [of.actual.unwrap_or(f64::NAN), of.expected, of.low, of.high, of.rarity] {
+            number.to_bits().hash(&mut hasher);
+        }
+    }
+    hasher.finish() | 1
+}

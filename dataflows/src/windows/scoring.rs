@@ -1,0 +1,207 @@
+//! Which windows of which keys are scored when the frontier advances.
+//!
+//! In: what changed, and the rows of the arrangement. Out: the windows whose scores changed.
+//!
+//! Where late records changed a key, its windows are gone through late tick by late tick, however many of them the
+//! frontier has passed at once: as of each late tick, and one tick later. So the last tick that changed a score, and
+//! with it the `as_of` of the document, depends on the records alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use differential_dataflow::difference::Semigroup;
+
+use super::Publish;
+use super::life::{Batch, Change, Contents, Keys, Rescored, Windows, contents_of};
+use crate::aggregate::Aggregate;
+use crate::checkpoint::{PaneRow, Restored, StateRow};
+use crate::scores::{Plan, Progress, ViewScores};
+use crate::time::{Millis, Tick};
+use crate::view::{Key, View, ViewId};
+
+impl Windows {
+    /// Takes in what closed by `now` and what changed, `changes` being sorted. Of the rows, only those before `limit` count.
+    /// At the end of the input, what is not final is scored as well. Also returns what the windows that have closed contain.
+    pub(super) fn score(
+        &mut self,
+        changes: &[Change],
+        now: Millis,
+        rows: &[Batch],
+        limit: Tick,
+        is_end: bool,
+    ) -> (Rescored, Contents) {
+        let (mut rescored, mut contents) = (Rescored::new(), Contents::new());
+        for id in 0..self.scores.len() {
+            // Out of its place, so that the rest can be used meanwhile.
+            let Some(mut scores) = self.scores[id].take() else { continue };
+            let id = id as ViewId;
+            let first = changes.partition_point(|change| change.window.0 < id);
+            let end = changes.partition_point(|change| change.window.0 <= id);
+            let mut of_view =
+                OfView { windows: self, scores: &mut scores, id, now, rows, limit, is_end, rescored: &mut rescored };
+            of_view.score(&changes[first..end], &mut contents);
+            self.scores[id as usize] = Some(scores);
+        }
+        (rescored, contents)
+    }
+
+    /// The scores to go on with, of the keys that `is_own` tells.
+    pub(super) fn restored_scores(
+        &self,
+        restored: &Restored,
+        is_own: impl Fn(ViewId, &Key) -> bool,
+    ) -> Vec<Option<ViewScores>> {
+        let now = restored.at * self.tick_ms;
+        let new = |(id, view): (ViewId, &Arc<View>)| {
+            let whole_from = self.partial_before.get(&id).map_or(0, |tick| tick * self.tick_ms);
+            let mut scores = ViewScores::new(id, view, whole_from)?;
+            scores.restore(restored, &is_own);
+            let progress = self.progress(scores.plan(), now, false);
+            let mut by_key: BTreeMap<&Key, Vec<&PaneRow>> = BTreeMap::new();
+            for row in restored.rows.iter() {
+                if let StateRow::Pane(row) = row
+                    && row.view == id
+                    && is_own(id, &row.key)
+                {
+                    by_key.entry(&row.key).or_default().push(row);
+                }
+            }
+            for (key, panes) in by_key {
+                let mut windows = BTreeMap::new();
+                for row in panes {
+                    for window in view.windows_of(row.pane).map(|start| scores.plan().number_of(start)) {
+                        if (scores.plan().gone_before(now)..progress.scored).contains(&window) {
+                            let content: &mut Aggregate = windows.entry(window).or_default();
+                            content.plus_equals(&*row.aggregate);
+                        }
+                    }
+                }
+                windows.iter().for_each(|(&window, content)| scores.set(window, key, content, false));
+            }
+            scores.restored(progress, now);
+            Some(scores)
+        };
+        (0..).zip(&self.views).map(new).collect()
+    }
+
+    /// By when which windows of a view are done. What is not final is not published, and so not scored, where only final
+    /// windows are.
+    fn progress(&self, plan: &Plan, now: Millis, is_end: bool) -> Progress {
+        let settled = plan.final_before(now);
+        let is_early = is_end || matches!(self.publish, Publish::Live { .. });
+        Progress { scored: if is_early { plan.closed_before(now) } else { settled }, settled }
+    }
+}
+
+/// The scoring of a view in an advance.
+struct OfView<'a> {
+    windows: &'a Windows,
+    scores: &'a mut ViewScores,
+    id: ViewId,
+    now: Millis,
+    rows: &'a [Batch],
+    limit: Tick,
+    is_end: bool,
+    rescored: &'a mut Rescored,
+}
+
+impl OfView<'_> {
+    fn score(&mut self, changes: &[Change], contents: &mut Contents) {
+        let view = &*self.windows.views[self.id as usize];
+        let mut progress = self.windows.progress(self.scores.plan(), self.now, self.is_end);
+        let (closed_before, closed) = (self.scores.closed(), progress.scored);
+        // Changes of closed windows, by key.
+        let mut changed: BTreeMap<&Key, Vec<&Change>> = BTreeMap::new();
+        for change in changes.iter().take_while(|change| self.number(change) < closed) {
+            changed.entry(&change.key).or_default().push(change);
+        }
+        for (key, changes) in &changed {
+            let ticks: BTreeSet<Tick> = changes.iter().filter_map(|change| change.late).collect();
+            let mut before = None;
+            for tick in ticks {
+                if before != Some(tick) {
+                    self.step(key, changes, tick, None);
+                }
+                self.step(key, changes, tick + 1, Some(tick));
+                before = Some(tick + 1);
+            }
+        }
+        let start = self.scores.plan().start_of(closed_before);
+        let end = self.scores.plan().start_of(closed);
+        for &window in self.windows.known.range((self.id, start)..(self.id, end.max(start))) {
+            let of_window = contents_of(view, self.rows, window, &Keys::All, self.content_limit(window.1, self.limit));
+            let number = self.scores.plan().number_of(window.1);
+            for (key, content) in &of_window {
+                self.scores.set(number, key, content, false);
+            }
+            contents.insert(window, of_window);
+        }
+        for (key, changes) in &changed {
+            self.read(key, changes.iter().map(|change| change.window.1).filter(|window| *window < start), self.limit);
+        }
+        let (id, plan) = (self.id, self.scores.plan().clone());
+        if closed > closed_before || self.is_end {
+            if self.is_end {
+                progress.settled = u64::MAX;
+            }
+            self.scores.score_all(progress, |key, window| note(self.rescored, (id, plan.start_of(window)), key, 0));
+        } else {
+            for key in changed.into_keys() {
+                self.scores.score_key(key, progress, |window| {
+                    note(self.rescored, (id, plan.start_of(window)), key, 0);
+                });
+            }
+        }
+    }
+
+    /// Goes to the state of a key as of `at`. The windows whose scores are changed by that were changed by `late`.
+    fn step(&mut self, key: &Key, changes: &[&Change], at: Tick, late: Option<Tick>) {
+        let now = (at * self.windows.tick_ms).min(self.now);
+        let progress = self.windows.progress(self.scores.plan(), now, self.is_end);
+        let start = self.scores.plan().start_of(self.scores.scored(key).max(self.scores.closed()));
+        let end = self.scores.plan().start_of(progress.scored);
+        let closed: Vec<Millis> =
+            self.windows.known.range((self.id, start)..(self.id, end.max(start))).map(|(_, window)| *window).collect();
+        let of_late = changes.iter().filter(|change| change.late.is_some() && change.late == late);
+        let of_late: BTreeSet<Millis> = of_late.map(|change| change.window.1).collect();
+        let others = changes.iter().map(|change| change.window.1).filter(|window| *window < end);
+        self.read(key, others.chain(closed).filter(|window| !of_late.contains(window)).collect::<BTreeSet<_>>(), at);
+        for &window in &of_late {
+            self.read_one(key, window, at, true);
+        }
+        let (id, plan) = (self.id, self.scores.plan().clone());
+        self.scores.score_key(key, progress, |window| {
+            note(self.rescored, (id, plan.start_of(window)), key, late.unwrap_or(0));
+        });
+    }
+
+    fn read(&mut self, key: &Key, windows: impl IntoIterator<Item = Millis>, limit: Tick) {
+        for window in windows {
+            self.read_one(key, window, limit, false);
+        }
+    }
+
+    fn read_one(&mut self, key: &Key, window: Millis, limit: Tick, is_changed: bool) {
+        let view = &*self.windows.views[self.id as usize];
+        let limit = self.content_limit(window, limit);
+        let keys = Keys::Some([key.clone()].into());
+        if let Some(content) = contents_of(view, self.rows, (self.id, window), &keys, limit).remove(key) {
+            self.scores.set(self.scores.plan().number_of(window), key, &content, is_changed);
+        }
+    }
+
+    fn number(&self, change: &Change) -> u64 {
+        self.scores.plan().number_of(change.window.1)
+    }
+
+    /// What comes to the panes of a window when it is gone does not count in it.
+    fn content_limit(&self, window: Millis, limit: Tick) -> Tick {
+        let view = &self.windows.views[self.id as usize];
+        limit.min(view.gone_at(window).div_ceil(self.windows.tick_ms))
+    }
+}
+
+fn note(rescored: &mut Rescored, window: (ViewId, Millis), key: &Key, late: Tick) {
+    let last = rescored.entry(window).or_default().entry(key.clone()).or_default();
+    *last = late.max(*last);
+}
