@@ -9,7 +9,7 @@ use crate::config::{Config, SourceChoice, StoreChoice};
 use crate::sources::Positions;
 use crate::sources::files::{FileRange, FilesConfig, FilesRun, FilesSource};
 use crate::sources::generator::{GeneratorConfig, GeneratorSource};
-use crate::sources::kafka::{Extent, KafkaConfig, KafkaSource, RangeSpec};
+use crate::sources::kafka::{Extent, KafkaSource, RangeSpec};
 use crate::stores::elasticsearch::ElasticsearchStore;
 use crate::stores::embedded::EmbeddedStore;
 use crate::stores::ndjson::{Ndjson, NdjsonConfig};
@@ -86,7 +86,7 @@ where
     let chosen = config.source.chosen().map_err(|mistake| EngineError::Usage(mistake.to_string()))?;
     match chosen {
         SourceChoice::Kafka(kafka) => {
-            then.with(KafkaSource::resume(kafka.clone(), extent(kafka, options)?, &begin.positions)?)
+            then.with(KafkaSource::resume(kafka.clone(), extent(options)?, &begin.positions)?)
         }
         SourceChoice::Files(files) => {
             let follow = files.follow && !options.until_end && options.replay.is_none();
@@ -108,7 +108,7 @@ where
     }
 }
 
-fn extent(_: &KafkaConfig, options: &RunOptions) -> Result<Extent, EngineError> {
+fn extent(options: &RunOptions) -> Result<Extent, EngineError> {
     Ok(match &options.replay {
         Some(replay) => {
             let range = RangeSpec::parse(replay.from.as_deref(), replay.to.as_deref());

@@ -138,3 +138,22 @@ fn a_backlog_is_read_fast_beside_an_idle_partition_and_an_idle_worker() {
     run.signal(Signal::Terminate);
     run.wait().expect_code(0);
 }
+
+#[test]
+fn a_damaged_file_ends_a_run_over_what_is_there() {
+    use std::io::Write as _;
+    let dir = Dir::new();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    for n in 0..20_000u64 {
+        let word = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let ms = 1_700_000_000_000 + n;
+        writeln!(gzip, "{{\"timestamp\":{ms},\"service_name\":\"a\",\"message\":\"{word:x}\"}}").unwrap();
+    }
+    let whole = gzip.finish().unwrap();
+    std::fs::write(dir.path().join("in.log.gz"), &whole[..whole.len() / 2]).unwrap();
+    let head = "data_dir = \"data\"\n[source.files]\npaths = [\"in.log.gz\"]\n[store.none]\n";
+    dir.file("floodmark.toml", head);
+    let ran = dir.command(&["run", "--until-end"]).run().expect_code(1);
+    let said = ran.stdout() + &ran.stderr();
+    assert!(said.contains("could not be read at position"), "{said}");
+}

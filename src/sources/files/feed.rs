@@ -10,10 +10,10 @@ use floodmark_dataflows::input::{
 };
 use parking_lot::Mutex;
 
-use super::FilesConfig;
 use super::reader::{Joined, Reader, Shared};
 use super::registry::Registry;
 use super::tail::{Block, Limits};
+use super::{Failure, FilesConfig};
 use crate::sources::{MarkClock, WorkerPlace};
 
 /// One worker's files. Dropping it ends the thread that reads them.
@@ -34,8 +34,9 @@ impl FilesFeed {
         worker: WorkerPlace,
         limits: Limits,
         marks: bool,
+        failure: Failure,
     ) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { failure, ..Shared::default() });
         let follow = config.follow;
         let reader = Reader::new(config, registry, shared.clone(), worker, limits);
         let reader = std::thread::spawn(|| reader.run()).thread().clone();

@@ -113,12 +113,16 @@ impl Default for FilesRun {
     }
 }
 
+/// Why reading cannot go on; shared by the source and its threads.
+type Failure = Arc<Mutex<Option<String>>>;
+
 /// Files behind the [`Source`] trait.
 pub struct FilesSource {
     config: Arc<FilesConfig>,
     registry: Arc<Mutex<Registry>>,
     marks: bool,
     limits: Limits,
+    failure: Failure,
 }
 
 impl FilesSource {
@@ -134,7 +138,7 @@ impl FilesSource {
         let block_bytes = config.block.0.max(SMALLEST_BLOCK) as usize;
         let limits = Limits { block_bytes, line_bytes: run.max_record_bytes.0 as usize + 1 };
         let registry = Registry::new(config.clone(), run)?;
-        Ok(Self { config, registry: Arc::new(Mutex::new(registry)), marks, limits })
+        Ok(Self { config, registry: Arc::new(Mutex::new(registry)), marks, limits, failure: Failure::default() })
     }
 }
 
@@ -143,11 +147,16 @@ impl Source for FilesSource {
     type Feed = FilesFeed;
 
     fn feed(&self, worker: WorkerPlace) -> Result<FilesFeed, SourceError> {
-        Ok(FilesFeed::start(self.config.clone(), self.registry.clone(), worker, self.limits, self.marks))
+        let failure = self.failure.clone();
+        Ok(FilesFeed::start(self.config.clone(), self.registry.clone(), worker, self.limits, self.marks, failure))
     }
 
     fn ends(&self) -> Positions {
         self.registry.lock().ends()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
     }
 
     async fn commit(&self, _positions: &Positions) -> Result<(), SourceError> {

@@ -11,6 +11,7 @@
 //! A read that fails is reported as `Unreachable`, and the file is opened again where the last whole line ended.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ use super::feed::FileBatch;
 use super::registry::{Log, Registry, advice};
 use super::stream::Stream;
 use super::tail::{Block, Limits, Step, Tail};
-use super::{FilesConfig, SMALLEST_BLOCK};
+use super::{Failure, FilesConfig, SMALLEST_BLOCK};
 use crate::sources::WorkerPlace;
 
 /// Events waiting for the worker, a partition.
@@ -37,6 +38,8 @@ const COPY_TRIES: u32 = 20;
 /// A file that cannot be read is tried again after this, and twice that each further time.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
+/// Attempts at a file, without a record between them, after which a run that does not follow ends: over about 8 s.
+const TRIES: u32 = 5;
 
 /// What the thread and the feed share.
 #[derive(Default)]
@@ -47,6 +50,18 @@ pub struct Shared {
     pub waker: Mutex<Option<Waker>>,
     /// Tells the thread to end.
     pub stop: AtomicBool,
+    /// Why reading cannot go on.
+    pub failure: Failure,
+}
+
+impl Shared {
+    /// Ends the run. The first reason counts.
+    fn fail(&self, why: String) {
+        self.failure.lock().get_or_insert(why);
+        if let Some(waker) = &*self.waker.lock() {
+            waker();
+        }
+    }
 }
 
 /// A partition on its way to the feed.
@@ -88,6 +103,8 @@ struct Slot {
     /// Since when the open file is at its end and not among the files that match.
     away_since: Option<Instant>,
     retry: Duration,
+    /// Attempts that failed since the last record.
+    failures: u32,
 }
 
 enum State {
@@ -118,8 +135,16 @@ impl Reader {
         reader
     }
 
-    /// Reads until it is told to stop.
-    pub fn run(mut self) {
+    /// Reads until it is told to stop. A panic is a mistake in this program: it ends the run, since the partitions of
+    /// this thread would seem to be at their ends for ever.
+    pub fn run(self) {
+        let shared = self.shared.clone();
+        if catch_unwind(AssertUnwindSafe(|| self.read_on())).is_err() {
+            shared.fail("the thread that reads files panicked; its message is above".to_owned());
+        }
+    }
+
+    fn read_on(mut self) {
         while !self.shared.stop.load(Ordering::Acquire) {
             if self.config.follow {
                 self.registry.lock().scan_if_due();
@@ -137,6 +162,18 @@ impl Reader {
                 // The feed unparks this thread when it has taken an event.
                 std::thread::park_timeout(self.config.poll_interval.0);
             }
+        }
+    }
+
+    /// A file that stays unreadable ends a run over what is there; a run that follows waits for it.
+    fn give_up_on(&self, i: usize) {
+        let slot = &self.slots[i];
+        if !self.config.follow && slot.failures >= TRIES {
+            let (identity, offset) = (&slot.log.info.identity, slot.offset);
+            self.shared.fail(format!(
+                "file {} ({identity}) could not be read at position {offset} in {TRIES} attempts; the errors are above",
+                slot.log.info.topic
+            ));
         }
     }
 
@@ -167,6 +204,7 @@ impl Reader {
                 told_end: false,
                 away_since: None,
                 retry: FIRST_RETRY,
+                failures: 0,
             });
         }
         any
@@ -202,6 +240,7 @@ impl Reader {
         slot.told_end = matches!(event, PartitionEvent::AtEnd { .. });
         // There is room, and nobody else sends. A feed that is gone has set `stop`.
         let _ = slot.events.try_send(event);
+        self.give_up_on(i);
         self.wake();
         true
     }
@@ -391,6 +430,7 @@ impl Slot {
         );
         self.next_turn = Instant::now() + self.retry;
         self.retry = (self.retry * 2).min(LAST_RETRY);
+        self.failures += 1;
         self.state = State::Closed(None);
         PartitionEvent::Unreachable
     }
@@ -400,6 +440,7 @@ impl Slot {
             cut_at(&mut block, to);
         }
         self.retry = FIRST_RETRY;
+        self.failures = 0;
         self.offset = block.next_offset;
         self.log.end.fetch_max(block.next_offset, Ordering::Relaxed);
         PartitionEvent::Records(FileBatch::new(block, self.line_bytes, self.home.clone()))
