@@ -298,6 +298,8 @@ proptest! {
     }
 }
 
+const T0_S: u64 = 1_700_000_000;
+
 /// One record each of so many seconds after a start, of several services.
 fn seconds(seconds: impl Iterator<Item = u64>) -> Vec<Vec<u8>> {
     let record = |s: u64| format!(r#"{{"timestamp":{},"service_name":"s{}"}}"#, 1_700_000_000_000 + s * 1_000, s % 7);
@@ -319,4 +321,26 @@ fn a_partition_may_jump_by_hours() {
         vec![seconds((0..300).map(|s| s + s / 100 * 10_000)), seconds((0..300).map(|s| s + s / 150 * 9_000))];
     let commits = check(&partitions, &[(2, 150), (4, 200), (1, 150)], 2, Publish::Final);
     assert!(commits > 3, "{commits} checkpoints");
+}
+
+#[test]
+fn open_windows_of_a_checkpoint_are_published_on_the_usual_schedule() {
+    // The first record is the only one of its service in its window, which stays open for nine seconds more.
+    let mut records = seconds((1..60).filter(|s| s % 7 != 3));
+    records.insert(2, seconds(3..4).remove(0));
+    let publish = Publish::Live { open_every_ms: 2_000 };
+    let store = Arc::new(Mutex::new(Store::default()));
+    let partitions = vec![records];
+    // Nothing is published of what is read by then, but a checkpoint is made.
+    for kill_at in 1..30 {
+        let (_, is_killed) = run(&partitions, timely::Config::thread(), 1, publish, &store, kill_at);
+        if !is_killed || store.lock().unwrap().at > T0_S + 3 {
+            break;
+        }
+    }
+    let at = store.lock().unwrap().at;
+    assert!((T0_S + 4..T0_S + 8).contains(&at), "a checkpoint while the window is open, got {at}");
+    let (seen, _) = run(&partitions, timely::Config::thread(), 1, publish, &store, usize::MAX);
+    let first = &seen.windows[&("tumbling".into(), "s3".into(), T0_S * 1_000)][0];
+    assert!(first.as_of < (T0_S + 10) * 1_000 && first.count == 1, "{first:?}");
 }
