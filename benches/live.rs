@@ -47,7 +47,7 @@ fn fill(keys: usize, records: i64) {
             .collect();
         updates += batch.len();
         let started = Instant::now();
-        writer.apply(time + 1, batch);
+        writer.apply(time + 1, batch, Vec::new());
         spent += started.elapsed();
     }
     let memory = live.memory();

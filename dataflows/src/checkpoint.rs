@@ -17,6 +17,7 @@ use crate::aggregate::Aggregate;
 pub use crate::corrections::Late;
 use crate::input::PartitionInfo;
 use crate::ledger::Ledger;
+use crate::patterns::SeenPatterns;
 use crate::scores::{Learned, ScoredMeasure};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, ViewId};
@@ -38,6 +39,8 @@ pub struct PartitionCut {
     pub ledger: Ledger,
     /// By view, in the order of the configuration: the keys that the partition has seen.
     pub keys: Vec<SeenKeys>,
+    /// The first cuts of messages that it has seen since the cut before.
+    pub patterns: SeenPatterns,
 }
 
 /// The keys that count against `max_keys` in a partition and a view.

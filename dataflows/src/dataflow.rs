@@ -37,6 +37,8 @@ pub struct Computation {
     pub clock: ClockConfig,
     /// When windows are published.
     pub publish: Publish,
+    /// First cuts of messages that are kept and counted per partition, for the live state; `None` to count none.
+    pub max_patterns: Option<usize>,
     /// The workers that keep the live state: the first of each process. Empty for none.
     pub live_workers: Vec<usize>,
 }
@@ -75,12 +77,15 @@ where
     let cuts = cut_board.as_ref().map(CutBoard::cuts);
     worker.dataflow_named("floodmark", |scope| {
         let probe = probe::Handle::new();
-        let Computation { views, clock, publish, live_workers } = computation;
-        let Ingested { updates, ends, activator } = ingest(
+        let Computation { views, clock, publish, max_patterns, live_workers } = computation;
+        // Nobody else asks for the counts.
+        let max_patterns = max_patterns.filter(|_| !live_workers.is_empty());
+        let Ingested { updates, ends, patterns, activator } = ingest(
             scope,
             feed,
             path,
             views,
+            max_patterns,
             *clock,
             Boards { clocks: board, cuts: cut_board },
             &restored,
@@ -89,7 +94,7 @@ where
         let activator = Rc::new(activator);
         let source = activator.clone();
         if !live_workers.is_empty() {
-            live(updates.clone(), ends.clone(), live_workers.clone(), live_sink, restored.at, cuts.clone());
+            live(updates.clone(), patterns, ends.clone(), live_workers.clone(), live_sink, restored.at, cuts.clone());
         }
         windows(updates, ends, views, *clock, *publish, &restored, cuts)
             .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "publish", move |_, _| {

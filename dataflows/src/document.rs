@@ -251,11 +251,14 @@ mod tests {
     use crate::decode::{Decoder, Format, Preset, RecordsConfig, Schema};
     use crate::rules::RulesConfig;
 
+    const PATTERN: &str = "00000000000001ab";
+
     fn document(config: &RecordsConfig, raw: &str) -> String {
         let mut schema = Schema::new(config).unwrap();
         let rules = Rules::compile(&RulesConfig::default(), &mut schema).unwrap();
         let record = Decoder::new(schema).decode(raw.as_bytes());
-        let record = record.unwrap_or_else(|e| panic!("{e}: {raw}"));
+        let mut record = record.unwrap_or_else(|e| panic!("{e}: {raw}"));
+        record.pattern_id = Some(0x1ab);
         let partition = PartitionInfo { topic: "logs \"raw\"".into(), identity: "x".into(), number: 3 };
         let mut out = b"before".to_vec();
         let raw = RawRecord { offset: 1234567, bytes: raw.as_bytes(), appended_ms: None };
@@ -273,7 +276,7 @@ mod tests {
         let document = document(&RecordsConfig::default(), raw);
         let computed = concat!(
             r#","topic":"logs \"raw\"","partition":3,"offset":1234567,"severity":100,"severity_level":"CRITICAL","#,
-            r#""anomaly":true,"reasons":["error_level","http_error"]}"#
+            r#""anomaly":true,"reasons":["error_level","http_error"],"pattern_id":"00000000000001ab"}"#
         );
         assert_eq!(document, raw.strip_suffix('}').unwrap().to_owned() + computed);
         assert_eq!(raw_of(document.as_bytes()).unwrap(), raw.as_bytes());
@@ -281,22 +284,8 @@ mod tests {
 
     #[test]
     fn the_id_of_the_pattern_is_in_the_document() {
-        let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
-        let rules = Rules::compile(&RulesConfig::default(), &mut schema).unwrap();
-        let mut decoder = Decoder::new(schema);
-        let raw = br#"{"timestamp":5,"message":"took \u0037 ms","pattern_id":"theirs"}"#;
-        let mut record = decoder.decode(raw).unwrap();
-        assert_eq!(record.message(), "took 7 ms");
-        record.pattern_id = Some(0xab);
-        let partition = PartitionInfo { topic: "t".into(), identity: "x".into(), number: 0 };
-        let mut out = Vec::new();
-        let raw = RawRecord { offset: 0, bytes: raw, appended_ms: None };
-        write_document(&mut out, &partition, raw, &record, rules.judge(&record), &rules);
-        let value: Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(
-            (&value["pattern_id"], &value["original.pattern_id"]),
-            (&json!("00000000000000ab"), &json!("theirs"))
-        );
+        let value = parsed(&RecordsConfig::default(), r#"{"timestamp":5,"message":"m","pattern_id":"theirs"}"#);
+        assert_eq!((&value["pattern_id"], &value["original.pattern_id"]), (&json!(PATTERN), &json!("theirs")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Live reads: every process gets every update, and applies what the frontier has passed.
 //!
-//! In: combined updates of all workers, and the end of the input. Out: calls to a [`LiveSink`] on one worker of each
-//! process. Holds no capability.
+//! In: combined updates of all workers, counts of patterns, and the end of the input. Out: calls to a [`LiveSink`] on one
+//! worker of each process. Holds no capability.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,12 +15,21 @@ use timely::dataflow::operators::vec::Broadcast;
 
 use crate::cuts::Cuts;
 use crate::output::{LiveSink, ViewUpdate};
+use crate::patterns::PatternUpdate;
 use crate::time::Tick;
+
+/// What waits for the frontier, by time.
+#[derive(Default)]
+struct Waiting {
+    views: BTreeMap<Tick, Vec<ViewUpdate>>,
+    patterns: BTreeMap<Tick, Vec<PatternUpdate>>,
+}
 
 /// Feeds the sinks. `first_workers` are the workers that have one, a worker a process; `sink` is this worker's, if it
 /// is one of them. What is before `start` is in it already.
 pub fn live<'scope, L: LiveSink + 'static>(
     updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
+    patterns: Stream<'scope, Tick, Vec<PatternUpdate>>,
     ends: Stream<'scope, Tick, Vec<Tick>>,
     first_workers: Vec<usize>,
     mut sink: Option<L>,
@@ -28,29 +37,14 @@ pub fn live<'scope, L: LiveSink + 'static>(
     cuts: Option<Rc<Cuts>>,
 ) {
     let scope = updates.scope();
-    let copies = updates.unary::<CapacityContainerBuilder<Vec<(usize, ViewUpdate)>>, _, _, _>(
-        Pipeline,
-        "copy per process",
-        move |_, _| {
-            move |input, output| {
-                input.for_each(|capability, updates| {
-                    let mut session = output.session(&capability);
-                    for update in updates.drain(..) {
-                        if let [others @ .., last] = &first_workers[..] {
-                            for &worker in others {
-                                session.give((worker, update.clone()));
-                            }
-                            session.give((*last, update));
-                        }
-                    }
-                });
-            }
-        },
-    );
+    let updates = copies(updates, "copy per process", first_workers.clone());
+    let patterns = copies(patterns, "copy patterns per process", first_workers);
     let mut builder = OperatorBuilder::new("live".to_owned(), scope);
-    let mut updates = builder.new_input(copies, Exchange::new(|(worker, _): &(usize, ViewUpdate)| *worker as u64));
+    let mut updates = builder.new_input(updates, Exchange::new(|(worker, _): &(usize, ViewUpdate)| *worker as u64));
     let mut ends = builder.new_input(ends.broadcast(), Pipeline);
-    let mut waiting: BTreeMap<Tick, Vec<ViewUpdate>> = BTreeMap::new();
+    let to_worker = Exchange::new(|(worker, _): &(usize, PatternUpdate)| *worker as u64);
+    let mut patterns = builder.new_input(patterns, to_worker);
+    let mut waiting = Waiting::default();
     let mut applied = start;
     let mut end = None;
     builder.build(move |_| {
@@ -58,29 +52,32 @@ pub fn live<'scope, L: LiveSink + 'static>(
             ends.for_each(|_, highest| end = end.max(highest.iter().copied().max()));
             updates.for_each(|_, updates| {
                 for (_, update) in updates.drain(..) {
-                    waiting.entry(update.time).or_default().push(update);
+                    waiting.views.entry(update.time).or_default().push(update);
+                }
+            });
+            patterns.for_each(|_, updates| {
+                for (_, update) in updates.drain(..) {
+                    waiting.patterns.entry(update.time).or_default().push(update);
                 }
             });
             let Some(live) = &mut sink else { return };
-            match frontiers[0].frontier().first() {
-                Some(&frontier) if frontier > applied => {
-                    let mut before = |to: Tick| {
-                        let later = waiting.split_off(&to);
-                        std::mem::replace(&mut waiting, later).into_values().flatten().collect()
-                    };
+            let lowest = [0, 2].into_iter().filter_map(|input| frontiers[input].frontier().first().copied()).min();
+            match lowest {
+                Some(frontier) if frontier > applied => {
                     let cut = cuts.as_ref().and_then(|cuts| cuts.live_due(frontier));
                     if let Some(at) = cut {
-                        live.apply(at, before(at));
+                        waiting.apply(live, at);
                         live.cut(at);
                     }
                     if cut != Some(frontier) {
-                        live.apply(frontier, before(frontier));
+                        waiting.apply(live, frontier);
                     }
                     applied = frontier;
                 }
                 None if frontiers[1].is_empty() => {
                     if let Some(end) = end {
-                        live.apply(end, std::mem::take(&mut waiting).into_values().flatten().collect());
+                        let Waiting { views, patterns } = std::mem::take(&mut waiting);
+                        live.apply(end, in_order(views), in_order(patterns));
                     }
                     sink = None;
                 }
@@ -88,4 +85,44 @@ pub fn live<'scope, L: LiveSink + 'static>(
             }
         }
     });
+}
+
+impl Waiting {
+    /// Applies what is before a tick.
+    fn apply(&mut self, live: &mut impl LiveSink, to: Tick) {
+        let views = before(&mut self.views, to);
+        live.apply(to, views, before(&mut self.patterns, to));
+    }
+}
+
+fn before<D>(waiting: &mut BTreeMap<Tick, Vec<D>>, to: Tick) -> Vec<D> {
+    let later = waiting.split_off(&to);
+    in_order(std::mem::replace(waiting, later))
+}
+
+fn in_order<D>(waiting: BTreeMap<Tick, Vec<D>>) -> Vec<D> {
+    waiting.into_values().flatten().collect()
+}
+
+/// A copy of everything for each of these workers.
+fn copies<'scope, D: Clone + 'static>(
+    stream: Stream<'scope, Tick, Vec<D>>,
+    name: &str,
+    workers: Vec<usize>,
+) -> Stream<'scope, Tick, Vec<(usize, D)>> {
+    stream.unary::<CapacityContainerBuilder<Vec<(usize, D)>>, _, _, _>(Pipeline, name, move |_, _| {
+        move |input, output| {
+            input.for_each(|capability, updates| {
+                let mut session = output.session(&capability);
+                for update in updates.drain(..) {
+                    if let [others @ .., last] = &workers[..] {
+                        for &worker in others {
+                            session.give((worker, update.clone()));
+                        }
+                        session.give((*last, update));
+                    }
+                }
+            });
+        }
+    })
 }

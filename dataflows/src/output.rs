@@ -9,6 +9,7 @@ use crate::aggregate::Aggregate;
 use crate::corrections::{Late, Measures, ResponseMeasures};
 use crate::input::{PartitionInfo, RawRecord};
 use crate::ledger::Ledger;
+use crate::patterns::PatternUpdate;
 use crate::record::{Level, Record};
 use crate::rules::Verdict;
 use crate::time::{Millis, Tick};
@@ -125,9 +126,10 @@ pub struct ViewUpdate {
 
 /// Receives the state for live reads: every process gets every update.
 pub trait LiveSink {
-    /// Takes all updates with timestamps before `frontier` that were not passed in yet, in no particular order. With
-    /// them applied, the state is complete and exact as of `frontier`.
-    fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>);
+    /// Takes all updates with timestamps before `frontier` that were not passed in yet, in no particular order but that
+    /// those of patterns are in order of their time, and of their sending within a partition. With them applied, the
+    /// state is complete and exact as of `frontier`.
+    fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>, patterns: Vec<PatternUpdate>);
 
     /// A checkpoint is made of the state as it is now, complete and exact as of `at`. Must not block.
     fn cut(&mut self, at: Tick);

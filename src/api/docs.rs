@@ -13,7 +13,7 @@ use super::Context;
 #[openapi(
     info(
         title = "Floodmark",
-        description = "Log analytics between Kafka and Elasticsearch. Live reads (`/logs/stats`, `/views`) come from \
+        description = "Log analytics between Kafka and Elasticsearch. Live reads (`/logs/stats`, `/views`, `/patterns`) come from \
                        memory, are exact for the event-clock time `as_of`, and are the same from every process. \
                        Times are milliseconds since the epoch. Errors are problem documents (RFC 9457).",
         license(name = "MIT", identifier = "MIT"),
@@ -22,6 +22,7 @@ use super::Context;
     tags(
         (name = "logs", description = "Search logs, and count them"),
         (name = "views", description = "Windows and totals by key"),
+        (name = "patterns", description = "Templates of messages, counted"),
         (name = "status", description = "What this process is and how it does"),
     )
 )]

@@ -32,7 +32,7 @@ pub struct LogParams {
     pub status_code: Option<u16>,
     /// Only anomalies, or only what is none.
     pub anomaly: Option<bool>,
-    /// The pattern: its id, or that of one of its first cuts, 16 hexadecimal digits.
+    /// The pattern: its id, which stands for all its first cuts, or that of a first cut. 16 hexadecimal digits.
     #[param(value_type = Option<String>, example = "7f9c2ba4e88f827d")]
     pub pattern_id: Option<u64>,
     /// Event time at or after: milliseconds since the epoch or RFC 3339.
@@ -128,7 +128,10 @@ async fn answer(context: &Context, params: LogParams) -> Result<Json<LogsAnswer>
         level: params.level,
         status_code: params.status_code,
         anomaly: params.anomaly,
-        pattern_ids: params.pattern_id.map(|id| vec![pattern_text(id)]),
+        pattern_ids: params.pattern_id.map(|id| {
+            let cuts = context.state.live.cuts_of_pattern(id);
+            cuts.into_iter().map(pattern_text).collect()
+        }),
         from_ms: params.from_timestamp,
         to_ms: params.to_timestamp,
         text: params.q,

@@ -6,7 +6,7 @@
 //! - [`config`]: the options. [`server`]: listening, and shutting down.
 //! - [`guard`]: what is done for every request: limits, time, counting, and errors made into problems.
 //! - [`params`]: query parameters, all mistakes found at once. [`problem`]: problem documents.
-//! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`stream`]: `/stream`. [`status`]: `/`, `/health`,
+//! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`patterns`]: `/patterns`. [`stream`]: `/stream`. [`status`]: `/`, `/health`,
 //!   `/progress`, `/metrics`. [`audit`]: `/audit`. [`docs`]: `/openapi.json`, `/docs`.
 
 mod audit;
@@ -16,6 +16,7 @@ mod guard;
 mod health;
 mod logs;
 mod params;
+mod patterns;
 mod problem;
 mod schema;
 mod server;
@@ -89,6 +90,8 @@ fn router(config: &ApiConfig, state: ApiState) -> (Router, Arc<Hub>) {
         .routes(routes!(views::windows))
         .routes(routes!(views::keys))
         .routes(routes!(views::history))
+        .routes(routes!(patterns::list))
+        .routes(routes!(patterns::one))
         .routes(routes!(stream::stream))
         .routes(routes!(status::progress))
         .routes(routes!(audit::audit))

@@ -11,11 +11,12 @@ use std::vec::IntoIter;
 use bytes::Bytes;
 use floodmark_dataflows::checkpoint::{PartitionCut, SeenKeys, StateRow};
 use floodmark_dataflows::input::PartitionInfo;
+use floodmark_dataflows::patterns::SeenPatterns;
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, ViewId};
 
 use super::compare::Fingerprint;
-use super::contents::{SeenChunk, ShardHead, TotalsRow};
+use super::contents::{LiveRows, PatternPlace, PatternRow, PatternsChunk, SeenChunk, ShardHead, TotalsRow};
 use super::format::{Damage, EncodeError, FileReader, FileWriter, Kind, Tag};
 
 /// A section is closed when it has this many bytes before compression.
@@ -47,7 +48,7 @@ pub fn sort(rows: &mut [StateRow]) {
 pub fn encode<E: From<EncodeError>>(
     head: &ShardHead,
     mut cuts: Vec<PartitionCut>,
-    totals: &[TotalsRow],
+    live: &LiveRows,
     rows: impl Iterator<Item = Result<StateRow, E>>,
 ) -> Result<(Vec<u8>, usize), E> {
     let mut file = FileWriter::new(Kind::Shard);
@@ -60,11 +61,20 @@ pub fn encode<E: From<EncodeError>>(
             }
         }
     }
+    for cut in &mut cuts {
+        let seen = std::mem::take(&mut cut.patterns);
+        if seen != SeenPatterns::default() {
+            file.add(Tag::SeenPatterns, &PatternsChunk { partition: cut.partition.clone(), seen })?;
+        }
+    }
     let mut encoded = Encoded::new(Tag::Cuts);
     cuts.iter().try_for_each(|cut| encoded.push(&mut file, cut))?;
     encoded.finish(&mut file)?;
     let mut encoded = Encoded::new(Tag::Totals);
-    totals.iter().try_for_each(|row| encoded.push(&mut file, row))?;
+    live.totals.iter().try_for_each(|row| encoded.push(&mut file, row))?;
+    encoded.finish(&mut file)?;
+    let mut encoded = Encoded::new(Tag::Patterns);
+    live.patterns.iter().try_for_each(|row| encoded.push(&mut file, row))?;
     encoded.finish(&mut file)?;
     let mut encoded = Encoded::new(Tag::Rows);
     let mut count = 0;
@@ -122,8 +132,8 @@ pub struct Damaged {
 pub struct Standing {
     /// Where each partition stands, with all keys that count.
     pub cuts: BTreeMap<PartitionInfo, PartitionCut>,
-    /// Totals by view and key.
-    pub totals: Vec<TotalsRow>,
+    /// What the live state has beside the rows.
+    pub live: LiveRows,
 }
 
 /// Merges a chain.
@@ -222,6 +232,8 @@ struct Gathered {
     cuts: BTreeMap<PartitionInfo, PartitionCut>,
     seen: SeenBy,
     totals: BTreeMap<(ViewId, Option<Key>), TotalsRow>,
+    seen_patterns: BTreeMap<PartitionInfo, SeenPatterns>,
+    patterns: BTreeMap<PatternPlace, PatternRow>,
 }
 
 impl Gathered {
@@ -250,6 +262,14 @@ impl Gathered {
                         }
                     }
                 }
+                Tag::SeenPatterns => {
+                    let PatternsChunk { partition, seen } = section.decode()?;
+                    self.seen_patterns.entry(partition).or_default().extend(seen);
+                }
+                Tag::Patterns => {
+                    let rows = section.decode::<Vec<PatternRow>>()?.into_iter();
+                    self.patterns.extend(rows.map(|row| (row.place(), row)));
+                }
                 Tag::Rows => return section.decode(),
                 Tag::Manifest | Tag::Marks => {
                     return Err(Damage::Section { at: section.at, reason: "it does not belong into state".into() });
@@ -261,7 +281,10 @@ impl Gathered {
     }
 
     fn finish(self, configuration: &Fingerprint) -> Standing {
-        let Self { mut cuts, seen, totals } = self;
+        let Self { mut cuts, seen, totals, mut seen_patterns, patterns } = self;
+        for (partition, cut) in &mut cuts {
+            cut.patterns = seen_patterns.remove(partition).unwrap_or_default();
+        }
         for ((partition, view), keys) in seen {
             let Some(cut) = cuts.get_mut(&partition) else { continue };
             let Some(of_view) = cut.keys.get_mut(usize::from(view)) else { continue };
@@ -271,7 +294,8 @@ impl Gathered {
             let stays = |tick: &Tick| tick.saturating_add(after) > of_view.forgotten_at;
             of_view.seen = keys.into_iter().filter(|(_, tick)| stays(tick)).collect();
         }
-        Standing { cuts, totals: totals.into_values().collect() }
+        let live = LiveRows { totals: totals.into_values().collect(), patterns: patterns.into_values().collect() };
+        Standing { cuts, live }
     }
 }
 
@@ -288,7 +312,7 @@ pub fn renumber(views: &[Option<ViewId>], count: usize, standing: &mut Standing,
         }
         cut.keys = keys;
     }
-    standing.totals.retain_mut(|row| now(row.view).map(|view| row.view = view).is_some());
+    standing.live.totals.retain_mut(|row| now(row.view).map(|view| row.view = view).is_some());
     rows.retain_mut(|row| {
         let view = row.view_mut();
         now(*view).map(|now| *view = now).is_some()

@@ -357,8 +357,8 @@ fn merge(files: Vec<Bytes>, configuration: &Fingerprint, at: Tick) -> Result<(Ve
     let (standing, mut merge) = Merge::open(files, configuration).map_err(damaged)?;
     let rows = std::iter::from_fn(|| merge.next_row().map_err(damaged).transpose());
     let rows = rows.filter(|row| row.as_ref().map_or(true, |row| counts(row, configuration, at)));
-    let Standing { cuts, totals } = standing;
-    encode(&ShardHead { at, worker: 0 }, cuts.into_values().collect(), &totals, rows)
+    let Standing { cuts, live } = standing;
+    encode(&ShardHead { at, worker: 0 }, cuts.into_values().collect(), &live, rows)
 }
 
 async fn write_merged(
@@ -386,7 +386,7 @@ pub async fn rewrite(
 ) -> Result<(), CheckpointError> {
     let head = ShardHead { at: line.manifest.at, worker: 0 };
     let cuts = standing.cuts.values().cloned().collect();
-    let (file, count) = encode::<EncodeOrStop>(&head, cuts, &standing.totals, rows.iter().cloned().map(Ok))?;
+    let (file, count) = encode::<EncodeOrStop>(&head, cuts, &standing.live, rows.iter().cloned().map(Ok))?;
     let run = format!("{:013}-000-renumbered", wall_clock_ms());
     line.manifest.files = vec![write_merged(store, &run, head.at, file, count).await?];
     Ok(())

@@ -120,6 +120,7 @@ impl Fingerprint {
         noted.insert("store".to_owned(), store);
         noted.insert("store.index".to_owned(), json(serde_json::to_string(&config.store.index)));
         noted.insert("records".to_owned(), json(serde_json::to_string(&config.records)));
+        noted.insert("patterns".to_owned(), json(serde_json::to_string(&config.patterns)));
         noted.insert("rules".to_owned(), json(serde_json::to_string(&config.rules)));
         let time = &config.time;
         for (key, value) in [

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::contents::{MarksOfProcess, SeenChunk, ShardHead, TotalsRow};
+use super::contents::{MarksOfProcess, PatternRow, PatternsChunk, SeenChunk, ShardHead, TotalsRow};
 use super::manifest::Manifest;
 use floodmark_dataflows::checkpoint::{PartitionCut, StateRow};
 
@@ -76,13 +76,16 @@ pub enum Tag {
     Manifest = 6,
     /// A [`MarksOfProcess`].
     Marks = 7,
+    /// A [`PatternsChunk`].
+    SeenPatterns = 8,
+    /// [`PatternRow`]s.
+    Patterns = 9,
 }
 
 impl Tag {
     pub(super) fn of(byte: u8) -> Option<Self> {
-        [Tag::Head, Tag::Cuts, Tag::Seen, Tag::Totals, Tag::Rows, Tag::Manifest, Tag::Marks]
-            .into_iter()
-            .find(|tag| *tag as u8 == byte)
+        let state = [Tag::Head, Tag::Cuts, Tag::Seen, Tag::Totals, Tag::Rows, Tag::SeenPatterns, Tag::Patterns];
+        state.into_iter().chain([Tag::Manifest, Tag::Marks]).find(|tag| *tag as u8 == byte)
     }
 }
 
@@ -305,6 +308,10 @@ pub struct Summary {
     pub seen: usize,
     /// Totals of keys.
     pub totals: usize,
+    /// First cuts that partitions have seen.
+    pub seen_patterns: usize,
+    /// First cuts and their counts.
+    pub patterns: usize,
     /// Rows of state.
     pub rows: usize,
     /// Files that a manifest names.
@@ -335,6 +342,8 @@ pub fn read(bytes: &[u8]) -> Result<Summary, Damage> {
             Tag::Seen => summary.seen += section.decode::<SeenChunk>()?.seen.len(),
             Tag::Totals => summary.totals += section.decode::<Vec<TotalsRow>>()?.len(),
             Tag::Rows => summary.rows += section.decode::<Vec<StateRow>>()?.len(),
+            Tag::SeenPatterns => summary.seen_patterns += section.decode::<PatternsChunk>()?.seen.cuts.len(),
+            Tag::Patterns => summary.patterns += section.decode::<Vec<PatternRow>>()?.len(),
             Tag::Manifest => summary.files += section.decode::<Manifest>()?.files.len(),
             Tag::Marks => summary.marks += section.decode::<MarksOfProcess>()?.marks.len(),
         }

@@ -16,7 +16,7 @@ use super::{CheckpointError, STATE_FOLDER};
 pub struct Loaded {
     /// What it consists of.
     pub manifest: Manifest,
-    /// Where each partition stands, and the totals.
+    /// Where each partition stands, the totals and the counts of patterns.
     pub standing: Standing,
     /// The rows, in order of identity; those whose time is over are left out.
     pub rows: Vec<StateRow>,

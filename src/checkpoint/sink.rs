@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{encode, sort};
 use super::commit::Shared;
-use super::contents::{ShardHead, TotalsRow};
+use super::contents::{LiveRows, ShardHead};
 use super::format::EncodeError;
 use super::manifest::FileRef;
 use super::{STATE_FOLDER, repeat};
@@ -69,15 +69,15 @@ impl WorkerSink {
         let (shared, worker) = (self.shared.clone(), self.worker);
         let share = self.share.as_mut().filter(|share| share.at == at && share.writing.is_none())?;
         let (true, true) = (share.cuts.is_some(), share.rows.is_some()) else { return None };
-        let totals = match &shared.live {
-            Some(live) if worker == 0 => live.take_totals(at)?,
-            _ => Vec::new(),
+        let live = match &shared.live {
+            Some(live) if worker == 0 => live.take_rows(at)?,
+            _ => LiveRows::default(),
         };
         let (cuts, rows) = (share.cuts.take()?, share.rows.take()?);
         let written = Arc::new(Mutex::new(None));
         share.writing = Some(written.clone());
         let runtime = shared.runtime.clone();
-        runtime.spawn(write(shared, worker, at, cuts, totals, rows, written));
+        runtime.spawn(write(shared, worker, at, cuts, live, rows, written));
         Some(())
     }
 
@@ -99,18 +99,18 @@ async fn write(
     worker: usize,
     at: Tick,
     cuts: Vec<PartitionCut>,
-    totals: Vec<TotalsRow>,
+    live: LiveRows,
     mut rows: Vec<StateRow>,
     written: Arc<Mutex<Option<Description>>>,
 ) {
-    if cuts.is_empty() && totals.is_empty() && rows.is_empty() {
+    if cuts.is_empty() && live == LiveRows::default() && rows.is_empty() {
         *written.lock() = Some(Description::default());
         return;
     }
     let encoded = tokio::task::spawn_blocking(move || {
         sort(&mut rows);
         let head = ShardHead { at, worker: worker as u32 };
-        encode::<EncodeError>(&head, cuts, &totals, rows.into_iter().map(Ok))
+        encode::<EncodeError>(&head, cuts, &live, rows.into_iter().map(Ok))
     });
     let (file, rows) = match encoded.await {
         Ok(Ok(encoded)) => encoded,

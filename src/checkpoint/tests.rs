@@ -8,16 +8,19 @@ use floodmark_dataflows::checkpoint::{LateRow, PaneRow, PartitionCut, SeenKeys, 
 use floodmark_dataflows::corrections::Late;
 use floodmark_dataflows::histogram::Histogram;
 use floodmark_dataflows::input::PartitionInfo;
+use floodmark_dataflows::patterns::SeenPatterns;
+use floodmark_dataflows::record::Level;
 use floodmark_dataflows::view::Key;
 use proptest::prelude::*;
 
 use super::chain::{Merge, encode, sort};
 use super::compare::{Fingerprint, ViewPrint};
-use super::contents::{ShardHead, TotalsRow};
+use super::contents::{LiveRows, PatternRow, ShardHead, TotalsRow};
 use super::format::{EncodeError, read};
 use super::manifest::{FileRef, Manifest};
 use super::restore::{Loaded, choose, load};
 use super::store::CopyStore;
+use crate::live::patterns::PatternCount;
 use crate::live::totals::Totals;
 
 fn partition(number: i32) -> PartitionInfo {
@@ -48,6 +51,24 @@ fn cut(number: i32, next_offset: u64, forgotten_at: u64, seen: &[(&str, u64)]) -
         hold: 0,
         ledger: Default::default(),
         keys,
+        patterns: SeenPatterns::default(),
+    }
+}
+
+fn with_patterns(mut cut: PartitionCut, cuts_before: u32, cuts: &[&str]) -> PartitionCut {
+    let cuts = cuts.iter().map(|cut| (*cut).into()).collect();
+    cut.patterns = SeenPatterns { cuts_before, cuts, ..SeenPatterns::default() };
+    cut
+}
+
+fn of_pattern(id: u64, records: Option<i64>) -> PatternRow {
+    match records {
+        None => PatternRow::Cut { id, template: "a <*>".into(), first_tick: 3, sample: None },
+        Some(records) => {
+            let mut count = PatternCount::default();
+            count.count = records;
+            PatternRow::Count { cut: id, service: "s".into(), level: Level::Info, count }
+        }
     }
 }
 
@@ -77,11 +98,30 @@ fn configuration() -> Fingerprint {
 
 fn file(at: u64, cuts: Vec<PartitionCut>, totals: &[TotalsRow], mut rows: Vec<StateRow>) -> (Vec<u8>, usize) {
     sort(&mut rows);
-    encode::<EncodeError>(&ShardHead { at, worker: 0 }, cuts, totals, rows.into_iter().map(Ok)).unwrap()
+    encode::<EncodeError>(&ShardHead { at, worker: 0 }, cuts, &live(totals, &[]), rows.into_iter().map(Ok)).unwrap()
+}
+
+fn live(totals: &[TotalsRow], patterns: &[PatternRow]) -> LiveRows {
+    LiveRows { totals: totals.to_vec(), patterns: patterns.to_vec() }
 }
 
 fn rows_of(mut merge: Merge) -> Vec<StateRow> {
     std::iter::from_fn(|| merge.next_row().unwrap()).collect()
+}
+
+#[test]
+fn patterns_of_later_files_follow_those_of_earlier_ones() {
+    let file = |at: u64, cut: PartitionCut, patterns: &[PatternRow]| {
+        let head = ShardHead { at, worker: 0 };
+        Bytes::from(encode::<EncodeError>(&head, vec![cut], &live(&[], patterns), std::iter::empty()).unwrap().0)
+    };
+    let at = |next_offset| cut(0, next_offset, 0, &[]);
+    let first = file(5, with_patterns(at(10), 0, &["a", "b"]), &[of_pattern(1, None), of_pattern(1, Some(4))]);
+    let second = file(6, with_patterns(at(20), 2, &["c"]), &[of_pattern(1, Some(9)), of_pattern(2, None)]);
+    let third = file(7, with_patterns(at(30), 3, &[]), &[]);
+    let (standing, _) = Merge::open(vec![first, second.clone(), second, third], &configuration()).unwrap();
+    assert_eq!(standing.cuts[&partition(0)], with_patterns(at(30), 0, &["a", "b", "c"]));
+    assert_eq!(standing.live.patterns, [of_pattern(1, None), of_pattern(2, None), of_pattern(1, Some(9))]);
 }
 
 #[test]
@@ -105,7 +145,7 @@ fn later_files_replace_rows_and_add_keys() {
     let cuts: Vec<_> = standing.cuts.into_values().collect();
     // "a" was silent for 50 ticks when silent keys were last let go, at 55.
     assert_eq!(cuts, [cut(0, 90, 55, &[("b", 30), ("c", 31)]), cut(1, 7, 0, &[])]);
-    assert_eq!(standing.totals, [totals(None, Some(9)), totals(Some("b"), Some(2))]);
+    assert_eq!(standing.live.totals, [totals(None, Some(9)), totals(Some("b"), Some(2))]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ Examples:
   floodmark bench --input 'logs/*.jsonl'                         one worker
   floodmark bench --input 'logs/*.jsonl' --workers 1,2           how it scales
   floodmark bench --input 'logs/*.jsonl' --logs logs.ndjson      with log documents
+  floodmark bench --input 'logs/*.jsonl' --live --patterns       with patterns, counted for /patterns
   floodmark bench --kafka 127.0.0.1:9092 --topic logs_raw        from Kafka, to the end of the topic
   floodmark bench --input 'logs/*.jsonl' --out windows.ndjson    keep the windows
 
@@ -52,9 +53,12 @@ pub struct BenchArgs {
     /// Write log documents too, to this file
     #[arg(long, value_name = "FILE")]
     logs: Option<PathBuf>,
-    /// Find the pattern of each message
+    /// Find the pattern of each message; with --live, count patterns too
     #[arg(long)]
     patterns: bool,
+    /// Keep the state that the API answers from
+    #[arg(long)]
+    live: bool,
     /// Print one JSON object for each number of workers
     #[arg(long)]
     json: bool,
@@ -127,7 +131,7 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
         append: false,
     });
     let cpu_before = cpu_seconds();
-    let options = RunOptions { until_end: true, bare: true, ..RunOptions::default() };
+    let options = RunOptions { until_end: true, bare: true, keeps_live: args.live, ..RunOptions::default() };
     let report = engine::run(&config, options)?;
     let cpu = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);
     let (records, bytes, seconds) = (report.counts.records(), report.counts.bytes(), report.seconds);
@@ -159,9 +163,8 @@ fn measure_apart(args: &BenchArgs, workers: usize) -> anyhow::Result<Measured> {
     let program = std::env::current_exe().context("cannot find this program to start it again")?;
     let mut command = Command::new(program);
     command.args(["bench", "--json", "--workers", &workers.to_string()]);
-    if args.patterns {
-        command.arg("--patterns");
-    }
+    let flags = [("--patterns", args.patterns), ("--live", args.live)];
+    command.args(flags.iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag));
     let mut option = |name: &str, value: Option<&std::ffi::OsStr>| {
         if let Some(value) = value {
             command.arg(name).arg(value);

@@ -57,6 +57,8 @@ pub struct RunOptions {
     pub fresh: bool,
     /// Without the API, the live state, marks and checkpoints: for measuring.
     pub bare: bool,
+    /// Keep the live state even where nobody can ask for it: for measuring.
+    pub keeps_live: bool,
 }
 
 /// A bounded replay. It touches no committed offset, no live index and no route.

@@ -16,7 +16,7 @@ use super::{EngineError, RunOptions};
 use crate::checkpoint::chain::{counts, renumber};
 use crate::checkpoint::commit::rewrite;
 use crate::checkpoint::compare::{Carried, Fingerprint, compare};
-use crate::checkpoint::contents::TotalsRow;
+use crate::checkpoint::contents::LiveRows;
 use crate::checkpoint::manifest::{CheckpointId, Manifest};
 use crate::checkpoint::restore::{self, Loaded};
 use crate::checkpoint::store::{CopyStore, StoreError};
@@ -38,7 +38,7 @@ pub(super) struct Resumed {
     /// For the workers; all of it for each.
     pub restored: Restored,
     /// For live reads.
-    pub totals: Vec<TotalsRow>,
+    pub live: LiveRows,
     /// Where reading goes on.
     pub positions: Positions,
 }
@@ -133,7 +133,7 @@ impl Resumed {
         let views = (0..).zip(&line.configuration.views).filter(|(_, view)| view.partial_before > 0);
         let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
-        Ok(Self { store, line, restored, totals: standing.totals, positions })
+        Ok(Self { store, line, restored, live: standing.live, positions })
     }
 }
 

@@ -158,11 +158,12 @@ impl WithSource for Run<'_> {
         let counts = Arc::new(RunCounts::default());
         let views: Vec<View> = compiled.views.iter().map(|view| View::clone(view)).collect();
         let serves = config.api.enabled && !options.bare && options.replay.is_none();
-        let live = serves.then(|| Arc::new(LiveView::new(views, compiled.clock.tick_ms, compiled.service_view)));
+        let live = (serves || options.keeps_live)
+            .then(|| Arc::new(LiveView::new(views, compiled.clock.tick_ms, compiled.service_view)));
 
         let first_of_cluster = config.cluster.process == 0;
-        if let (Some(live), Some(Resumed { restored, totals, .. })) = (&live, &resumed) {
-            live.restore(restored, totals, first_of_cluster);
+        if let (Some(live), Some(Resumed { restored, live: rows, .. })) = (&live, &resumed) {
+            live.restore(restored, rows, first_of_cluster);
         }
 
         let served = Arc::new(Notify::new());
@@ -199,7 +200,7 @@ impl WithSource for Run<'_> {
         };
 
         let server = match &live {
-            Some(live) => {
+            Some(live) if serves => {
                 metrics.watch_live(live.clone());
                 let (audited, accepted) = (board.clone(), config.audit.clone());
                 let audit = move || std::future::ready(audit::check(&audited, &accepted));
@@ -221,7 +222,7 @@ impl WithSource for Run<'_> {
                 }
                 Some(server)
             }
-            None => None,
+            _ => None,
         };
 
         let publish = match is_live {
@@ -284,7 +285,9 @@ impl WithSource for Run<'_> {
         }
         let keeping = runtime.spawn(housekeeping.clone().run());
         let Compiled { views, clock, .. } = compiled;
-        let computed = execute(cluster, met, Computation { views, clock, publish, live_workers }, parts, stop);
+        let max_patterns = config.patterns.enabled.then_some(config.patterns.max_patterns);
+        let computation = Computation { views, clock, publish, max_patterns, live_workers };
+        let computed = execute(cluster, met, computation, parts, stop);
         keeping.abort();
         let finished = computed.and_then(|seconds| {
             runtime.block_on(writer.drain()).map_err(EngineError::Store)?;

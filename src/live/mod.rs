@@ -6,13 +6,14 @@
 //!
 //! - [`state`]: the state of one view; what an update changes and when windows leave.
 //! - [`changes`]: what changed since an earlier frontier, for those who follow.
-//! - [`totals`]: what is kept per key for good.
+//! - [`totals`]: what is kept per key for good. [`patterns`]: counts of patterns of messages.
 //! - [`progress`]: where each partition stands, for `/progress` and the metrics.
 //!
 //! Readers share a lock with the writer. They copy rows out under it and build documents behind it, so the writer
 //! waits for copying only.
 
 pub mod changes;
+pub mod patterns;
 pub mod progress;
 mod state;
 pub mod totals;
@@ -23,12 +24,14 @@ use floodmark_dataflows::aggregate::Aggregate;
 use floodmark_dataflows::checkpoint::{LateRow, PaneRow, Restored, StateRow};
 use floodmark_dataflows::corrections::{Late, Measures};
 use floodmark_dataflows::output::{KeyFields, LiveSink, ViewUpdate, WindowDocument, WindowState};
+use floodmark_dataflows::patterns::PatternUpdate;
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, View, ViewId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::checkpoint::contents::TotalsRow;
+use crate::checkpoint::contents::LiveRows;
+use patterns::{Merged, PatternFilter, PatternState, PatternsRead};
 use state::ViewState;
 pub use state::{KeyFilter, MemoryUse};
 use totals::Totals;
@@ -40,8 +43,10 @@ pub struct LiveView {
     views: Vec<View>,
     service_view: ViewId,
     state: RwLock<State>,
-    /// Totals that changed, as of the last cut.
-    cut: Mutex<Option<(Tick, Vec<TotalsRow>)>>,
+    /// Which pattern each first cut belongs to, as of the last read. Locked before `state`.
+    merged: Mutex<Merged>,
+    /// What changed, as of the last cut.
+    cut: Mutex<Option<(Tick, LiveRows)>>,
     /// Told of each advance.
     advanced: Notify,
 }
@@ -52,6 +57,7 @@ struct State {
     /// Counts the advances, of which the one at the end of the input may leave the frontier where it is.
     version: u64,
     views: Vec<ViewState>,
+    patterns: PatternState,
 }
 
 /// A read of one view or of all, with the time it is exact for.
@@ -141,15 +147,16 @@ impl LiveView {
             tick_ms,
             views,
             service_view,
-            state: RwLock::new(State { frontier: 0, version: 0, views: states }),
+            state: RwLock::new(State { frontier: 0, version: 0, views: states, patterns: PatternState::new(tick_ms) }),
+            merged: Mutex::default(),
             cut: Mutex::default(),
             advanced: Notify::new(),
         }
     }
 
-    /// Puts back the state of a checkpoint. With `track`, totals that change from now on are noted at each cut, for
-    /// [`LiveView::take_totals`].
-    pub fn restore(&self, restored: &Restored, totals: &[TotalsRow], track: bool) {
+    /// Puts back the state of a checkpoint. With `track`, what changes from now on and is not in the workers' rows is noted
+    /// at each cut, for [`LiveView::take_rows`].
+    pub fn restore(&self, restored: &Restored, live: &LiveRows, track: bool) {
         let mut state = self.state.write();
         state.frontier = restored.at;
         for (&view, &tick) in &restored.partial_before {
@@ -157,7 +164,8 @@ impl LiveView {
                 view.partial_before = tick;
             }
         }
-        for row in totals {
+        state.patterns.restore(&live.patterns);
+        for row in &live.totals {
             let view = state.views.get_mut(usize::from(row.view));
             if let (Some(view), Some((totals, changed))) = (view, &row.totals) {
                 view.restore_totals(row.key.as_ref(), totals, *changed);
@@ -171,12 +179,13 @@ impl LiveView {
         }
         if track {
             state.views.iter_mut().for_each(ViewState::track_totals);
+            state.patterns.track();
         }
     }
 
-    /// The totals that changed between the cut before and the one at `at`; `None` before that one was made. Given once.
-    pub fn take_totals(&self, at: Tick) -> Option<Vec<TotalsRow>> {
-        self.cut.lock().take_if(|(cut, _)| *cut == at).map(|(_, totals)| totals)
+    /// What changed between the cut before and the one at `at`; `None` before that one was made. Given once.
+    pub fn take_rows(&self, at: Tick) -> Option<LiveRows> {
+        self.cut.lock().take_if(|(cut, _)| *cut == at).map(|(_, rows)| rows)
     }
 
     /// The receiving end.
@@ -275,6 +284,25 @@ impl LiveView {
         AsOf { as_of, value }
     }
 
+    /// The patterns that have records, with the counts of those that match.
+    pub fn patterns(&self, filter: &PatternFilter) -> AsOf<PatternsRead> {
+        let mut merged = self.merged.lock();
+        let state = self.state.read();
+        let as_of = self.ms(state.frontier);
+        let copied = state.patterns.copy(state.frontier, merged.known(), filter);
+        drop(state);
+        AsOf { as_of, value: merged.read(copied) }
+    }
+
+    /// The ids that documents of a pattern of today have as `pattern_id`: those of its first cuts. Of an id that is no
+    /// pattern's, itself.
+    pub fn cuts_of_pattern(&self, id: u64) -> Vec<u64> {
+        let mut merged = self.merged.lock();
+        let new = self.state.read().patterns.named(merged.known());
+        merged.take(new);
+        merged.cuts_of(id)
+    }
+
     /// What all windows in memory take, hidden views included.
     pub fn memory(&self) -> MemoryUse {
         self.state.read().views.iter().map(ViewState::memory).fold(MemoryUse::default(), MemoryUse::plus)
@@ -291,7 +319,7 @@ pub fn key_fields(view: &View, key: &Key) -> KeyFields {
 pub struct LiveWriter(Arc<LiveView>);
 
 impl LiveSink for LiveWriter {
-    fn apply(&mut self, frontier: Tick, mut updates: Vec<ViewUpdate>) {
+    fn apply(&mut self, frontier: Tick, mut updates: Vec<ViewUpdate>, patterns: Vec<PatternUpdate>) {
         // In order of their timestamps, so that distinct ticks are counted and silent keys leave as they would have
         // if the frontier had passed each tick by itself.
         updates.sort_by_key(|update| update.time);
@@ -302,6 +330,9 @@ impl LiveSink for LiveWriter {
             if let Some(view) = state.views.get_mut(usize::from(update.view)) {
                 view.update(frontier, update);
             }
+        }
+        for update in patterns {
+            state.patterns.update(update);
         }
         for view in &mut state.views {
             view.advance(frontier);
@@ -316,11 +347,13 @@ impl LiveSink for LiveWriter {
         let mut state = self.0.state.write();
         let views = (0..).zip(&mut state.views);
         let totals: Vec<_> = views.flat_map(|(id, view)| view.take_totals(id)).collect();
+        let patterns = state.patterns.take_rows();
         drop(state);
         let mut cut = self.0.cut.lock();
         // Of a checkpoint that came to nothing: what changed then is of this one. Later rows replace earlier ones.
-        let mut all = cut.take().map(|(_, totals)| totals).unwrap_or_default();
-        all.extend(totals);
+        let mut all = cut.take().map(|(_, rows)| rows).unwrap_or_default();
+        all.totals.extend(totals);
+        all.patterns.extend(patterns);
         *cut = Some((at, all));
     }
 }

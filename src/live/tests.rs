@@ -170,7 +170,7 @@ fn every_read_equals_a_naive_reference() {
         let next = frontier + if rng.random_bool(0.8) { 1 } else { rng.random_range(2..60) };
         let updates = random_updates(&mut rng, &views, frontier..next);
         all.extend(updates.clone());
-        writer.apply(next, updates);
+        writer.apply(next, updates, Vec::new());
         frontier = next;
         if !rng.random_bool(0.2) {
             continue;
@@ -279,9 +279,9 @@ fn memory_is_given_back_when_windows_are_gone() {
     let mut writer = live.writer();
     let updates = random_updates(&mut rng, &[view("v", 10, 10)], 1_000..1_030);
     assert!(!updates.is_empty());
-    writer.apply(1_030, updates);
+    writer.apply(1_030, updates, Vec::new());
     assert!(live.memory().rows > 0 && live.memory().bytes > 0);
-    writer.apply(1_200, Vec::new());
+    writer.apply(1_200, Vec::new(), Vec::new());
     assert_eq!(live.memory(), MemoryUse::default());
     let keys = live.keys(0, &KeyFilter::All, 0, 10).unwrap().value;
     assert_eq!(keys.keys.len(), 1, "silent keys have left for {OTHER}: {:?}", keys.keys);
@@ -296,8 +296,8 @@ fn the_key_for_all_others_has_a_value_for_each_field() {
     let mut writer = live.writer();
     let aggregate = aggregate(&mut ChaCha8Rng::seed_from_u64(1), 1_000_000);
     let key = Key::from_values(&["a", "/x"]);
-    writer.apply(1_001, vec![ViewUpdate { view: 0, pane: Some(1_000_000), key, time: 1_000, aggregate }]);
-    writer.apply(2_000, Vec::new());
+    writer.apply(1_001, vec![ViewUpdate { view: 0, pane: Some(1_000_000), key, time: 1_000, aggregate }], Vec::new());
+    writer.apply(2_000, Vec::new(), Vec::new());
     let keys = live.keys(0, &KeyFilter::All, 0, 10).unwrap().value.keys;
     assert_eq!(keys.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [Key::from_values(&[OTHER, OTHER])]);
 }
@@ -344,7 +344,7 @@ fn applying_the_changes_gives_the_state() {
     let mut copies = [BTreeMap::new(), BTreeMap::new()];
     for _ in 0..300 {
         let next = frontier + if rng.random_bool(0.8) { 1 } else { rng.random_range(2..90) };
-        writer.apply(next, random_updates(&mut rng, &views, frontier..next));
+        writer.apply(next, random_updates(&mut rng, &views, frontier..next), Vec::new());
         frontier = next;
         if rng.random_bool(0.3) {
             continue;

@@ -79,7 +79,7 @@ pub fn feed(live: &Arc<LiveView>, from: Tick, to: Tick) {
             }
         }
     }
-    live.writer().apply(to, updates);
+    live.writer().apply(to, updates, Vec::new());
 }
 
 fn push(updates: &mut Vec<ViewUpdate>, time: Tick, at: Millis, service: &str, aggregate: Aggregate) {

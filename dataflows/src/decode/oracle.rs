@@ -229,7 +229,8 @@ proptest! {
     fn documents_have_every_original_field(members in members(), style in 0u8..3) {
         let Parts { mut decoder, rules, .. } = parts();
         let raw = written(&members, style);
-        let Ok(record) = decoder.decode(raw.as_bytes()) else { return Ok(()) };
+        let Ok(mut record) = decoder.decode(raw.as_bytes()) else { return Ok(()) };
+        record.pattern_id = Some(7);
         let partition = PartitionInfo { topic: "t\"\n".into(), identity: "t".into(), number: -1 };
         let mut out = Vec::new();
         let verdict = rules.judge(&record);

@@ -48,6 +48,7 @@ impl<B: Batch> Partition<B> {
             hold: self.hold,
             ledger,
             keys: self.combiner.seen_since(last_cut),
+            patterns: self.patterns.as_ref().map_or_else(Default::default, |patterns| patterns.seen_since(last_cut)),
         }
     }
 

@@ -86,7 +86,8 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             && (hold < gate.barrier || gate.is_open)
             && self.spare.is_some()
         {
-            for capability in [&mut self.spare, &mut self.ends_capability].into_iter().flatten() {
+            let all = [&mut self.spare, &mut self.ends_capability, &mut self.patterns_capability];
+            for capability in all.into_iter().flatten() {
                 if *capability.time() < hold {
                     capability.downgrade(&hold);
                 }

@@ -1,11 +1,11 @@
 //! The source operator: from raw records to combined updates.
 //!
-//! In: a [`Feed`]. Out: [`ViewUpdate`]s, combined per tick; and, once, the highest timestamp reached, when the input has
-//! ended. Log documents and dead letters go to the [`RecordSink`], not through the dataflow.
+//! In: a [`Feed`]. Out: [`ViewUpdate`]s, combined per tick; once, the highest timestamp reached, when the input has
+//! ended; and [`PatternUpdate`]s, where patterns are counted. Log documents and dead letters go to the [`RecordSink`], not through the dataflow.
 //!
 //! Capabilities: each partition holds one for the updates, at its timestamp (the higher of event clock and hold), and
-//! drops it when it has ended. The operator holds one for its second output at the lowest of these, so that the
-//! frontier of that output is the frontier of the sources; it drops it when the input has ended. While partitions may
+//! drops it when it has ended. The operator holds one for each other output at the lowest of these, so that the
+//! frontier of that output is the frontier of the sources; it drops them when the input has ended. While partitions may
 //! still join, it keeps a spare one at the same place.
 //!
 //! Each activation reads a bounded number of records a partition. A full sink stops the reading; the next activation
@@ -44,7 +44,7 @@ use crate::decode::Decoder;
 use crate::input::{Feed, MarkPosition, PartitionInfo};
 use crate::ledger::Ledger;
 use crate::output::{RecordSink, ViewUpdate};
-use crate::patterns::Cutter;
+use crate::patterns::{Cutter, PatternCounter, PatternUpdate};
 use crate::rules::Rules;
 use crate::time::{Millis, Tick};
 use crate::view::View;
@@ -91,6 +91,13 @@ pub struct RecordPath<S> {
     pub sink: S,
 }
 
+/// What was combined of the records of a partition and is to be sent.
+#[derive(Debug, Default)]
+struct Gathered {
+    views: Vec<ViewUpdate>,
+    patterns: Vec<PatternUpdate>,
+}
+
 /// What workers tell each other through.
 pub struct Boards {
     /// Of event clocks.
@@ -105,18 +112,22 @@ pub struct Ingested<'scope> {
     pub updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
     /// The highest timestamp reached, once this worker's input has ended. Its frontier is that of the sources.
     pub ends: Stream<'scope, Tick, Vec<Tick>>,
+    /// Counts of first cuts, each at or before its own time. Its frontier is that of the sources.
+    pub patterns: Stream<'scope, Tick, Vec<PatternUpdate>>,
     /// To be activated when the probe has moved, as a partition may have been too far ahead of it; and a few times a
     /// second, as marks are offered and the sink is looked after then.
     pub activator: Activator,
 }
 
-/// Reads a feed, from where `restored` stands. `probe` shows the frontier of the whole dataflow, by which partitions far ahead are told.
+/// Reads a feed, from where `restored` stands. With `max_patterns` it counts patterns, of so many first cuts a partition at
+/// the most. `probe` shows the frontier of the whole dataflow, by which partitions far ahead are told.
 #[expect(clippy::too_many_arguments, reason = "what the operator is given, each of a type of its own")]
 pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     scope: Scope<'scope, Tick>,
     mut feed: F,
     path: RecordPath<S>,
     views: &[Arc<View>],
+    max_patterns: Option<usize>,
     config: ClockConfig,
     boards: Boards,
     restored: &Restored,
@@ -137,7 +148,9 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
 
     let (updates, updates_stream) = builder.new_output();
     let (ends, ends_stream) = builder.new_output();
+    let (patterns, patterns_stream) = builder.new_output();
     let mut updates: OutputBuilder<Tick, CapacityContainerBuilder<Vec<ViewUpdate>>> = OutputBuilder::from(updates);
+    let mut patterns: OutputBuilder<Tick, CapacityContainerBuilder<Vec<PatternUpdate>>> = OutputBuilder::from(patterns);
     let mut ends: OutputBuilder<Tick, CapacityContainerBuilder<Vec<Tick>>> = OutputBuilder::from(ends);
 
     let views = views.to_vec();
@@ -146,11 +159,13 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
         for capability in &mut capabilities {
             capability.downgrade(&start);
         }
+        let patterns_capability = capabilities.pop();
         let ends_capability = capabilities.pop();
         let mut state = Ingest {
             feed,
             path,
             views,
+            max_patterns,
             config,
             board: clocks,
             cuts,
@@ -160,19 +175,22 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
             partitions: Vec::new(),
             spare: capabilities.pop(),
             ends_capability,
+            patterns_capability,
             first_clock: (start > 0).then_some(start),
             highest: None,
             last_mark_ms: None,
             last_record_ms: 0,
             positions: Vec::new(),
-            gathered: Vec::new(),
+            gathered: Gathered::default(),
             first: 0,
         };
         move |_frontiers| {
             let mut updates = updates.activate();
-            let more = state.step(|capability, gathered| {
-                updates.session(capability).give_iterator(gathered.drain(..));
-            });
+            let mut patterns = patterns.activate();
+            let more = state.step(
+                |capability, gathered| updates.session(capability).give_iterator(gathered.drain(..)),
+                |capability, gathered| patterns.session(capability).give_iterator(gathered.drain(..)),
+            );
             if let Some((capability, highest)) = state.finish() {
                 if let Some(highest) = highest {
                     ends.activate().session(&capability).give(highest);
@@ -185,13 +203,14 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
         }
     });
     let activator = scope.activator_for(info.address);
-    Ingested { updates: updates_stream, ends: ends_stream, activator }
+    Ingested { updates: updates_stream, ends: ends_stream, patterns: patterns_stream, activator }
 }
 
 struct Ingest<F: Feed, S> {
     feed: F,
     path: RecordPath<S>,
     views: Vec<Arc<View>>,
+    max_patterns: Option<usize>,
     config: ClockConfig,
     board: ClockBoard,
     cuts: Option<CutBoard>,
@@ -204,6 +223,7 @@ struct Ingest<F: Feed, S> {
     /// Where partitions that join take their capability from.
     spare: Option<Capability<Tick>>,
     ends_capability: Option<Capability<Tick>>,
+    patterns_capability: Option<Capability<Tick>>,
     /// The first event clock of the run: before the frontier leaves 0, being ahead is counted from here.
     first_clock: Option<Tick>,
     /// The highest event clock read.
@@ -212,14 +232,18 @@ struct Ingest<F: Feed, S> {
     /// The wall clock of the last mark that covered a new record.
     last_record_ms: Millis,
     positions: Vec<MarkPosition>,
-    gathered: Vec<ViewUpdate>,
+    gathered: Gathered,
     /// The partition to begin with: where a full sink stopped the last reading.
     first: usize,
 }
 
 impl<F: Feed, S: RecordSink> Ingest<F, S> {
     /// Reads once from every partition that may be read. Returns whether there may be more at once.
-    fn step(&mut self, mut send: impl FnMut(&Capability<Tick>, &mut Vec<ViewUpdate>)) -> bool {
+    fn step(
+        &mut self,
+        mut send: impl FnMut(&Capability<Tick>, &mut Vec<ViewUpdate>),
+        mut send_patterns: impl FnMut(&Capability<Tick>, &mut Vec<PatternUpdate>),
+    ) -> bool {
         self.join();
         let gate = self.gate();
         self.mark();
@@ -266,12 +290,18 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             }
             let time = partition.timestamp();
             if let Some(capability) = &mut partition.capability {
-                if !self.gathered.is_empty() {
-                    send(capability, &mut self.gathered);
+                if !self.gathered.views.is_empty() {
+                    send(capability, &mut self.gathered.views);
                 }
                 if *capability.time() < time {
                     capability.downgrade(&time);
                 }
+            }
+            // No later than any of the updates, which have times of their own.
+            if let Some(capability) = &self.patterns_capability
+                && !self.gathered.patterns.is_empty()
+            {
+                send_patterns(capability, &mut self.gathered.patterns);
             }
             if partition.moved {
                 partition.moved = false;
@@ -300,7 +330,9 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             }
             let ledger = Ledger::new(self.feed.offsets_are_bytes());
             let combiner = Combiner::new(&self.views, self.config.tick_ms);
-            let partition = Partition::new(Arc::new(info), spare.clone(), combiner, ledger, start);
+            let info = Arc::new(info);
+            let patterns = self.max_patterns.map(|max| PatternCounter::new(info.clone(), max));
+            let partition = Partition::new(info, spare.clone(), combiner, patterns, ledger, start);
             // Of what went on while the run was down nothing is known; its silence is counted from its holds.
             self.highest = self.highest.max(Some(partition.timestamp()).filter(|&time| time > 0));
             self.partitions.push(partition);
@@ -310,7 +342,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
     }
 
-    /// Moves the spare capability and that of the second output up to the lowest of the partitions'. Not before all are
+    /// Moves the spare capability and those of the other outputs up to the lowest of the partitions'. Not before all are
     /// known: those of a checkpoint go on from its tick.
     fn lower_bound(&mut self) {
         if self.feed.is_discovering() {
@@ -318,7 +350,8 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
         let lowest = self.partitions.iter().filter_map(|p| p.capability.as_ref().map(|c| *c.time())).min();
         let Some(lowest) = lowest else { return };
-        for capability in [&mut self.spare, &mut self.ends_capability].into_iter().flatten() {
+        let others = [&mut self.spare, &mut self.ends_capability, &mut self.patterns_capability];
+        for capability in others.into_iter().flatten() {
             if *capability.time() < lowest {
                 capability.downgrade(&lowest);
             }
@@ -330,6 +363,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         if self.spare.is_some() || self.partitions.iter().any(|p| p.capability.is_some()) {
             return None;
         }
+        self.patterns_capability = None;
         let holds = self.partitions.iter().map(|p| p.hold).filter(|&hold| hold > 0).max();
         Some((self.ends_capability.take()?, self.highest.max(holds)))
     }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use timely::dataflow::operators::Capability;
 
-use super::RecordPath;
+use super::{Gathered, RecordPath};
 use crate::checkpoint::{PartitionCut, PartitionStart, RecordedMark};
 use crate::combine::Combiner;
 use crate::cuts::Gate;
 use crate::input::{Batch, PartitionEvent, PartitionInfo};
 use crate::ledger::Ledger;
-use crate::output::{PartitionProgress, Reason, RecordSink, ViewUpdate};
+use crate::output::{PartitionProgress, Reason, RecordSink};
+use crate::patterns::PatternCounter;
 use crate::time::{Millis, Tick};
 
 /// Bounds on one round of reading.
@@ -55,6 +56,8 @@ pub(super) struct Partition<B> {
     /// `None` once the partition has ended.
     pub capability: Option<Capability<Tick>>,
     pub combiner: Combiner,
+    /// Where patterns are counted.
+    pub patterns: Option<PatternCounter>,
     pub batch: Option<B>,
     pub clock: Option<Tick>,
     pub hold: Tick,
@@ -96,6 +99,7 @@ impl<B: Batch> Partition<B> {
         info: Arc<PartitionInfo>,
         capability: Capability<Tick>,
         mut combiner: Combiner,
+        mut patterns: Option<PatternCounter>,
         ledger: Ledger,
         start: PartitionStart,
     ) -> Self {
@@ -103,12 +107,16 @@ impl<B: Batch> Partition<B> {
         let next_offset = cut.as_ref().map(|cut| cut.next_offset).or(marks.front().map(|mark| mark.next_offset));
         if let Some(cut) = &cut {
             combiner.restore(&cut.keys);
+            if let Some(patterns) = &mut patterns {
+                patterns.restore(&cut.patterns);
+            }
         }
         Self {
             info,
             hold: cut.as_ref().map_or(*capability.time(), |cut| cut.hold),
             capability: Some(capability),
             combiner,
+            patterns,
             batch: None,
             ledger: cut.as_ref().map_or(ledger, |cut| cut.ledger),
             clock: cut.and_then(|cut| cut.clock),
@@ -139,7 +147,7 @@ impl<B: Batch> Partition<B> {
         path: &mut RecordPath<S>,
         limits: Limits,
         mut poll: impl FnMut() -> Option<PartitionEvent<B>>,
-        out: &mut Vec<ViewUpdate>,
+        out: &mut Gathered,
     ) -> Reading {
         let mut budget = limits.budget;
         let mut gate = limits.gate;
@@ -208,6 +216,10 @@ impl<B: Batch> Partition<B> {
                                 hold: self.hold,
                                 ledger: self.ledger,
                                 keys: self.combiner.seen_since(limits.last_cut),
+                                patterns: self
+                                    .patterns
+                                    .as_ref()
+                                    .map_or_else(Default::default, |patterns| patterns.seen_since(limits.last_cut)),
                             });
                             gate = Gate::FREE;
                         }
@@ -215,10 +227,14 @@ impl<B: Batch> Partition<B> {
                         let verdict = path.rules.judge(&record);
                         self.ledger.read(raw.offset, raw.bytes.len());
                         self.ledger.take(path.sink.indexes(verdict));
-                        self.combiner.add(time, &record, verdict, out);
+                        self.combiner.add(time, &record, verdict, &mut out.views);
                         if let Some(cutter) = &mut path.cutter {
-                            let cut = cutter.cut(&record.message());
+                            let message = record.message();
+                            let cut = cutter.cut(&message);
                             record.pattern_id = Some(cut.id);
+                            if let Some(patterns) = &mut self.patterns {
+                                patterns.add(time, raw.offset, &record, &message, cut, &mut out.patterns);
+                            }
                         }
                         path.sink.log(&self.info, raw, &record, verdict);
                     }
@@ -237,7 +253,10 @@ impl<B: Batch> Partition<B> {
             self.next_offset = batch.current().map_or_else(|| batch.next_offset(), |raw| raw.offset);
             self.ledger.pass(self.next_offset);
         }
-        self.combiner.drain(out);
+        self.combiner.drain(&mut out.views);
+        if let Some(patterns) = &mut self.patterns {
+            patterns.drain(&mut out.patterns);
+        }
         let paused = reading == Reading::Ahead;
         self.moved |= budget < limits.budget || paused != self.paused;
         self.paused = paused;

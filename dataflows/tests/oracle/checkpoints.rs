@@ -11,13 +11,14 @@ use floodmark_dataflows::input::{
     Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RecordedMarks, Waker,
 };
 use floodmark_dataflows::output::ViewUpdate;
+use floodmark_dataflows::patterns::{Cutter, PatternUpdate};
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::ViewId;
 use floodmark_dataflows::windows::Publish;
 use proptest::prelude::*;
 
-use crate::memory::{LogFeed, MemoryBatch, Seen, SeenSink};
-use crate::reference::{expected, is_withdrawn};
+use crate::memory::{LogFeed, MemoryBatch, Seen, SeenSink, sum_of_patterns};
+use crate::reference::{MAX_PATTERNS, expected, is_withdrawn};
 use crate::windows::{Setup, TICK_MS, clock_config, log, serialised, setup, views};
 
 type Partitions = Vec<Vec<Vec<u8>>>;
@@ -58,6 +59,9 @@ impl Store {
                 seen.extend(keys.seen.drain(..));
                 keys.seen = seen.into_iter().collect();
             }
+            let mut patterns = before.map(|cut| cut.patterns).unwrap_or_default();
+            patterns.extend(std::mem::take(&mut cut.patterns));
+            cut.patterns = patterns;
             self.cuts.insert(cut.partition.clone(), cut);
         }
         (self.at, self.commits) = (at, self.commits + 1);
@@ -193,8 +197,14 @@ fn run(
         let is_mine = |p: usize| (p + restored.at as usize) % peers == index;
         let mine = partitions.iter().enumerate().filter(|(p, _)| is_mine(*p));
         let feed = SlowFeed { inner: LogFeed::from(mine, batch, &starts), waker: None, has_more: Vec::new() };
-        let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![0] };
-        let path = RecordPath { decoder, rules, cutter: None, sink: out.clone() };
+        let computation = Computation {
+            views,
+            clock: clock_config(),
+            publish,
+            max_patterns: Some(MAX_PATTERNS),
+            live_workers: vec![0],
+        };
+        let path = RecordPath { decoder, rules, cutter: Some(Cutter::default()), sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
         let sink = MemorySink::new(store.clone());
         let Dataflow { probe, .. } =
@@ -224,6 +234,7 @@ pub fn check(partitions: &Partitions, plan: &[(u8, usize)], batch: usize, publis
     let store = Arc::new(Mutex::new(Store::default()));
     let (mut last, mut dead) = (BTreeMap::new(), BTreeMap::new());
     let mut live: Vec<(Tick, Vec<ViewUpdate>)> = Vec::new();
+    let mut patterns: Vec<Vec<PatternUpdate>> = Vec::new();
     for (run_number, &(workers, kill_at)) in plan.iter().chain(&[(1, usize::MAX)]).enumerate() {
         let workers = match workers {
             1 => timely::Config::thread(),
@@ -240,12 +251,14 @@ pub fn check(partitions: &Partitions, plan: &[(u8, usize)], batch: usize, publis
         }
         if !is_killed {
             live.extend(seen.live);
+            patterns.extend(seen.patterns);
             break;
         }
         let at = store.lock().unwrap().at;
         if at > from {
             let (_, length) = seen.live_cuts.iter().find(|(cut, _)| *cut == at).expect("the live state is cut as well");
             live.extend_from_slice(&seen.live[..*length]);
+            patterns.extend_from_slice(&seen.patterns[..*length]);
         }
         assert!(run_number < plan.len());
     }
@@ -271,6 +284,8 @@ pub fn check(partitions: &Partitions, plan: &[(u8, usize)], batch: usize, publis
         *totals.entry((update.view as usize, update.key.clone())).or_default() += update.aggregate.count();
     }
     assert_eq!(totals, expected.totals, "the live state");
+    let (counts, samples) = sum_of_patterns(patterns.iter().flatten());
+    assert_eq!((counts, samples), (expected.patterns, expected.samples), "patterns");
     let store = store.lock().unwrap();
     for (info, cut) in &store.cuts {
         assert!(cut.ledger.is_balanced(), "{:?}", cut.ledger);

@@ -10,9 +10,12 @@ use floodmark_dataflows::input::{
 use floodmark_dataflows::output::{
     LiveSink, PartitionProgress, Reason, RecordSink, ViewUpdate, WindowDocument, WindowSink,
 };
+use floodmark_dataflows::patterns::PatternUpdate;
 use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::Verdict;
 use floodmark_dataflows::time::{Millis, Tick};
+
+use crate::reference::{PatternCounts, Samples};
 
 pub fn partition(number: i32) -> PartitionInfo {
     PartitionInfo { topic: "logs".into(), identity: "logs".into(), number }
@@ -198,8 +201,34 @@ pub struct Seen {
     /// Where partitions started that did not start at 0.
     pub starts: BTreeMap<i32, u64>,
     pub live: Vec<(Tick, Vec<ViewUpdate>)>,
+    /// Counts of patterns, applied with each entry of `live`.
+    pub patterns: Vec<Vec<PatternUpdate>>,
     /// Cuts of the live state: the tick, and how many entries of `live` are before it.
     pub live_cuts: Vec<(Tick, usize)>,
+}
+
+/// What updates come to that several runs sent, one after the other.
+pub fn sum_of_patterns<'a>(updates: impl IntoIterator<Item = &'a PatternUpdate>) -> (PatternCounts, Samples) {
+    let (mut cuts, mut rows) = (BTreeMap::new(), BTreeMap::new());
+    let (mut counts, mut samples) = (PatternCounts::new(), Samples::new());
+    for update in updates {
+        let of = update.partition.number;
+        cuts.extend(update.cuts.iter().map(|cut| ((of, cut.cut), cut.template.to_string())));
+        for row in &update.rows {
+            let place = (cuts[&(of, row.cut)].clone(), row.service.to_string(), row.level);
+            rows.insert((of, row.row), place);
+        }
+        for sample in &update.samples {
+            let place = (sample.timestamp_ms, of, sample.offset, sample.message.to_string());
+            let known = samples.entry(cuts[&(of, sample.cut)].clone()).or_insert_with(|| place.clone());
+            *known = known.clone().min(place);
+        }
+        for count in &update.counts {
+            let sum = counts.entry(rows[&(of, count.row)].clone()).or_insert((0, Millis::MAX, 0));
+            *sum = (sum.0 + u64::from(count.count), sum.1.min(count.first_ms), sum.2.max(count.last_ms));
+        }
+    }
+    (counts, samples)
 }
 
 /// A sink of all kinds that writes to a shared [`Seen`].
@@ -251,8 +280,10 @@ impl WindowSink for SeenSink {
 }
 
 impl LiveSink for SeenSink {
-    fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>) {
-        self.0.lock().unwrap().live.push((frontier, updates));
+    fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>, patterns: Vec<PatternUpdate>) {
+        let mut seen = self.0.lock().unwrap();
+        seen.live.push((frontier, updates));
+        seen.patterns.push(patterns);
     }
 
     fn cut(&mut self, at: Tick) {

@@ -9,10 +9,20 @@ use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::detect::{Baseline, WindowScore as Combined};
 use floodmark_dataflows::output::{Previous, ResponseTime, WindowDocument, WindowScore, WindowState};
+use floodmark_dataflows::patterns::Cutter;
+use floodmark_dataflows::record::Level;
 use floodmark_dataflows::rules::Rules;
 use floodmark_dataflows::scores::Plan;
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::{Key, OTHER, View};
+
+/// What is counted of a first cut, a service and a level: records, first and last event time.
+pub type PatternCounts = BTreeMap<(String, String, Level), (u64, Millis, Millis)>;
+/// Event time, partition and offset of the sample of each first cut, and the message.
+pub type Samples = BTreeMap<String, (Millis, i32, u64, String)>;
+
+/// First cuts that a partition keeps.
+pub const MAX_PATTERNS: usize = 5;
 
 /// What a run over these partitions must end with.
 pub struct Expected {
@@ -22,6 +32,10 @@ pub struct Expected {
     pub too_late: BTreeMap<(usize, Key), i64>,
     /// Records per (view, key).
     pub totals: BTreeMap<(usize, Key), i64>,
+    /// Records per first cut, service and level.
+    pub patterns: PatternCounts,
+    /// The first record of each first cut.
+    pub samples: Samples,
 }
 
 /// The records of a row by tick, and which ticks were late.
@@ -58,13 +72,31 @@ pub fn expected(
 ) -> Expected {
     let mut rows: BTreeMap<(usize, Key, Millis), Row> = BTreeMap::new();
     let (mut too_late, mut totals) = (BTreeMap::new(), BTreeMap::new());
+    let (mut patterns, mut samples) = (PatternCounts::new(), Samples::new());
     let mut end = 0;
-    for partition in partitions {
+    for (number, partition) in (0..).zip(partitions) {
         let mut clock = 0;
+        let mut templates = BTreeSet::new();
         let mut admitted = vec![BTreeSet::new(); views.len()];
-        for raw in partition {
+        for (offset, raw) in (0..).zip(partition) {
             let Ok(record) = decoder.decode(raw) else { continue };
             clock = clock.max(record.timestamp_ms / tick_ms);
+            let event = record.timestamp_ms;
+            let message = record.message().into_owned();
+            let mut template = Cutter::default().cut(&message).template.to_owned();
+            if !templates.contains(&template) {
+                if templates.len() < MAX_PATTERNS {
+                    templates.insert(template.clone());
+                } else {
+                    template = OTHER.to_owned();
+                }
+            }
+            let sample = (event, number, offset, message);
+            let known = samples.entry(template.clone()).or_insert_with(|| sample.clone());
+            *known = known.clone().min(sample);
+            let place = (template, record.service_name.to_string(), record.level);
+            let sum = patterns.entry(place).or_insert((0, Millis::MAX, 0));
+            *sum = (sum.0 + 1, sum.1.min(event), sum.2.max(event));
             let time_ms = clock * tick_ms;
             let verdict = rules.judge(&record);
             for (id, view) in views.iter().enumerate() {
@@ -170,7 +202,7 @@ pub fn expected(
         document.score = Some(scored.score);
         windows.insert((view.name.to_string(), key.values().join("/"), start), document);
     }
-    Expected { windows, too_late, totals }
+    Expected { windows, too_late, totals, patterns, samples }
 }
 
 /// The score of a window, and the last late tick that changed it.

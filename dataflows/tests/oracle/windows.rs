@@ -9,6 +9,7 @@ use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::decode::{Decoder, RecordsConfig, Schema};
 use floodmark_dataflows::ingest::{ClockConfig, RecordPath};
+use floodmark_dataflows::patterns::Cutter;
 use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::scores::ScoredMeasure;
 use floodmark_dataflows::units::Span;
@@ -17,8 +18,8 @@ use floodmark_dataflows::view_config::ViewConfig;
 use floodmark_dataflows::windows::Publish;
 use proptest::prelude::*;
 
-use crate::memory::{LogFeed, Seen, SeenSink};
-use crate::reference::{expected, is_withdrawn};
+use crate::memory::{LogFeed, Seen, SeenSink, sum_of_patterns};
+use crate::reference::{MAX_PATTERNS, expected, is_withdrawn};
 
 pub const TICK_MS: u64 = 1_000;
 
@@ -89,8 +90,14 @@ pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, pub
         let Setup { decoder, rules, views } = setup(&views());
         let mine = partitions.iter().enumerate().filter(|(p, _)| p % peers == index);
         let feed = LogFeed::new(mine, cut);
-        let computation = Computation { views, clock: clock_config(), publish, live_workers: vec![0] };
-        let path = RecordPath { decoder, rules, cutter: None, sink: out.clone() };
+        let computation = Computation {
+            views,
+            clock: clock_config(),
+            publish,
+            max_patterns: Some(MAX_PATTERNS),
+            live_workers: vec![0],
+        };
+        let path = RecordPath { decoder, rules, cutter: Some(Cutter::default()), sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
         let Dataflow { probe, .. } =
             build(worker, &computation, feed, path, out.clone(), live, Restored::default(), None::<Infallible>);
@@ -136,6 +143,14 @@ pub fn check(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, p
     }
     assert_eq!(totals, expected.totals);
     assert_eq!(too_late, expected.too_late);
+
+    let (counts, samples) = sum_of_patterns(seen.patterns.iter().flatten());
+    assert_eq!((counts, samples), (expected.patterns, expected.samples));
+    for ((frontier, updates), patterns) in seen.live.iter().zip(&seen.patterns) {
+        let counted = updates.iter().filter(|update| update.view == 0).map(|update| update.aggregate.count());
+        let in_patterns = patterns.iter().flat_map(|update| &update.counts).map(|count| i64::from(count.count));
+        assert_eq!(in_patterns.sum::<i64>(), counted.sum::<i64>(), "patterns add up to the records at {frontier}");
+    }
 
     let records: usize = partitions.iter().map(Vec::len).sum();
     assert_eq!(seen.logged.len() + seen.dead.len(), records, "records logged and dead");
@@ -183,13 +198,16 @@ pub fn log() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
                         let mut text = String::new();
                         write!(
                             text,
-                            r#"{{"timestamp":{},"service_name":"s{}","path":"/p/{}","status_code":{},"response_time_ms":{}.{:03}}}"#,
+                            r#"{{"timestamp":{},"service_name":"s{}","path":"/p/{}","status_code":{},"response_time_ms":{}.{:03},"message":"{} of {} took {} us"}}"#,
                             now - r.behind_ms,
                             r.service,
                             r.path,
                             r.status,
                             r.response_us / 1_000_000,
-                            r.response_us % 1_000
+                            r.response_us % 1_000,
+                            ["read", "write", "scan", "check"][usize::from(r.service)],
+                            ["a", "b", "c"][usize::from(r.path)],
+                            r.response_us
                         )
                         .unwrap();
                         if r.broken {

@@ -178,7 +178,7 @@ mod tests {
         let begin = hub.head();
         let mut reached = hub.reached();
         for tick in 1..10 {
-            live.writer().apply(tick, Vec::new());
+            live.writer().apply(tick, Vec::new(), Vec::new());
             reached.wait_for(|&version| version == tick).await.unwrap();
         }
         assert!(matches!(hub.next(begin), Next::Unknown), "only the newest step is kept");
