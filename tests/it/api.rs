@@ -492,6 +492,8 @@ fn the_description_is_openapi_and_names_every_route() {
         "/logs/stats",
         "/metrics",
         "/openapi.json",
+        "/patterns",
+        "/patterns/{id}",
         "/progress",
         "/stream",
         "/views",

@@ -22,6 +22,7 @@ const HEAD: &str = "\
     [store.ndjson]\nlogs = \"data/logs.ndjson\"\nwindows = \"data/windows.ndjson\"\n\
     [api]\nlisten = \"127.0.0.1:0\"\n\
     [time]\nidle_after = \"10m\"\n\
+    [patterns]\nmax_patterns = 3\n\
     [checkpoint]\nevery = \"20ms\"\n";
 
 /// A folder with a log in it, and what must come of the log.
@@ -118,6 +119,38 @@ fn killed_runs_with_other_workers_end_like_one_run() {
     let log = scene.finish(&["-w", "2"]);
     assert!(log.contains("going on from a checkpoint"), "{log}");
     scene.assert_is_expected("after four kills");
+}
+
+#[test]
+fn counts_of_patterns_are_those_of_a_run_that_was_not_killed() {
+    let (killed, whole) = (Scene::new(6_500), Scene::new(6_500));
+    whole.write(1_000);
+    for (checkpoints, workers) in [(1, "1"), (2, "3"), (1, "2")] {
+        killed.kill_after(checkpoints, &["-w", workers]);
+    }
+    killed.write(1_000);
+    let (mut killed_run, mut whole_run) = (killed.start(&["-w", "4"]), whole.start(&[]));
+    let (killed_api, whole_api) = (killed_run.api(), whole_run.api());
+    let count = |answer: &serde_json::Value| answer["count"].as_i64();
+    let records: usize = whole.records.iter().map(Vec::len).sum();
+    let (patterns, totals) = eventually("both have come to the end", || {
+        let of_whole = whole_api.get("/patterns")?;
+        let of_killed = killed_api.get("/patterns").filter(|answer| answer["as_of"] == of_whole["as_of"])?;
+        let totals = whole_api.get("/logs/stats").filter(|totals| totals["as_of"] == of_whole["as_of"])?;
+        let is_the_end = count(&of_whole)? as usize > records * 9 / 10;
+        is_the_end.then(|| assert_eq!(of_killed, of_whole));
+        is_the_end.then_some((of_whole, totals))
+    });
+    assert_eq!(patterns["count"], totals["total_logs"], "patterns add up to the records");
+    let listed = patterns["patterns"].as_array().unwrap();
+    assert_eq!(listed.iter().filter_map(count).sum::<i64>(), count(&patterns).unwrap());
+    assert!(listed.iter().any(|pattern| pattern["template"] == "__other__"), "more cuts than fit: {patterns}");
+    assert!(listed.len() > 3, "{patterns}");
+    for pattern in listed {
+        let levels = pattern["levels"].as_object().unwrap().values().filter_map(|count| count.as_i64());
+        assert_eq!(Some(levels.sum::<i64>()), count(pattern));
+        assert!(pattern["sample"]["message"].as_str().unwrap().starts_with("request "), "{pattern}");
+    }
 }
 
 #[test]

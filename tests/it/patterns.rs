@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::Dir;
+use crate::support::{Dir, eventually};
 
 fn text() -> String {
     (0..30)
@@ -118,4 +118,55 @@ fn what_cannot_be_read_is_named() {
     let stderr = dir.command(&["patterns", "nowhere.log"]).run().expect_code(1).stderr();
     assert!(stderr.contains("cannot read nowhere.log: No such file"), "{stderr}");
     dir.command(&["patterns"]).run().expect_code(2);
+}
+
+#[test]
+fn the_patterns_of_a_run_lead_to_its_documents() {
+    let dir = Dir::new();
+    let line = |second: u64, service: &str, level: &str, message: &str| {
+        let timestamp = 1_700_000_000_000 + second * 1_000;
+        json!({ "timestamp": timestamp, "service_name": service, "level": level, "message": message }).to_string()
+    };
+    let names = ["root", "alice", "bob", "carol", "dave", "eve", "mallory"];
+    let mut lines: Vec<String> =
+        (0..70).map(|n| line(n, "auth", "INFO", &format!("session of {} was closed", names[n as usize % 7]))).collect();
+    lines.extend((70..100).map(|n| line(n, "disk", "ERROR", &format!("sector {n} is bad"))));
+    // One second more, so that the frontier passes all before it.
+    lines.push(line(101, "end", "INFO", "end"));
+    dir.file("app.jsonl", &(lines.join("\n") + "\n"));
+    dir.file(
+        "floodmark.toml",
+        "[source.files]\npaths = [\"app.jsonl\"]\n[time]\nidle_after = \"10m\"\n[api]\nlisten = \"127.0.0.1:0\"\n",
+    );
+    let mut run = dir.command(&["run"]).start();
+    let api = run.api();
+    let patterns = eventually("everything is counted", || api.get("/patterns").filter(|answer| answer["count"] == 100));
+    assert_eq!(patterns["total"], 2);
+    let (sessions, sectors) = (&patterns["patterns"][0], &patterns["patterns"][1]);
+    assert_eq!((&sessions["template"], &sessions["count"]), (&json!("session of <*> was closed"), &json!(70)));
+    assert_eq!((&sectors["services"], &sectors["levels"]), (&json!({ "disk": 30 }), &json!({ "ERROR": 30 })));
+    assert_eq!(sessions["sample"]["message"], "session of root was closed");
+    assert_eq!((&sessions["first_seen"], &sessions["last_seen"]), (&json!(1_700_000_000_000_u64), &json!(1_700_000_069_000_u64)));
+    assert_eq!(sectors["share"], 0.3);
+    assert_eq!(sectors["rate"].as_f64().unwrap(), 30_000.0 / patterns["rate_window_ms"].as_f64().unwrap());
+
+    // The seven names are first cuts of their own; documents know these, and the pattern leads to all of them.
+    let cuts = sessions["cuts"].as_array().unwrap();
+    assert_eq!(cuts.len(), 7);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let of_cut = api.get(&format!("/patterns/{}", text(&cuts[3]["id"]))).unwrap();
+    assert_eq!(of_cut["pattern"]["id"], sessions["id"]);
+    let found = |id: &Value, expected: u64| {
+        let path = format!("/logs?size=100&pattern_id={}", text(id));
+        eventually("they are indexed", || api.get(&path).filter(|answer| answer["total"] == expected))
+    };
+    found(&sessions["id"], 70);
+    for document in found(&cuts[3]["id"], 10)["logs"].as_array().unwrap() {
+        assert_eq!(document["pattern_id"], cuts[3]["id"]);
+    }
+    assert_eq!(api.get("/patterns?level=error").unwrap()["count"], 30);
+    assert_eq!(api.get("/patterns?q=SECTOR&service_name=disk").unwrap()["total"], 1);
+    assert_eq!(api.get("/patterns?from=1700000099000").unwrap()["total"], 1);
+    assert_eq!(api.get("/patterns?to=1700000070000").unwrap()["patterns"][0]["id"], sessions["id"]);
+    assert_eq!(api.get("/patterns?new=true").unwrap()["total"], 0, "at the beginning nothing is");
 }

@@ -65,8 +65,9 @@ fn partition(number: u64, each: usize) -> Vec<Vec<u8>> {
         let level = ["INFO", "INFO", "INFO", "WARN", "ERROR"][draw(5) as usize];
         let (service, path, status) = (draw(4), draw(5), [200, 200, 302, 404, 500][draw(5) as usize]);
         let (whole, thousandths) = (draw(900), draw(1_000));
+        let verb = ["fetched", "stored", "listed", "merged", "sent"][path as usize];
         let text = format!(
-            r#"{{"timestamp":{timestamp},"service_name":"service-{service}","level":"{level}","path":"/p/{path}","status_code":{status},"response_time_ms":{whole}.{thousandths:03},"message":"request {i} of partition {number}"}}"#
+            r#"{{"timestamp":{timestamp},"service_name":"service-{service}","level":"{level}","path":"/p/{path}","status_code":{status},"response_time_ms":{whole}.{thousandths:03},"message":"request {i} of partition {number} {verb}"}}"#
         );
         records.push(match draw(150) {
             0 => text.as_bytes()[..text.len() / 2].to_vec(),
