@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use floodmark::checkpoint::commit::Parts;
 use floodmark::checkpoint::compare::Fingerprint;
+use floodmark::checkpoint::contents::LiveRows;
 use floodmark::checkpoint::restore::{self, Loaded};
 use floodmark::checkpoint::store::CopyStore;
 use floodmark::checkpoint::{CheckpointConfig, Checkpoints, Line, Stats, WorkerSink};
@@ -41,6 +42,7 @@ use floodmark_dataflows::input::{
     Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, RecordedMarks, Waker,
 };
 use floodmark_dataflows::output::{LiveSink, PartitionProgress, Reason, RecordSink, ViewUpdate};
+use floodmark_dataflows::patterns::PatternUpdate;
 use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::Verdict;
 use floodmark_dataflows::time::Tick;
@@ -236,8 +238,8 @@ impl CheckpointSink for WatchedSink {
 struct WatchedLive(LiveWriter, Rc<Watch>);
 
 impl LiveSink for WatchedLive {
-    fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>) {
-        self.0.apply(frontier, updates);
+    fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>, patterns: Vec<PatternUpdate>) {
+        self.0.apply(frontier, updates, patterns);
     }
 
     fn cut(&mut self, at: Tick) {
@@ -370,7 +372,7 @@ impl Bench {
             arrived_by_ms: None,
         };
         let publish = Publish::Live { open_every_ms: 10_000 };
-        let computation = Computation { views, clock, publish, live_workers: vec![0] };
+        let computation = Computation { views, clock, publish, max_patterns: None, live_workers: vec![0] };
         let sink = Records(writer.records(rules.clone()), board);
         let path = RecordPath { decoder: Decoder::new(compiled.schema), rules, cutter: None, sink };
         let windows = writer.windows(WindowIds::new(&self.config.view, 1, 1_000));
@@ -461,7 +463,7 @@ fn write(bench: &Arc<Bench>) {
     let (parts, bench) = (Mutex::new(Some(line)), bench.clone());
     timely::execute::execute_directly(move |worker| {
         let line = parts.lock().take().expect("one worker");
-        live.restore(&Restored::default(), &[], true);
+        live.restore(&Restored::default(), &LiveRows::default(), true);
         let mut running = bench.start(worker, line, Restored::default(), live.clone());
         let started = Instant::now();
         // At full speed: nothing waits for the frontier.
@@ -491,7 +493,7 @@ fn go_on(bench: &Arc<Bench>) {
     let starts = standing.cuts.into_iter();
     let starts = starts.map(|(info, cut)| (info, PartitionStart { cut: Some(cut), ..Default::default() }));
     let restored = Restored { at, partitions: starts.collect(), rows: Arc::new(rows), ..Default::default() };
-    live.restore(&restored, &standing.totals, true);
+    live.restore(&restored, &standing.live, true);
     let restored_live = started.elapsed();
     let line = Line { manifest, configuration: bench.fingerprint(), changes: Vec::new() };
     let (parts, bench) = (Mutex::new(Some((line, restored))), bench.clone());

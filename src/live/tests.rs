@@ -367,7 +367,11 @@ fn applying_the_changes_gives_the_state() {
 #[test]
 fn windows_that_began_before_their_view_say_so() {
     let live = Arc::new(LiveView::new(vec![view("v", 10, 10)], TICK_MS, 0));
-    live.restore(&Restored { at: 1_015, partial_before: [(0, 1_015)].into(), ..Restored::default() }, &[], false);
+    live.restore(
+        &Restored { at: 1_015, partial_before: [(0, 1_015)].into(), ..Restored::default() },
+        &LiveRows::default(),
+        false,
+    );
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let key = Key::from_values(&["a"]);
     let mut update = |time: Tick| {
@@ -375,7 +379,7 @@ fn windows_that_began_before_their_view_say_so() {
         ViewUpdate { view: 0, pane: Some(at - at % 10_000), key, time, aggregate: aggregate(&mut rng, at) }
     };
     let late = ViewUpdate { pane: Some(1_010_000), ..update(1_026) };
-    live.writer().apply(1_027, vec![update(1_016), update(1_021), late]);
+    live.writer().apply(1_027, vec![update(1_016), update(1_021), late], Vec::new());
     let page = live.windows(0, &WindowQuery { size: 9, ..Default::default() }).unwrap().value.windows;
     assert_eq!(page.iter().map(|w| (w.start, w.partial)).collect::<Vec<_>>(), [(1_020_000, false), (1_010_000, true)]);
     let history = live.history(0, &key, 1_010_000).value.unwrap();

@@ -146,7 +146,10 @@ fn the_patterns_of_a_run_lead_to_its_documents() {
     assert_eq!((&sessions["template"], &sessions["count"]), (&json!("session of <*> was closed"), &json!(70)));
     assert_eq!((&sectors["services"], &sectors["levels"]), (&json!({ "disk": 30 }), &json!({ "ERROR": 30 })));
     assert_eq!(sessions["sample"]["message"], "session of root was closed");
-    assert_eq!((&sessions["first_seen"], &sessions["last_seen"]), (&json!(1_700_000_000_000_u64), &json!(1_700_000_069_000_u64)));
+    assert_eq!(
+        (&sessions["first_seen"], &sessions["last_seen"]),
+        (&json!(1_700_000_000_000_u64), &json!(1_700_000_069_000_u64))
+    );
     assert_eq!(sectors["share"], 0.3);
     assert_eq!(sectors["rate"].as_f64().unwrap(), 30_000.0 / patterns["rate_window_ms"].as_f64().unwrap());
 

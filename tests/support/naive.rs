@@ -1,11 +1,13 @@
 //! A naive reference of the whole product: what a run over some partitions must end with.
 //!
 //! In: the raw records of each partition with their offsets, a [`Model`] of the configuration, and the marks that were
-//! recorded. Out: an [`Outcome`]. It shares no code with what it checks: records are parsed by `serde_json`, every record
+//! recorded. Out: an [`Outcome`]. It shares no code with what it checks, but for the first
+//! cut of messages, whose own tests fix its ids: records are parsed by `serde_json`, every record
 //! of every window is kept, and each window is computed from its records at the end. Slow and plain on purpose.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use floodmark_dataflows::patterns::Cutter;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -273,7 +275,7 @@ fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Result<(Facts,
             name => !as_it_is(name, form),
         })
         .collect();
-    let computed = ["topic", "partition", "offset", "severity", "severity_level", "anomaly", "reasons"];
+    let computed = ["topic", "partition", "offset", "severity", "severity_level", "anomaly", "reasons", "pattern_id"];
     let is_taken = |name: &str| computed.contains(&name) || written.iter().any(|(taken, _)| *taken == name);
     let mut document = if members.iter().any(|(name, _)| is_taken(name)) {
         let member = |(name, raw): &(String, String)| {
@@ -292,11 +294,12 @@ fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Result<(Facts,
         _ => "INFO",
     };
     document.push_str(&format!(
-        r#","topic":{},"partition":{number},"offset":{offset},"severity":{},"severity_level":"{severity_level}","anomaly":{},"reasons":{}"#,
+        r#","topic":{},"partition":{number},"offset":{offset},"severity":{},"severity_level":"{severity_level}","anomaly":{},"reasons":{},"pattern_id":"{:016x}""#,
         json!(model.topic),
         facts.severity,
         facts.severity >= 50,
         json!(facts.reasons),
+        Cutter::default().cut(get("message").and_then(Value::as_str).unwrap_or_default()).id,
     ));
     for (name, form) in written {
         document.push_str(&format!(",\"{name}\":{form}"));
