@@ -351,6 +351,7 @@ impl Bench {
             Writer::start(Arc::new(NoStore), Arc::new(NoDeadLetters), options, &self.runtime).expect("a writer");
         let (board, stats) = (Arc::new(ProgressBoard::default()), Arc::new(Stats::default()));
         let checkpoints = Checkpoints::new(Parts {
+            alerts: None,
             store: self.store.clone(),
             config: self.config.checkpoint.clone(),
             runtime: self.runtime.clone(),
@@ -372,13 +373,24 @@ impl Bench {
             arrived_by_ms: None,
         };
         let publish = Publish::Live { open_every_ms: 10_000 };
-        let computation = Computation { views, clock, publish, max_patterns: None, live_workers: vec![0] };
+        let computation =
+            Computation { views, alerts: vec![], clock, publish, max_patterns: None, live_workers: vec![0] };
         let sink = Records(writer.records(rules.clone()), board);
         let path = RecordPath { decoder: Decoder::new(compiled.schema), rules, cutter: None, sink };
         let windows = writer.windows(WindowIds::new(&self.config.view, 1, 1_000));
         let live = WatchedLive(live.writer(), watch.clone());
         let sink = WatchedSink(checkpoints.sink(0), watch.clone());
-        let dataflow = build(worker, &computation, feed, path, windows, Some(live), restored, Some(sink));
+        let dataflow = build(
+            worker,
+            &computation,
+            feed,
+            path,
+            windows,
+            Some(live),
+            None::<std::convert::Infallible>,
+            restored,
+            Some(sink),
+        );
         Running { worker, dataflow, up_to, watch, stats }
     }
 

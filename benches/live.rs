@@ -85,6 +85,7 @@ fn over_http() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let live = Arc::new(LiveView::new(views(), TICK_MS, 2));
     let state = ApiState {
+        alerts: None,
         live: live.clone(),
         store: Arc::new(ListStore::default()),
         progress: Arc::default(),

@@ -32,6 +32,7 @@ async fn main() -> anyhow::Result<()> {
     metrics.watch_live(live.clone());
     metrics.watch_progress(progress.clone(), TICK_MS);
     let state = ApiState {
+        alerts: None,
         live: live.clone(),
         store: store.clone(),
         progress: progress.clone(),

@@ -13,10 +13,12 @@
 //! - [`live`]: the state that live reads are answered from.
 //! - [`api`]: the HTTP API.
 //! - [`engine`]: builds and runs the dataflow on this process's workers, and joins the above to it.
+//! - [`alerts`]: kept, stored, and sent to people.
 //! - [`cluster`]: several processes as one.
 //! - [`config`], [`units`]: configuration. Each part's options stand beside the part.
 //! - [`cli`]: the commands.
 
+pub mod alerts;
 pub mod api;
 pub mod audit;
 pub mod checkpoint;

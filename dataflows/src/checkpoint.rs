@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
+pub use crate::alerts::state::{AlertRow, AlertRowValue};
 pub use crate::corrections::Late;
 use crate::input::PartitionInfo;
 use crate::ledger::Ledger;
@@ -65,6 +66,8 @@ pub enum StateRow {
     Series(SeriesRow),
     /// What a window of a key that is gone teaches, until a [`SeriesRow`] has learned it.
     Values(ValuesRow),
+    /// What is known of a key for an alert.
+    Alert(Box<AlertRow>),
 }
 
 /// What is counted of a key in a pane.
@@ -129,6 +132,7 @@ impl StateRow {
             StateRow::Late(row) => &mut row.view,
             StateRow::Series(row) => &mut row.view,
             StateRow::Values(row) => &mut row.view,
+            StateRow::Alert(row) => &mut row.view,
         }
     }
 }

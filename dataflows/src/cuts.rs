@@ -109,6 +109,10 @@ impl Gate {
 /// The tick of the checkpoint that is being made, for the operators that hold state.
 pub struct Cuts {
     rows: Cell<Option<Tick>>,
+    /// Where this worker speaks of alerts: their rows go with the others.
+    alerts: Cell<Option<Tick>>,
+    has_alerts: Cell<bool>,
+    given: RefCell<Vec<StateRow>>,
     live: Cell<Option<Tick>>,
     sink: Rc<RefCell<dyn CheckpointSink>>,
 }
@@ -120,6 +124,17 @@ impl fmt::Debug for Cuts {
 }
 
 impl Cuts {
+    fn new(sink: Rc<RefCell<dyn CheckpointSink>>) -> Self {
+        Self {
+            rows: Cell::new(None),
+            alerts: Cell::new(None),
+            has_alerts: Cell::new(false),
+            given: RefCell::default(),
+            live: Cell::new(None),
+            sink,
+        }
+    }
+
     /// The tick at which rows are to be given. Known before anything with this timestamp is sent by anyone.
     pub(crate) fn rows_due(&self) -> Option<Tick> {
         self.rows.get()
@@ -128,8 +143,37 @@ impl Cuts {
     /// Gives this worker's rows as of the tick that is due.
     pub(crate) fn give_rows(&self, rows: Vec<StateRow>) {
         if let Some(at) = self.rows.take() {
-            self.sink.borrow_mut().rows(at, rows);
+            self.given.borrow_mut().extend(rows);
+            self.hand_over(at);
         }
+    }
+
+    /// This worker speaks of alerts.
+    pub(crate) fn expect_alerts(&self) {
+        self.has_alerts.set(true);
+    }
+
+    /// The tick at which alerts are to be cut, if that is at or before `frontier`.
+    pub(crate) fn alerts_due(&self, frontier: Tick) -> Option<Tick> {
+        self.alerts.get().filter(|&at| at <= frontier)
+    }
+
+    /// Gives the rows of alerts as of the tick that is due.
+    pub(crate) fn give_alerts(&self, rows: Vec<StateRow>) {
+        if let Some(at) = self.alerts.take() {
+            self.given.borrow_mut().extend(rows);
+            self.hand_over(at);
+        }
+    }
+
+    fn hand_over(&self, at: Tick) {
+        if !self.rows_are_due() {
+            self.sink.borrow_mut().rows(at, self.given.take());
+        }
+    }
+
+    fn rows_are_due(&self) -> bool {
+        self.rows.get().is_some() || self.alerts.get().is_some()
     }
 
     /// The tick at which the live state is to be cut, if that is at or before `frontier`. Returned once.
@@ -174,7 +218,7 @@ impl CutBoard {
             input
         });
         let sink: Rc<RefCell<dyn CheckpointSink>> = Rc::new(RefCell::new(sink));
-        let cuts = Rc::new(Cuts { rows: Cell::new(None), live: Cell::new(None), sink });
+        let cuts = Rc::new(Cuts::new(sink));
         Self { index, peers, rounds, listener, input, cuts, round: 0, own: Own::default() }
     }
 
@@ -215,6 +259,7 @@ impl CutBoard {
             self.own.at = Some(at);
             self.cuts.rows.set(Some(at));
             self.cuts.live.set(Some(at));
+            self.cuts.alerts.set(self.cuts.has_alerts.get().then_some(at));
             self.say(Message::Knows);
         }
         if round.is_committed {
@@ -224,7 +269,7 @@ impl CutBoard {
             self.own = Own::default();
             return Gate::FREE;
         }
-        if self.own.gave_partitions && self.cuts.rows.get().is_none() && !self.own.gave_description {
+        if self.own.gave_partitions && !self.cuts.rows_are_due() && !self.own.gave_description {
             let description = self.cuts.sink.borrow_mut().description(at);
             if let Some(description) = description {
                 self.own.gave_description = true;

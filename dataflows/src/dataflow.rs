@@ -6,6 +6,8 @@
 //!             │                       └── negations ◄┘  (panes that are gone)
 //!             └──► copy per process ──► live
 //! ```
+//!
+//! With alerts, `publish` sends the facts that they are made of to `alerts` on the first worker.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +19,10 @@ use timely::dataflow::operators::probe::{self, Probe};
 use timely::scheduling::Activator;
 use timely::worker::Worker;
 
+use crate::alerts::AlertSink;
+use crate::alerts::config::Alert;
+use crate::alerts::facts::{FactUpdate, facts};
+use crate::alerts::operator::{Setting, alerts};
 use crate::checkpoint::{CheckpointSink, Restored};
 use crate::clocks::ClockBoard;
 use crate::cuts::CutBoard;
@@ -33,6 +39,8 @@ use crate::windows::{Publish, windows};
 pub struct Computation {
     /// The views; their places are their numbers.
     pub views: Vec<Arc<View>>,
+    /// The alerts over them.
+    pub alerts: Vec<Arc<Alert>>,
     /// The event clock.
     pub clock: ClockConfig,
     /// When windows are published.
@@ -55,13 +63,14 @@ pub struct Dataflow {
 /// Builds the dataflow on a worker. It goes on from `restored`, which is the same on every worker but for rows and
 /// partitions of other workers; and makes checkpoints through `checkpoints`, on all workers or on none.
 #[expect(clippy::too_many_arguments, reason = "what a worker is given, each of a type of its own")]
-pub fn build<F, S, W, L, C>(
+pub fn build<F, S, W, L, A, C>(
     worker: &mut Worker,
     computation: &Computation,
     feed: F,
     path: RecordPath<S>,
     mut publisher: W,
     live_sink: Option<L>,
+    alert_sink: Option<A>,
     restored: Restored,
     checkpoints: Option<C>,
 ) -> Dataflow
@@ -70,6 +79,7 @@ where
     S: RecordSink + 'static,
     W: WindowSink + 'static,
     L: LiveSink + 'static,
+    A: AlertSink + 'static,
     C: CheckpointSink + 'static,
 {
     let board = ClockBoard::new(worker);
@@ -77,7 +87,7 @@ where
     let cuts = cut_board.as_ref().map(CutBoard::cuts);
     worker.dataflow_named("floodmark", |scope| {
         let probe = probe::Handle::new();
-        let Computation { views, clock, publish, max_patterns, live_workers } = computation;
+        let Computation { views, alerts: watched, clock, publish, max_patterns, live_workers } = computation;
         // Nobody else asks for the counts.
         let max_patterns = max_patterns.filter(|_| !live_workers.is_empty());
         let Ingested { updates, ends, patterns, activator } = ingest(
@@ -96,17 +106,45 @@ where
         if !live_workers.is_empty() {
             live(updates.clone(), patterns, ends.clone(), live_workers.clone(), live_sink, restored.at, cuts.clone());
         }
-        windows(updates, ends, views, *clock, *publish, &restored, cuts)
-            .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "publish", move |_, _| {
-                move |input, _| input.for_each(|_, documents| publisher.windows(std::mem::take(documents)))
+        let of_publish = watched.clone();
+        let published =
+            windows(updates, ends.clone(), views, *clock, *publish, &restored, cuts.clone())
+                .unary::<CapacityContainerBuilder<Vec<FactUpdate>>, _, _, _>(Pipeline, "publish", move |_, _| {
+                    move |input, output| {
+                        input.for_each(|capability, documents| {
+                            if !of_publish.is_empty() {
+                                let facts = documents.iter().flat_map(|document| facts(&of_publish, document));
+                                output.session(&capability).give_iterator(facts);
+                            }
+                            publisher.windows(std::mem::take(documents));
+                        });
+                    }
+                });
+        let said = if watched.is_empty() {
+            published.unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "no alerts", |_, _| {
+                |input, _| input.for_each(|_, _| {})
             })
-            .probe_with(&probe)
-            .unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "wake ingest", move |_, _| {
+        } else {
+            let setting = Setting {
+                alerts: watched,
+                tick_ms: clock.tick_ms,
+                publish: *publish,
+                restored: &restored,
+                cuts,
+                live_workers: live_workers.clone(),
+            };
+            alerts(published, ends, setting, alert_sink)
+        };
+        said.probe_with(&probe).unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
+            Pipeline,
+            "wake ingest",
+            move |_, _| {
                 move |(input, _), _| {
                     input.for_each(|_, _| {});
                     activator.activate();
                 }
-            });
+            },
+        );
         Dataflow { probe, source }
     })
 }

@@ -13,7 +13,8 @@
 //!    [`corrections`]: what late records did to windows. [`checkpoint`]: what is kept to go on from after a restart.
 //!    [`cuts`]: how workers agree on when. [`ledger`]: what became of each offset.
 //! 8. [`patterns`]: templates of messages, with wildcards.
-//! 9. [`output`]: what the outside implements to receive documents, dead letters and windows.
+//! 9. [`alerts`]: windows that meet a condition, as incidents that correct themselves.
+//! 10. [`output`]: what the outside implements to receive documents, dead letters and windows.
 //!
 //! [`dataflow::build`] puts it together on a worker.
 

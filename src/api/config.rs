@@ -17,11 +17,15 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// Allows an address that other hosts can reach.
     pub allow_public: bool,
+    /// The address at which people reach the API, for links in notifications, such as `"https://floodmark.example.com"`. Left
+    /// out, links are paths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
     /// A request that takes longer is answered with 503. Searches of a slow store are what takes long.
     pub request_timeout: Span,
     /// Requests worked on at the same time; further ones are answered with 503 at once.
     pub max_concurrent_requests: usize,
-    /// The largest body of a request. No request needs one.
+    /// The largest body of a request. Only silences have one, and a small one.
     pub max_body: ByteSize,
     /// Rows on a page where a request does not say.
     pub default_page_size: usize,
@@ -42,6 +46,7 @@ impl Default for ApiConfig {
             enabled: true,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             allow_public: false,
+            public_url: None,
             request_timeout: Span::from_secs(30),
             max_concurrent_requests: 256,
             max_body: ByteSize(64 << 10),

@@ -23,6 +23,7 @@ use super::Context;
         (name = "logs", description = "Search logs, and count them"),
         (name = "views", description = "Windows and totals by key"),
         (name = "patterns", description = "Templates of messages, counted"),
+        (name = "alerts", description = "Alerts with their histories, and silences"),
         (name = "status", description = "What this process is and how it does"),
     )
 )]

@@ -6,9 +6,11 @@
 //! - [`config`]: the options. [`server`]: listening, and shutting down.
 //! - [`guard`]: what is done for every request: limits, time, counting, and errors made into problems.
 //! - [`params`]: query parameters, all mistakes found at once. [`problem`]: problem documents.
-//! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`patterns`]: `/patterns`. [`stream`]: `/stream`. [`status`]: `/`, `/health`,
+//! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`patterns`]: `/patterns`.
+//!   [`alerts`]: `/alerts`, `/silences`. [`stream`]: `/stream`. [`status`]: `/`, `/health`,
 //!   `/progress`, `/metrics`. [`audit`]: `/audit`. [`docs`]: `/openapi.json`, `/docs`.
 
+mod alerts;
 mod audit;
 pub mod config;
 mod docs;
@@ -30,6 +32,7 @@ use axum::Router;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::alerts::Alerts;
 use crate::live::LiveView;
 use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
@@ -46,6 +49,8 @@ use stream::Hub;
 pub struct ApiState {
     /// The live state.
     pub live: Arc<LiveView>,
+    /// Alerts, if any are configured.
+    pub alerts: Option<Alerts>,
     /// Where logs are searched.
     pub store: Arc<dyn Store>,
     /// Where the partitions stand.
@@ -92,6 +97,10 @@ fn router(config: &ApiConfig, state: ApiState) -> (Router, Arc<Hub>) {
         .routes(routes!(views::history))
         .routes(routes!(patterns::list))
         .routes(routes!(patterns::one))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::history))
+        .routes(routes!(alerts::silences, alerts::silence))
+        .routes(routes!(alerts::unsilence))
         .routes(routes!(stream::stream))
         .routes(routes!(status::progress))
         .routes(routes!(audit::audit))

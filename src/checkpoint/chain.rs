@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::vec::IntoIter;
 
 use bytes::Bytes;
-use floodmark_dataflows::checkpoint::{PartitionCut, SeenKeys, StateRow};
+use floodmark_dataflows::checkpoint::{AlertRowValue, PartitionCut, SeenKeys, StateRow};
 use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::patterns::SeenPatterns;
 use floodmark_dataflows::time::{Millis, Tick};
@@ -33,6 +33,8 @@ fn place(row: &StateRow) -> Place {
         StateRow::Late(row) => (row.view, 1, row.window, row.key.clone()),
         StateRow::Series(row) => (row.view, 2, 0, row.key.clone()),
         StateRow::Values(row) => (row.view, 3, row.window, row.key.clone()),
+        // A key has no control characters, so the two cannot run into each other.
+        StateRow::Alert(row) => (row.view, 4, row.window, Key(format!("{}\n{}", row.key, row.alert).into())),
     }
 }
 
@@ -222,6 +224,10 @@ pub fn counts(row: &StateRow, configuration: &Fingerprint, at: Tick) -> bool {
         StateRow::Late(row) => view(row.view).is_some_and(|view| view.window_gone_at(row.window) > now),
         StateRow::Series(row) => view(row.view).is_some_and(|view| view.series_gone_at(&row.learned) > now),
         StateRow::Values(row) => view(row.view).is_some_and(|view| view.values_gone_at(row.window) > now),
+        StateRow::Alert(row) => match &row.value {
+            AlertRowValue::Fact(_) => view(row.view).is_some_and(|view| view.window_gone_at(row.window) > now),
+            AlertRowValue::Gone { at: of, .. } => *of == at,
+        },
     }
 }
 

@@ -23,6 +23,7 @@ use super::manifest::{CheckpointId, FileRef, Manifest, id_of, name};
 use super::sink::{Description, WorkerSink};
 use super::store::{CopyStore, StoreError};
 use super::{CheckpointError, STATE_FOLDER, Stats, chain_of, marks, repeat, restore};
+use crate::alerts::Alerts;
 use crate::live::LiveView;
 use crate::live::progress::ProgressBoard;
 use crate::sources::{Positions, wall_clock_ms};
@@ -87,6 +88,7 @@ pub(super) struct Shared {
     pub(super) store: CopyStore,
     pub(super) runtime: Handle,
     pub(super) writer: Writer,
+    pub(super) alerts: Option<Alerts>,
     pub(super) board: Arc<ProgressBoard>,
     /// The live state of the process of the first worker.
     pub(super) live: Option<Arc<LiveView>>,
@@ -116,6 +118,8 @@ pub struct Parts {
     pub runtime: Handle,
     /// Whose acknowledgements are waited for.
     pub writer: Writer,
+    /// Alerts, which are waited for too.
+    pub alerts: Option<Alerts>,
     /// Where each worker's frontier is noted.
     pub board: Arc<ProgressBoard>,
     /// The live state whose totals are kept; on the process of the first worker.
@@ -131,7 +135,7 @@ pub struct Parts {
 impl Checkpoints {
     /// Checkpoints that go on from one.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, config, runtime, writer, board, live, line, stats, process } = parts;
+        let Parts { store, config, runtime, writer, alerts, board, live, line, stats, process } = parts;
         let now = Instant::now();
         let manifest = &line.manifest;
         stats.last_id.store(manifest.id, Ordering::Relaxed);
@@ -145,6 +149,7 @@ impl Checkpoints {
             store,
             runtime,
             writer,
+            alerts,
             board,
             live,
             stats,

@@ -47,6 +47,8 @@ struct Share {
     positions: Positions,
     /// Windows that were handed in when all before the cut had been.
     windows: Option<u64>,
+    /// Alerts handed in by then.
+    alerts: u64,
     writing: Option<Arc<Mutex<Option<Description>>>>,
 }
 
@@ -57,7 +59,15 @@ impl WorkerSink {
 
     /// The share of the checkpoint at `at`; one that was abandoned before makes way.
     fn share(&mut self, at: Tick) -> &mut Share {
-        let new = || Share { at, cuts: None, rows: None, positions: Positions::new(), windows: None, writing: None };
+        let new = || Share {
+            at,
+            cuts: None,
+            rows: None,
+            positions: Positions::new(),
+            windows: None,
+            alerts: 0,
+            writing: None,
+        };
         if self.share.as_ref().is_some_and(|share| share.at != at) {
             self.share = None;
         }
@@ -84,11 +94,13 @@ impl WorkerSink {
     /// Whether everything that this worker handed out before the cut is stored.
     fn is_stored(&mut self) -> bool {
         let Some(share) = &mut self.share else { return false };
-        let Shared { writer, board, .. } = &*self.shared;
+        let Shared { writer, alerts, board, .. } = &*self.shared;
         if share.windows.is_none() && board.frontier_of(self.worker).is_some_and(|frontier| frontier >= share.at) {
             share.windows = Some(writer.windows_handed_in());
+            share.alerts = alerts.as_ref().map_or(0, crate::alerts::Alerts::handed_in);
         }
         share.windows.is_some_and(|windows| writer.windows_stored() >= windows)
+            && alerts.as_ref().is_none_or(|alerts| alerts.is_stored(share.alerts))
             && share.positions.iter().all(|(partition, next)| writer.is_stored(partition, *next))
     }
 }

@@ -129,6 +129,7 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
         logs: args.logs.clone().unwrap_or_else(|| scratch.0.join("logs.ndjson")),
         windows: args.out.clone().unwrap_or_else(|| scratch.0.join("windows.ndjson")),
         append: false,
+        ..NdjsonConfig::default()
     });
     let cpu_before = cpu_seconds();
     let options = RunOptions { until_end: true, bare: true, keeps_live: args.live, ..RunOptions::default() };

@@ -2,12 +2,14 @@
 //!
 //! In: a [`Config`]. Out: what the dataflow is built from, or *all* mistakes, each with its key.
 
+use floodmark_dataflows::alerts::config::{Alert, compile_alerts};
 use floodmark_dataflows::decode::{RecordsConfig, Schema};
 use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::view_config::{Mistake, compile_views};
 
 use super::{Config, SourceChoice, SourceSection, StoreChoice, StoreSection};
+use crate::alerts::config::route_mistakes;
 use crate::dead_letters::Place;
 use crate::sources::generator::Generator;
 
@@ -20,6 +22,8 @@ pub struct Compiled {
     pub rules: Rules,
     /// The views, in the order of the configuration.
     pub views: Vec<View>,
+    /// The alerts, in the order of the configuration.
+    pub alerts: Vec<Alert>,
 }
 
 impl Config {
@@ -36,6 +40,7 @@ impl Config {
             mistakes.push(Mistake::new("dead_letters.to", message));
         }
         mistakes.extend(within("patterns", self.patterns.mistakes()));
+        mistakes.extend(route_mistakes(&self.route, &self.alert));
         mistakes.extend(within("checkpoint", self.checkpoint.mistakes()));
         mistakes.extend(self.api.mistakes().iter().map(|text| spoken("", text).within("api")));
         let (every, tick) = (self.publish.every, self.time.tick);
@@ -90,8 +95,15 @@ impl Config {
         if let Err(found) = &views {
             mistakes.extend(within("view", found.clone()));
         }
+        let alerts = match &views {
+            Ok(views) => compile_alerts(&self.alert, views).unwrap_or_else(|found| {
+                mistakes.extend(within("alert", found));
+                Vec::new()
+            }),
+            Err(_) => Vec::new(),
+        };
         match (rules, views) {
-            (Ok(rules), Ok(views)) if mistakes.is_empty() => Ok(Compiled { schema, rules, views }),
+            (Ok(rules), Ok(views)) if mistakes.is_empty() => Ok(Compiled { schema, rules, views, alerts }),
             _ => Err(mistakes),
         }
     }

@@ -15,6 +15,7 @@ pub mod sections;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use floodmark_dataflows::alerts::config::AlertConfig;
 use floodmark_dataflows::decode::RecordsConfig;
 use floodmark_dataflows::patterns::PatternsConfig;
 use floodmark_dataflows::rules::RulesConfig;
@@ -22,6 +23,7 @@ use floodmark_dataflows::view_config::{TimeConfig, ViewConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::alerts::config::{AlertsConfig, RouteConfig};
 use crate::api::ApiConfig;
 use crate::audit::AuditConfig;
 use crate::checkpoint::CheckpointConfig;
@@ -55,6 +57,12 @@ pub struct Config {
     pub patterns: PatternsConfig,
     /// When window documents go to the store.
     pub publish: PublishConfig,
+    /// Alerts: which windows somebody is told of.
+    pub alert: Vec<AlertConfig>,
+    /// Who is told of alerts.
+    pub route: Vec<RouteConfig>,
+    /// How alerts are kept and sent.
+    pub alerts: AlertsConfig,
     /// Where documents go, and where searches are answered: at most one of `store.elasticsearch`, `store.embedded`,
     /// `store.ndjson` and `store.none`. Without any, the embedded store.
     pub store: StoreSection,
@@ -80,6 +88,9 @@ impl Default for Config {
             view: vec![ViewConfig::default()],
             patterns: PatternsConfig::default(),
             publish: PublishConfig::default(),
+            alert: Vec::new(),
+            route: Vec::new(),
+            alerts: AlertsConfig::default(),
             store: StoreSection::default(),
             dead_letters: DeadLettersConfig::default(),
             checkpoint: CheckpointConfig::default(),

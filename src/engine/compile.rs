@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use floodmark_dataflows::alerts::config::Alert;
 use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::ingest::ClockConfig;
 use floodmark_dataflows::record::FieldRef;
@@ -21,6 +22,8 @@ pub(super) struct Compiled {
     pub rules: Arc<Rules>,
     /// The views, with [`SERVICES_VIEW`] last if it is needed.
     pub views: Vec<Arc<View>>,
+    /// The alerts over them.
+    pub alerts: Vec<Arc<Alert>>,
     /// The view that supplies the totals by service.
     pub service_view: ViewId,
     pub clock: ClockConfig,
@@ -28,7 +31,7 @@ pub(super) struct Compiled {
 
 /// Compiles a configuration, or finds all mistakes in it.
 pub(super) fn compile(config: &Config) -> Result<Compiled, Vec<Mistake>> {
-    let config::Compiled { mut schema, rules, mut views } = config.compile()?;
+    let config::Compiled { mut schema, rules, mut views, alerts } = config.compile()?;
     let service_view = match views.iter().position(counts_services) {
         Some(place) => place,
         None => {
@@ -50,6 +53,7 @@ pub(super) fn compile(config: &Config) -> Result<Compiled, Vec<Mistake>> {
         decoder: Decoder::new(schema),
         rules: Arc::new(rules),
         views: views.into_iter().map(Arc::new).collect(),
+        alerts: alerts.into_iter().map(Arc::new).collect(),
         service_view: service_view as ViewId,
         clock,
     })

@@ -22,7 +22,7 @@ pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Resu
     let logs = config.store.index != Indexed::Windows;
     if let Some(Replay { target: ReplayTarget::Directory(directory), .. }) = replay {
         let (logs_file, windows) = (directory.join("logs.ndjson"), directory.join("windows.ndjson"));
-        let target = NdjsonConfig { logs: logs_file, windows, append: false };
+        let target = NdjsonConfig { logs: logs_file, windows, alerts: directory.join("alerts.ndjson"), append: false };
         return Ok(Arc::new(Ndjson::open(&own_files(config, &target), logs)?));
     }
     let prefix = replay.and_then(|replay| match &replay.target {
@@ -59,7 +59,7 @@ pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Resu
 /// The files of this process.
 fn own_files(config: &Config, files: &NdjsonConfig) -> NdjsonConfig {
     let own = |path| config.cluster.own_path(path);
-    NdjsonConfig { logs: own(&files.logs), windows: own(&files.windows), append: files.append }
+    NdjsonConfig { logs: own(&files.logs), windows: own(&files.windows), ..files.clone() }
 }
 
 /// What is to be done with a source, whatever its kind.

@@ -22,6 +22,7 @@ use super::resume::{Resumed, next_generation};
 use super::shutdown::Stoppable;
 use super::workers::{Peers, Stop, WorkerParts, execute};
 use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
+use crate::alerts::Alerts;
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
 use crate::audit;
 use crate::checkpoint::marks::Marked;
@@ -171,6 +172,12 @@ impl WithSource for Run<'_> {
         metrics.watch_progress(board.clone(), compiled.clock.tick_ms);
         observe::watch(&metrics, counts.clone(), writer.clone(), dead_letters.clone(), store.clone());
 
+        let alerts = alerts(config, options, generation, store.clone(), runtime)?;
+        if let Some(alerts) = &alerts {
+            let alerts = alerts.clone();
+            metrics.collect(move |samples| alerts.collect(samples));
+        }
+
         let (checkpoints, restored, recorder) = match resumed {
             Some(Resumed { store, line, restored, .. }) => {
                 let stats = Arc::new(Stats::default());
@@ -187,6 +194,7 @@ impl WithSource for Run<'_> {
                     config: config.checkpoint.clone(),
                     runtime: runtime.handle().clone(),
                     writer: writer.clone(),
+                    alerts: alerts.clone(),
                     board: board.clone(),
                     live: live.clone().filter(|_| first_of_cluster),
                     line,
@@ -206,6 +214,7 @@ impl WithSource for Run<'_> {
                 let audit = move || std::future::ready(audit::check(&audited, &accepted));
                 let state = ApiState {
                     live: live.clone(),
+                    alerts: alerts.clone(),
                     store: store.clone(),
                     progress: board.clone(),
                     metrics: metrics.clone(),
@@ -265,6 +274,7 @@ impl WithSource for Run<'_> {
                 },
                 windows: Listed(writer.windows(ids.clone())),
                 live: live.as_ref().filter(|_| worker == 0).map(|live| live.writer()),
+                alerts: alerts.as_ref().filter(|_| worker == 0).map(Alerts::taker),
                 restored: restored.clone(),
                 checkpoints: checkpoints.as_ref().map(|checkpoints| checkpoints.sink(place.index)),
             });
@@ -284,13 +294,16 @@ impl WithSource for Run<'_> {
             runtime.spawn(share_progress(others, housekeeping.board.clone()));
         }
         let keeping = runtime.spawn(housekeeping.clone().run());
-        let Compiled { views, clock, .. } = compiled;
+        let Compiled { views, alerts: watched, clock, .. } = compiled;
         let max_patterns = config.patterns.enabled.then_some(config.patterns.max_patterns);
-        let computation = Computation { views, clock, publish, max_patterns, live_workers };
+        let computation = Computation { views, alerts: watched, clock, publish, max_patterns, live_workers };
         let computed = execute(cluster, met, computation, parts, stop);
         keeping.abort();
         let finished = computed.and_then(|seconds| {
             runtime.block_on(writer.drain()).map_err(EngineError::Store)?;
+            if let Some(alerts) = &alerts {
+                runtime.block_on(alerts.drain());
+            }
             dead_letters
                 .drain(DEAD_LETTER_PATIENCE)
                 .map_err(|error| EngineError::Process(format!("dead letters: {error}")))?;
@@ -318,6 +331,33 @@ impl WithSource for Run<'_> {
             seconds,
         })
     }
+}
+
+/// What takes alerts, where there are any.
+fn alerts(
+    config: &Config,
+    options: &RunOptions,
+    generation: u64,
+    store: Arc<dyn Store>,
+    runtime: &Runtime,
+) -> Result<Option<Alerts>, EngineError> {
+    if config.alert.is_empty() {
+        return Ok(None);
+    }
+    let process = config.cluster.process;
+    let is_apart = options.bare || options.replay.is_some();
+    let parts = crate::alerts::Parts {
+        config: config.alerts.clone(),
+        alerts: config.alert.clone(),
+        routes: config.route.clone(),
+        public_url: config.api.public_url.clone(),
+        directory: (!is_apart).then(|| config.data_dir.join("outbox").join(process.to_string())),
+        speaks: process == 0,
+        generation,
+        tick_ms: config.time.tick.as_millis(),
+    };
+    let started = Alerts::start(parts, store, runtime.handle());
+    started.map(Some).map_err(|error| EngineError::Process(format!("cannot prepare the outbox of alerts: {error}")))
 }
 
 /// Passes on the windows of listed views.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use floodmark_dataflows::alerts::AlertSink;
 use floodmark_dataflows::checkpoint::{CheckpointSink, Restored};
 use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::ingest::RecordPath;
@@ -31,11 +32,12 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What one worker runs with.
-pub(super) struct WorkerParts<F, S, W, L, C> {
+pub(super) struct WorkerParts<F, S, W, L, A, C> {
     pub feed: F,
     pub path: RecordPath<S>,
     pub windows: W,
     pub live: Option<L>,
+    pub alerts: Option<A>,
     pub restored: Restored,
     pub checkpoints: Option<C>,
 }
@@ -53,11 +55,11 @@ pub(super) type Peers = (Cluster, DataLines);
 
 /// Runs the dataflow on this process's workers until the input has ended everywhere. `parts` has one entry for each of
 /// them. Returns the seconds it took. When another process is lost, the workers are left to themselves: they may hang.
-pub(super) fn execute<F, S, W, L, C>(
+pub(super) fn execute<F, S, W, L, A, C>(
     cluster: &ClusterConfig,
     peers: Option<Peers>,
     computation: Computation,
-    parts: Vec<WorkerParts<F, S, W, L, C>>,
+    parts: Vec<WorkerParts<F, S, W, L, A, C>>,
     early: Option<Stop>,
 ) -> Result<f64, EngineError>
 where
@@ -65,6 +67,7 @@ where
     S: RecordSink + Send + 'static,
     W: WindowSink + Send + 'static,
     L: LiveSink + Send + 'static,
+    A: AlertSink + Send + 'static,
     C: CheckpointSink + Send + 'static,
 {
     let first = cluster.process * cluster.workers;
@@ -81,8 +84,9 @@ where
     let guards = execute_from(builders, Box::new(()), WorkerConfig::default(), move |worker| {
         let Some(parts) = parts[worker.index() - first].lock().take() else { return };
         let _alarm = Alarm(failed.clone());
-        let WorkerParts { feed, path, windows, live, restored, checkpoints } = parts;
-        let Dataflow { probe, source } = build(worker, &computation, feed, path, windows, live, restored, checkpoints);
+        let WorkerParts { feed, path, windows, live, alerts, restored, checkpoints } = parts;
+        let Dataflow { probe, source } =
+            build(worker, &computation, feed, path, windows, live, alerts, restored, checkpoints);
         let mut last_beat = Instant::now();
         while !probe.done() {
             match &early {

@@ -202,7 +202,8 @@ impl ViewState {
                 let id = self.id_of(key.clone(), late.last);
                 self.late.entry(*window).or_default().insert(id, late.clone());
             }
-            StateRow::Series(_) | StateRow::Values(_) => {}
+            // Not of live reads.
+            StateRow::Series(_) | StateRow::Values(_) | StateRow::Alert(_) => {}
         }
     }
 

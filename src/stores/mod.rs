@@ -79,6 +79,19 @@ pub struct DeadLetterWrite {
     pub json: Vec<u8>,
 }
 
+/// An alert on its way to a store.
+#[derive(Clone, Debug)]
+pub struct AlertWrite {
+    /// Of the alert: the same in every run.
+    pub id: String,
+    /// `generation << 44 | tick`: the greater one wins, of equal ones the later.
+    pub version: u64,
+    /// When the alert began, in event time.
+    pub start_ms: Millis,
+    /// The document's JSON.
+    pub json: Vec<u8>,
+}
+
 /// A document that the store refuses for good.
 #[derive(Clone, Debug)]
 pub struct Rejected {
@@ -168,6 +181,11 @@ pub trait Store: Send + Sync + 'static {
         Err(StoreError::Fatal(format!(
             "the store {name} has no place for dead letters ({count} waiting): write them to a file or a Kafka topic"
         )))
+    }
+
+    /// Stores alerts, likewise. An older version never replaces a newer one. A store that keeps nothing keeps no alerts.
+    async fn write_alerts(&self, _: Vec<AlertWrite>) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// Adds what only this store counts to the metrics. Asked at each scrape; must not block.

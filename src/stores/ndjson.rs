@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use floodmark_dataflows::input::PartitionInfo;
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{AlertWrite, Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 
 /// Documents as lines of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,13 +31,20 @@ pub struct NdjsonConfig {
     /// File for window documents; `-` is standard output. Every published state of a window is a line: the last one
     /// holds. With several processes each writes its own, as for `logs`.
     pub windows: PathBuf,
+    /// File for alerts; `-` is standard output. Every change of an alert is a line: the last one holds. Process 0 writes it.
+    pub alerts: PathBuf,
     /// Whether lines are added to files that are there. If not, the files are emptied at the start.
     pub append: bool,
 }
 
 impl Default for NdjsonConfig {
     fn default() -> Self {
-        Self { logs: "logs.ndjson".into(), windows: "windows.ndjson".into(), append: true }
+        Self {
+            logs: "logs.ndjson".into(),
+            windows: "windows.ndjson".into(),
+            alerts: "alerts.ndjson".into(),
+            append: true,
+        }
     }
 }
 
@@ -46,6 +53,9 @@ impl Default for NdjsonConfig {
 pub struct Ndjson {
     logs: Arc<Output>,
     windows: Arc<Output>,
+    /// Opened with the first alert: most runs have none.
+    alerts: OnceLock<Arc<Output>>,
+    config: NdjsonConfig,
 }
 
 impl Ndjson {
@@ -60,7 +70,7 @@ impl Ndjson {
             true => Arc::new(Output::open(&config.logs, config.append)?),
             false => windows.clone(),
         };
-        Ok(Self { logs, windows })
+        Ok(Self { logs, windows, alerts: OnceLock::new(), config: config.clone() })
     }
 }
 
@@ -90,6 +100,26 @@ impl Store for Ndjson {
             out.write_all(&lines)
         };
         self.windows.clone().write(write).await
+    }
+
+    async fn write_alerts(&self, alerts: Vec<AlertWrite>) -> Result<(), StoreError> {
+        let output = match self.alerts.get() {
+            Some(output) => output.clone(),
+            None => {
+                let opened = Arc::new(Output::open(&self.config.alerts, self.config.append)?);
+                self.alerts.get_or_init(|| opened).clone()
+            }
+        };
+        let write = move |out: &mut dyn Write| {
+            let mut lines = Vec::new();
+            for mut alert in alerts {
+                lines.append(&mut alert.json);
+                lines.push(b'\n');
+            }
+            out.write_all(&lines)
+        };
+        output.clone().write(write).await?;
+        output.sync().await
     }
 
     async fn search_logs(&self, _: &LogQuery) -> Result<LogPage, StoreError> {
@@ -260,6 +290,7 @@ mod tests {
         NdjsonConfig {
             logs: directory.join("out/logs.ndjson"),
             windows: directory.join("out/windows.ndjson"),
+            alerts: directory.join("out/alerts.ndjson"),
             append: true,
         }
     }

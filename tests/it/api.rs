@@ -95,6 +95,7 @@ impl Api {
         metrics.watch_live(live.clone());
         metrics.watch_progress(progress.clone(), TICK_MS);
         let state = ApiState {
+            alerts: None,
             live: live.clone(),
             store: store.clone(),
             progress: progress.clone(),
@@ -602,6 +603,7 @@ fn answers_are_compressed_for_those_who_ask() {
 fn an_address_that_others_reach_has_to_be_allowed() {
     let api = Api::new();
     let state = ApiState {
+        alerts: None,
         live: api.live.clone(),
         store: api.store.clone(),
         progress: api.progress.clone(),

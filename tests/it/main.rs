@@ -3,6 +3,7 @@
 // Helpers outside test functions are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod alerts;
 mod api;
 mod audit;
 mod checkpoint;

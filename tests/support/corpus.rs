@@ -95,7 +95,7 @@ impl Outcome {
     pub fn expected(config: &Path, topic: &str, partitions: &[Vec<(u64, Vec<u8>)>]) -> Self {
         let sources = Sources { file: Some(config), environment: Vec::new(), flags: Vec::new() };
         let config = Config::load(&sources).expect("a configuration without mistakes");
-        let Compiled { schema, rules, views } = config.compile().expect("rules and views without mistakes");
+        let Compiled { schema, rules, views, .. } = config.compile().expect("rules and views without mistakes");
         let mut decoder = Decoder::new(schema);
         let mut cutter = config.patterns.enabled.then(Cutter::default);
         let mut outcome = Self::default();

@@ -181,15 +181,16 @@ pub fn windows<'scope>(
                 Some(frontier) if frontier > windows.frontier() && sources.is_some_and(|s| frontier <= s) => {
                     let rows = trace.batches_through(upper.borrow()).unwrap_or_default();
                     let mut documents = documents.activate();
-                    let mut documents = documents.session(capability);
                     if let (Some(cuts), Some(at)) = (&cuts, cut)
                         && at <= frontier
                     {
-                        documents.give_iterator(windows.advance(at, &rows).into_iter());
+                        documents.session(capability).give_iterator(windows.advance(at, &rows).into_iter());
                         cuts.give_rows(windows.cut(&rows));
+                        // So that what is published from here on can be told from what was before the cut.
+                        capability.downgrade(&at);
                     }
                     if frontier > windows.frontier() {
-                        documents.give_iterator(windows.advance(frontier, &rows).into_iter());
+                        documents.session(capability).give_iterator(windows.advance(frontier, &rows).into_iter());
                     }
                     drop(documents);
                     let mut negations = negations.activate();

@@ -45,6 +45,7 @@ impl Store {
                 StateRow::Late(row) => (1, row.view, row.window, row.key.to_string()),
                 StateRow::Series(row) => (2, row.view, 0, row.key.to_string()),
                 StateRow::Values(row) => (3, row.view, row.window, row.key.to_string()),
+                StateRow::Alert(row) => panic!("there are no alerts: {row:?}"),
             };
             if let StateRow::Pane(PaneRow { changed, .. }) = &row {
                 assert!((self.at..at).contains(changed), "{identity:?} did not change since the checkpoint before");
@@ -199,6 +200,7 @@ fn run(
         let feed = SlowFeed { inner: LogFeed::from(mine, batch, &starts), waker: None, has_more: Vec::new() };
         let computation = Computation {
             views,
+            alerts: vec![],
             clock: clock_config(),
             publish,
             max_patterns: Some(MAX_PATTERNS),
@@ -207,8 +209,17 @@ fn run(
         let path = RecordPath { decoder, rules, cutter: Some(Cutter::default()), sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
         let sink = MemorySink::new(store.clone());
-        let Dataflow { probe, .. } =
-            build(worker, &computation, feed, path, out.clone(), live, restored.clone(), Some(sink));
+        let Dataflow { probe, .. } = build(
+            worker,
+            &computation,
+            feed,
+            path,
+            out.clone(),
+            live,
+            None::<std::convert::Infallible>,
+            restored.clone(),
+            Some(sink),
+        );
         while !probe.done() {
             worker.step_or_park(Some(std::time::Duration::from_millis(10)));
             let count = || out.0.lock().unwrap().logged.len();

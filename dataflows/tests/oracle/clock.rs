@@ -67,11 +67,26 @@ fn play(partitions: i32, steps: Vec<Step>) -> Outcome {
             waker: None,
         };
         let publish = Publish::Live { open_every_ms: 1_000_000_000 };
-        let computation =
-            Computation { views, clock: clock_config(), publish, max_patterns: None, live_workers: vec![] };
+        let computation = Computation {
+            views,
+            alerts: vec![],
+            clock: clock_config(),
+            publish,
+            max_patterns: None,
+            live_workers: vec![],
+        };
         let path = RecordPath { decoder, rules, cutter: None, sink: out.clone() };
-        let Dataflow { probe, .. } =
-            build(worker, &computation, feed, path, out, None::<SeenSink>, Restored::default(), None::<Infallible>);
+        let Dataflow { probe, .. } = build(
+            worker,
+            &computation,
+            feed,
+            path,
+            out,
+            None::<SeenSink>,
+            None::<Infallible>,
+            Restored::default(),
+            None::<Infallible>,
+        );
         while !probe.done() {
             worker.step_or_park(Some(std::time::Duration::from_millis(1)));
         }

@@ -57,11 +57,27 @@ fn play(
             waker: None,
         };
         let publish = Publish::Live { open_every_ms: 1_000_000_000 };
-        let computation =
-            Computation { views, clock: clock_config(), publish, max_patterns: None, live_workers: vec![] };
+        let computation = Computation {
+            views,
+            alerts: vec![],
+            clock: clock_config(),
+            publish,
+            max_patterns: None,
+            live_workers: vec![],
+        };
         let path = RecordPath { decoder, rules, cutter: None, sink: out.clone() };
         let sink = checkpoints.map(MemorySink::new);
-        let Dataflow { probe, source } = build(worker, &computation, feed, path, out, None::<SeenSink>, restored, sink);
+        let Dataflow { probe, source } = build(
+            worker,
+            &computation,
+            feed,
+            path,
+            out,
+            None::<SeenSink>,
+            None::<std::convert::Infallible>,
+            restored,
+            sink,
+        );
         let (mut steps, mut behind) = (0, 0);
         while !probe.done() && behind < SETTLING {
             source.activate();

@@ -92,6 +92,7 @@ pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, pub
         let feed = LogFeed::new(mine, cut);
         let computation = Computation {
             views,
+            alerts: vec![],
             clock: clock_config(),
             publish,
             max_patterns: Some(MAX_PATTERNS),
@@ -99,8 +100,17 @@ pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, pub
         };
         let path = RecordPath { decoder, rules, cutter: Some(Cutter::default()), sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
-        let Dataflow { probe, .. } =
-            build(worker, &computation, feed, path, out.clone(), live, Restored::default(), None::<Infallible>);
+        let Dataflow { probe, .. } = build(
+            worker,
+            &computation,
+            feed,
+            path,
+            out.clone(),
+            live,
+            None::<Infallible>,
+            Restored::default(),
+            None::<Infallible>,
+        );
         while !probe.done() {
             worker.step_or_park(Some(std::time::Duration::from_millis(10)));
         }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::client::ErrorCause;
 use super::config::Kind;
 use super::index::Day;
-use crate::stores::{DeadLetterWrite, LogBatch, WindowWrite};
+use crate::stores::{AlertWrite, DeadLetterWrite, LogBatch, WindowWrite};
 
 /// Documents that can be sent, in an order of their own.
 pub(super) trait Documents: Sync {
@@ -127,10 +127,7 @@ impl Documents for Windows {
 
     fn push_action(&self, i: usize, body: &mut Vec<u8>) {
         let entry = &self.entries[i];
-        body.extend_from_slice(b"\"_id\":");
-        body.extend_from_slice(json_string(&entry.id).as_bytes());
-        body.extend_from_slice(b",\"version_type\":\"external_gte\",\"version\":");
-        push_number(entry.version, body);
+        push_versioned(&entry.id, entry.version, body);
     }
 
     fn id(&self, i: usize) -> String {
@@ -140,6 +137,46 @@ impl Documents for Windows {
     fn version(&self, i: usize) -> Option<u64> {
         Some(self.entries[i].version)
     }
+}
+
+/// Alerts, by the day they began. The greater version wins.
+pub(super) struct Alerts<'a>(pub(super) &'a [AlertWrite]);
+
+impl Documents for Alerts<'_> {
+    fn kind(&self) -> Kind {
+        Kind::Alerts
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn day(&self, i: usize) -> Day {
+        Day::of(self.0[i].start_ms)
+    }
+
+    fn json(&self, i: usize) -> &[u8] {
+        &self.0[i].json
+    }
+
+    fn push_action(&self, i: usize, body: &mut Vec<u8>) {
+        push_versioned(&self.0[i].id, self.0[i].version, body);
+    }
+
+    fn id(&self, i: usize) -> String {
+        self.0[i].id.clone()
+    }
+
+    fn version(&self, i: usize) -> Option<u64> {
+        Some(self.0[i].version)
+    }
+}
+
+fn push_versioned(id: &str, version: u64, body: &mut Vec<u8>) {
+    body.extend_from_slice(b"\"_id\":");
+    body.extend_from_slice(json_string(id).as_bytes());
+    body.extend_from_slice(b",\"version_type\":\"external_gte\",\"version\":");
+    push_number(version, body);
 }
 
 /// Dead letters, by the day they became such. The same letter under its id is the same.

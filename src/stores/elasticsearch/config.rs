@@ -189,11 +189,13 @@ pub(super) enum Kind {
     Windows,
     /// Records that cannot be read, indexed or trusted.
     DeadLetters,
+    /// Alerts.
+    Alerts,
 }
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Kind; 3] = [Kind::Logs, Kind::Windows, Kind::DeadLetters];
+    pub(super) const ALL: [Kind; 4] = [Kind::Logs, Kind::Windows, Kind::DeadLetters, Kind::Alerts];
 
     /// The part of index names that says the kind.
     pub(super) fn name(self) -> &'static str {
@@ -201,6 +203,7 @@ impl Kind {
             Kind::Logs => "logs",
             Kind::Windows => "windows",
             Kind::DeadLetters => "dead-letters",
+            Kind::Alerts => "alerts",
         }
     }
 }

@@ -32,6 +32,7 @@ mod retry;
 mod search;
 mod templates;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Weak;
@@ -43,13 +44,13 @@ use elasticsearch::http::Method;
 use floodmark_dataflows::input::PartitionInfo;
 use tokio::sync::OnceCell;
 
-use self::bulk::{DeadLetters, Documents, Logs, Windows};
+use self::bulk::{Alerts, DeadLetters, Documents, Logs, Windows};
 use self::client::{Client, Payload};
 pub use self::config::{Compression, ElasticsearchConfig};
 pub use self::deliver::Counters;
 use self::deliver::Delivery;
 use self::index::Day;
-use super::{DeadLetterWrite, Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{AlertWrite, DeadLetterWrite, Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 use crate::metrics::Samples;
 
 /// How often old indices are looked for.
@@ -199,6 +200,20 @@ impl Store for ElasticsearchStore {
                 "elasticsearch refuses the dead letter {}: {}; its index was made with another mapping: use another \
                  prefix, or delete the index",
                 letters[refused.document].id, refused.detail
+            ))),
+        }
+    }
+
+    async fn write_alerts(&self, alerts: Vec<AlertWrite>) -> Result<(), StoreError> {
+        // Of several states of an alert only the last one is sent: the order within a request is not that of arrival.
+        let last: BTreeMap<String, AlertWrite> = alerts.into_iter().map(|alert| (alert.id.clone(), alert)).collect();
+        let alerts: Vec<AlertWrite> = last.into_values().collect();
+        match self.deliver(&Alerts(&alerts)).await?.first() {
+            None => Ok(()),
+            Some(refused) => Err(StoreError::Fatal(format!(
+                "elasticsearch refuses the alert {}: {}; its index was made with another mapping: use another prefix, or \
+                 delete the index",
+                alerts[refused.document].id, refused.detail
             ))),
         }
     }

@@ -31,6 +31,7 @@ pub(super) fn body(config: &ElasticsearchConfig, kind: Kind) -> Value {
         Kind::Logs => logs(),
         Kind::Windows => windows(),
         Kind::DeadLetters => dead_letters(),
+        Kind::Alerts => alerts(),
     };
     json!({
         "index_patterns": [format!("{}*", config.index_prefix(kind))],
@@ -136,6 +137,45 @@ fn windows() -> Value {
             },
             "partial": { "type": "boolean" },
             "as_of": date,
+        },
+    })
+}
+
+/// Explanations of scores are kept and not searched.
+fn alerts() -> Value {
+    let date = json!({ "type": "date", "format": "epoch_millis" });
+    let window = json!({
+        "dynamic": false,
+        "properties": {
+            "key": { "type": "object", "dynamic": true },
+            "start": date,
+            "end": date,
+            "value": { "type": "double" },
+        },
+    });
+    json!({
+        "dynamic": false,
+        "dynamic_templates": [
+            { "key_fields": { "path_match": "*.key.*", "match_mapping_type": "string", "mapping": keyword() } },
+            { "keys_fields": { "path_match": "keys.*", "match_mapping_type": "string", "mapping": keyword() } },
+        ],
+        "properties": {
+            "id": keyword(),
+            "alert": keyword(),
+            "view": keyword(),
+            "severity": keyword(),
+            "state": keyword(),
+            "start": date,
+            "end": date,
+            "first": window,
+            "strongest": window,
+            "keys": { "type": "object", "dynamic": true },
+            "key_count": { "type": "long" },
+            "windows": { "type": "long" },
+            "summary": text(),
+            "revision": { "type": "long" },
+            "as_of": date,
+            "configuration": keyword(),
         },
     })
 }

@@ -40,7 +40,7 @@ pub use self::config::EmbeddedConfig;
 use self::indexer::{Indexer, Job, Readers};
 use self::schema::Fields;
 use self::windows::WindowFiles;
-use super::{Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{AlertWrite, Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 use crate::metrics::Samples;
 
 /// A store of documents on local disk.
@@ -142,6 +142,11 @@ impl Store for EmbeddedStore {
     async fn write_windows(&self, windows: Vec<WindowWrite>) -> Result<(), StoreError> {
         let files = self.windows.clone();
         blocking(move || files.lock().write(&windows)).await
+    }
+
+    async fn write_alerts(&self, alerts: Vec<AlertWrite>) -> Result<(), StoreError> {
+        let files = self.windows.clone();
+        blocking(move || files.lock().write_alerts(&alerts)).await
     }
 
     fn metrics(&self, samples: &mut Samples) {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::config::EmbeddedConfig;
 use super::parts;
 use crate::stores::ndjson::end_of_last_line;
-use crate::stores::{StoreError, WindowWrite};
+use crate::stores::{AlertWrite, StoreError, WindowWrite};
 
 /// Files that are kept open.
 const OPEN_FILES: usize = 4;
@@ -60,6 +60,28 @@ impl WindowFiles {
             written.map_err(|e| failed(&path, &e))?;
         }
         Ok(())
+    }
+
+    /// Appends alerts to their file, a line `{"id":…,"version":…,"document":…}` for each state; they are on disk when this
+    /// returns. The file is not cut by age: alerts are few.
+    pub(super) fn write_alerts(&mut self, alerts: &[AlertWrite]) -> Result<(), StoreError> {
+        let path = self.directory.with_file_name("alerts.ndjson");
+        let mut lines = Vec::new();
+        for AlertWrite { id, version, json, .. } in alerts {
+            let id = serde_json::to_string(id).map_err(|e| failed(&path, &e))?;
+            lines.extend_from_slice(format!("{{\"id\":{id},\"version\":{version},\"document\":").as_bytes());
+            lines.extend_from_slice(json);
+            lines.extend_from_slice(b"}\n");
+        }
+        let write = || {
+            let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let end = end_of_last_line(&mut file)?;
+            file.set_len(end)?;
+            file.seek(SeekFrom::Start(end))?;
+            file.write_all(&lines)?;
+            file.sync_data()
+        };
+        write().map_err(|e: io::Error| failed(&path, &e))
     }
 
     fn file(&mut self, start: u64) -> io::Result<&mut File> {

@@ -3,6 +3,23 @@
 //! An alert is one incident, not one window: consecutive windows of a key, and those of several keys that overlap them,
 //! belong to the same one. It is a function of the documents of its view's windows, so a correction of a window may
 //! amend or retract it, and a run that is made again says the same of the same ids.
+//!
+//! - [`config`]: how an alert is configured; [`condition`]: what a window has to meet.
+//! - [`facts`]: documents to facts, on the worker that publishes them: which windows meet the condition.
+//! - [`segments`]: the facts of a key to the times at which it is conspicuous.
+//! - [`incidents`]: these times of all keys to incidents, and what changed since they were last spoken of.
+//! - [`operator`]: the facts of all workers to one, its events to the first worker of each process.
+//! - [`state`]: what a checkpoint keeps of it.
+//!
+//! In: window documents that are closed. Out: [`AlertEvent`]s. Nothing here fails.
+
+pub mod condition;
+pub mod config;
+pub mod facts;
+pub mod incidents;
+pub mod operator;
+pub mod segments;
+pub mod state;
 
 use std::sync::Arc;
 
@@ -84,9 +101,10 @@ pub struct AlertDocument {
     pub windows: u32,
     /// The condition, and what met it, in one sentence.
     pub summary: String,
-    /// How often it changed since it was opened.
+    /// How often late records corrected the windows that meet the condition.
     pub revision: u32,
-    /// The event-clock time of the last change.
+    /// The event-clock time from which on all this was known: ends of windows, late corrections, and where it is closed
+    /// the end of the quiet after it. The same in every run.
     pub as_of: Millis,
     /// The hash of the configuration that it was raised by.
     pub configuration: Arc<str>,
@@ -97,15 +115,30 @@ pub struct AlertDocument {
 pub struct AlertEvent {
     /// What happened.
     pub kind: AlertEventKind,
+    /// The event-clock time at which it was said. What is said of an alert later has a greater one, or the same.
+    pub as_of: Millis,
     /// The alert afterwards.
     pub alert: AlertDocument,
     /// The alert before, where it was amended or retracted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<AlertDocument>,
+    /// Where it was opened: the id that the same incident had before a correction changed how it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
+    /// Where it was retracted: the id of the incident that it turned out to be a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<String>,
 }
 
 /// Receives alerts.
 pub trait AlertSink {
     /// Takes what happened, in order. The same event of the same revision may come again after a restart.
     fn alerts(&mut self, events: Vec<AlertEvent>);
+}
+
+/// For runs without alerts.
+impl AlertSink for std::convert::Infallible {
+    fn alerts(&mut self, _: Vec<AlertEvent>) {
+        match *self {}
+    }
 }

@@ -1,0 +1,122 @@
+//! A file of records that survives a crash: one line each, a checksum and JSON.
+//!
+//! In: records, appended and on disk before the call returns. Out: at the start, every record that was written whole. A
+//! line that is damaged, and what is behind it, is cut off: only the last write can be torn. The file is written anew
+//! from time to time, beside the old one, which it then replaces.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    lines: usize,
+}
+
+impl Journal {
+    /// Opens the file, making it where it is missing. Gives its records, oldest first.
+    pub(super) fn open<T: DeserializeOwned>(path: &Path) -> io::Result<(Self, Vec<T>)> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let (mut records, mut whole) = (Vec::new(), 0);
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let Some(record) = decode(line) else { break };
+            records.push(record);
+            whole += line.len();
+        }
+        if whole < bytes.len() {
+            tracing::warn!(path = %path.display(), bytes = bytes.len() - whole, "alerts: a torn end was cut off");
+        }
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        file.set_len(whole as u64)?;
+        Ok((Self { path: path.to_owned(), file, lines: records.len() }, records))
+    }
+
+    /// Records in the file.
+    pub(super) fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// Appends records; they are on disk when this returns.
+    pub(super) fn append<T: Serialize>(&mut self, records: &[T]) -> io::Result<()> {
+        let mut lines = Vec::new();
+        for record in records {
+            encode(record, &mut lines)?;
+        }
+        self.file.write_all(&lines)?;
+        self.file.sync_data()?;
+        self.lines += records.len();
+        Ok(())
+    }
+
+    /// Writes the file anew with these records only.
+    pub(super) fn rewrite<T: Serialize>(&mut self, records: &[T]) -> io::Result<()> {
+        let mut lines = Vec::new();
+        for record in records {
+            encode(record, &mut lines)?;
+        }
+        let new = self.path.with_extension("new");
+        let mut file = File::create(&new)?;
+        file.write_all(&lines)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        if let Some(directory) = self.path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        self.lines = records.len();
+        Ok(())
+    }
+}
+
+fn encode<T: Serialize>(record: &T, lines: &mut Vec<u8>) -> io::Result<()> {
+    let json = serde_json::to_vec(record)?;
+    write!(lines, "{:08x} ", crc32fast::hash(&json))?;
+    lines.extend_from_slice(&json);
+    lines.push(b'\n');
+    Ok(())
+}
+
+fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+    let line = line.strip_suffix(b"\n")?;
+    let (sum, json) = line.split_at_checked(9)?;
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?.strip_suffix(' ')?, 16).ok()?;
+    (crc32fast::hash(json) == sum).then(|| serde_json::from_slice(json).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_whole_is_there_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("outbox/journal");
+        let (mut journal, records) = Journal::open::<u32>(&path).unwrap();
+        assert!(records.is_empty());
+        journal.append(&[1, 2]).unwrap();
+        journal.append(&[3]).unwrap();
+        drop(journal);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() - 2);
+        std::fs::write(&path, bytes).unwrap();
+        let (mut journal, records) = Journal::open::<u32>(&path).unwrap();
+        assert_eq!(records, [1, 2], "the torn record is gone");
+        journal.append(&[4]).unwrap();
+        journal.rewrite(&[2, 4]).unwrap();
+        journal.append(&[5]).unwrap();
+        assert_eq!(Journal::open::<u32>(&path).unwrap().1, [2, 4, 5]);
+    }
+}

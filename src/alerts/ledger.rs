@@ -1,0 +1,312 @@
+//! All that is known of alerts, notifications and silences, in memory and on disk.
+//!
+//! In: events as the dataflow says them, some of which come again after a restart; what became of notifications. Out:
+//! the history of each alert, and the notifications that are to be sent. Every change is on disk before it takes effect,
+//! in one journal: an event and the notifications that it is due are one record, so there is never one without the
+//! other. On error: what the disk refuses is an error of the call, and nothing changed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::Path;
+
+use floodmark_dataflows::alerts::{AlertEvent, AlertEventKind, AlertState};
+use floodmark_dataflows::time::Millis;
+use serde::{Deserialize, Serialize};
+
+use super::journal::Journal;
+use super::notice::Notice;
+use super::silences::Silence;
+
+/// Events that are remembered of an alert; the first one always is.
+const EVENTS_KEPT: usize = 200;
+/// The journal is written anew when it has this many more lines than it needs, and twice as many.
+const SLACK_LINES: usize = 1_000;
+
+/// What the journal says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Record {
+    /// An event, and the routes to be told.
+    Said { notice: Notice, routes: Vec<String> },
+    /// Nothing more is to be done about a notification.
+    Done { route: String, number: u64 },
+    /// A silence was made.
+    Silenced(Silence),
+    /// A silence was removed.
+    Unsilenced(u64),
+    /// The number of the next event.
+    Next(u64),
+}
+
+/// An alert with its history.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// Its notices by number, oldest first.
+    pub notices: VecDeque<(u64, Notice)>,
+    pub thread: String,
+}
+
+impl Known {
+    /// What was last said.
+    pub fn last(&self) -> Option<&AlertEvent> {
+        self.notices.back().map(|(_, notice)| &notice.event)
+    }
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    journal: Option<Journal>,
+    pub alerts: BTreeMap<String, Known>,
+    /// By route, the numbers of the notices that it is still to be told.
+    pub waiting: BTreeMap<String, BTreeMap<u64, Notice>>,
+    pub silences: BTreeMap<u64, Silence>,
+    next: u64,
+    keep: usize,
+}
+
+impl Ledger {
+    /// Opens the journal in a directory; without one, nothing survives the process.
+    pub(super) fn open(directory: Option<&Path>, keep: usize) -> io::Result<Self> {
+        let mut ledger = Self {
+            journal: None,
+            alerts: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            silences: BTreeMap::new(),
+            next: 1,
+            keep,
+        };
+        if let Some(directory) = directory {
+            let (journal, records) = Journal::open(&directory.join("journal"))?;
+            ledger.journal = Some(journal);
+            records.into_iter().for_each(|record| ledger.apply(record));
+            ledger.compact()?;
+        }
+        Ok(ledger)
+    }
+
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Said { notice, routes } => {
+                let number = self.next;
+                self.next += 1;
+                for route in routes {
+                    self.waiting.entry(route).or_default().insert(number, notice.clone());
+                }
+                let new = Known { notices: VecDeque::new(), thread: notice.thread.clone() };
+                let known = self.alerts.entry(notice.event.alert.id.clone()).or_insert(new);
+                known.thread.clone_from(&notice.thread);
+                known.notices.push_back((number, notice));
+                if known.notices.len() > EVENTS_KEPT {
+                    known.notices.remove(1);
+                }
+            }
+            Record::Done { route, number } => {
+                if let Some(waiting) = self.waiting.get_mut(&route) {
+                    waiting.remove(&number);
+                }
+            }
+            Record::Silenced(silence) => _ = self.silences.insert(silence.id, silence),
+            Record::Unsilenced(id) => _ = self.silences.remove(&id),
+            Record::Next(number) => self.next = number,
+        }
+    }
+
+    fn write(&mut self, records: Vec<Record>) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.append(&records)?;
+        }
+        records.into_iter().for_each(|record| self.apply(record));
+        self.compact()
+    }
+
+    /// Forgets the oldest alerts beyond `keep` that are not open, and writes the journal anew if it has grown.
+    fn compact(&mut self) -> io::Result<()> {
+        if self.alerts.len() > self.keep {
+            let is_open = |known: &Known| known.last().is_some_and(|event| event.alert.state == AlertState::Open);
+            let over = self.alerts.iter().filter(|(_, known)| !is_open(known));
+            let mut over: Vec<(Millis, String)> =
+                over.map(|(id, known)| (known.last().map_or(0, |event| event.as_of), id.clone())).collect();
+            over.sort_unstable();
+            for (_, id) in over.into_iter().take(self.alerts.len() - self.keep) {
+                self.alerts.remove(&id);
+            }
+        }
+        let needed = self.alerts.values().map(|known| known.notices.len()).sum::<usize>() + self.silences.len();
+        if self.journal.as_ref().is_none_or(|journal| journal.lines() < 2 * needed + SLACK_LINES) {
+            return Ok(());
+        }
+        let mut said: BTreeMap<u64, (Notice, Vec<String>)> = BTreeMap::new();
+        for (number, notice) in self.alerts.values().flat_map(|known| &known.notices) {
+            said.insert(*number, (notice.clone(), Vec::new()));
+        }
+        for (route, waiting) in &self.waiting {
+            for (number, notice) in waiting {
+                said.entry(*number).or_insert_with(|| (notice.clone(), Vec::new())).1.push(route.clone());
+            }
+        }
+        let mut records: Vec<Record> = self.silences.values().cloned().map(Record::Silenced).collect();
+        for (number, (notice, routes)) in said {
+            records.extend([Record::Next(number), Record::Said { notice, routes }]);
+        }
+        records.push(Record::Next(self.next));
+        match &mut self.journal {
+            Some(journal) => journal.rewrite(&records),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes events as the dataflow says them. `routes` tells who is to hear of an event. Gives those that are news.
+    pub(super) fn say(
+        &mut self,
+        events: Vec<AlertEvent>,
+        routes: impl Fn(&AlertEvent) -> Vec<String>,
+    ) -> io::Result<Vec<AlertEvent>> {
+        let renamed: BTreeSet<String> = events.iter().filter_map(|event| event.replaces.clone()).collect();
+        let mut news = Vec::new();
+        let mut records = Vec::new();
+        // What one of these events does to an alert matters to the next one.
+        let mut states: BTreeMap<String, AlertState> = BTreeMap::new();
+        for mut event in events {
+            let known = self.alerts.get(&event.alert.id);
+            let is_old = known.is_some_and(|known| {
+                let is_same = |other: &AlertEvent| other.kind == event.kind && other.as_of == event.as_of;
+                known.last().is_some_and(|last| event.as_of < last.as_of)
+                    || known.notices.iter().any(|(_, notice)| is_same(&notice.event))
+            });
+            if is_old {
+                continue;
+            }
+            let before = states.get(&event.alert.id).copied();
+            let before = before.or_else(|| known.and_then(Known::last).map(|last| last.alert.state));
+            let was_renamed = event.kind == AlertEventKind::Retracted && renamed.contains(&event.alert.id);
+            let mut thread = known.map_or_else(|| event.alert.id.clone(), |known| known.thread.clone());
+            // After a restart it may be said in other steps than before: what counts is what receivers know.
+            match (event.kind, before) {
+                (AlertEventKind::Opened, Some(AlertState::Open)) => event.kind = AlertEventKind::Updated,
+                (AlertEventKind::Closed, Some(AlertState::Closed)) => event.kind = AlertEventKind::Updated,
+                (AlertEventKind::Opened, _) => {
+                    if let Some(old) = event.replaces.as_ref().and_then(|id| self.alerts.get(id)) {
+                        thread.clone_from(&old.thread);
+                        event.kind = AlertEventKind::Amended;
+                        event.previous = old.last().map(|last| last.alert.clone());
+                    }
+                }
+                _ => {}
+            }
+            states.insert(event.alert.id.clone(), event.alert.state);
+            let is_told = !was_renamed && event.kind != AlertEventKind::Updated;
+            let routes = if is_told { routes(&event) } else { Vec::new() };
+            records.push(Record::Said { notice: Notice { event: event.clone(), thread }, routes });
+            news.push(event);
+        }
+        self.write(records)?;
+        Ok(news)
+    }
+
+    /// Nothing more is to be done about notifications.
+    pub(super) fn done(&mut self, route: &str, numbers: &[u64]) -> io::Result<()> {
+        let done = |number: &u64| Record::Done { route: route.to_owned(), number: *number };
+        self.write(numbers.iter().map(done).collect())
+    }
+
+    /// Makes a silence. Gives it with its number; forgets those that are over.
+    pub(super) fn silence(&mut self, mut silence: Silence, now_ms: Millis) -> io::Result<Silence> {
+        silence.id = self.silences.keys().next_back().map_or(1, |id| id + 1);
+        let over = self.silences.values().filter(|silence| silence.until <= now_ms);
+        let mut records: Vec<Record> = over.map(|silence| Record::Unsilenced(silence.id)).collect();
+        records.push(Record::Silenced(silence.clone()));
+        self.write(records)?;
+        Ok(silence)
+    }
+
+    /// Removes a silence. Says whether there was one.
+    pub(super) fn unsilence(&mut self, id: u64) -> io::Result<bool> {
+        let is_there = self.silences.contains_key(&id);
+        if is_there {
+            self.write(vec![Record::Unsilenced(id)])?;
+        }
+        Ok(is_there)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alerts::testing::notice;
+
+    fn event(kind: AlertEventKind, state: AlertState, as_of: Millis) -> AlertEvent {
+        let mut event = notice("checkout").event;
+        (event.kind, event.as_of, event.alert.state) = (kind, as_of, state);
+        event
+    }
+
+    fn to_a(_: &AlertEvent) -> Vec<String> {
+        vec!["a".to_owned()]
+    }
+
+    #[test]
+    fn what_comes_again_after_a_restart_is_not_told_again() {
+        use AlertEventKind::{Closed, Opened, Retracted};
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Ledger::open(Some(directory.path()), 10).unwrap();
+        let mut ledger = open();
+        ledger.say(vec![event(Opened, AlertState::Open, 100)], to_a).unwrap();
+        assert_eq!(ledger.waiting["a"].len(), 1);
+        drop(ledger);
+        // Not sent yet when it ended: still to be sent, once.
+        let mut ledger = open();
+        assert!(ledger.say(vec![event(Opened, AlertState::Open, 100)], to_a).unwrap().is_empty());
+        let number = *ledger.waiting["a"].keys().next().unwrap();
+        ledger.done("a", &[number]).unwrap();
+        drop(ledger);
+        let mut ledger = open();
+        // Said in coarser steps, and so later; but it is known to be open.
+        ledger.say(vec![event(Opened, AlertState::Open, 110)], to_a).unwrap();
+        assert!(ledger.waiting["a"].is_empty());
+        ledger.say(vec![event(Closed, AlertState::Closed, 120)], to_a).unwrap();
+        assert_eq!(ledger.waiting["a"].len(), 1);
+        ledger.say(vec![event(Retracted, AlertState::Retracted, 130)], to_a).unwrap();
+        ledger.say(vec![event(Opened, AlertState::Open, 140)], to_a).unwrap();
+        assert_eq!(ledger.waiting["a"].len(), 3, "it holds after all");
+    }
+
+    #[test]
+    fn a_moved_beginning_is_told_as_a_change_of_the_same_incident() {
+        let mut ledger = Ledger::open(None, 10).unwrap();
+        let first = event(AlertEventKind::Opened, AlertState::Open, 100);
+        ledger.say(vec![first.clone()], to_a).unwrap();
+        let mut moved = event(AlertEventKind::Opened, AlertState::Open, 200);
+        moved.alert.id = "earlier".to_owned();
+        moved.replaces = Some(first.alert.id.clone());
+        let mut gone = event(AlertEventKind::Retracted, AlertState::Retracted, 200);
+        gone.replaced_by = Some("earlier".to_owned());
+        ledger.say(vec![moved, gone], to_a).unwrap();
+        let told: Vec<(&str, &str)> =
+            ledger.waiting["a"].values().map(|notice| (notice.kind(), notice.thread.as_str())).collect();
+        assert_eq!(told, [("opened", &*first.alert.id), ("amended", &*first.alert.id)]);
+    }
+
+    #[test]
+    fn the_journal_and_the_alerts_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 3).unwrap();
+        let silence = Silence { id: 0, alert: None, keys: BTreeMap::new(), until: 10, comment: String::new() };
+        ledger.silence(silence, 0).unwrap();
+        for i in 0..700 {
+            let mut closed = event(AlertEventKind::Closed, AlertState::Closed, i);
+            closed.alert.id = i.to_string();
+            ledger.say(vec![closed], to_a).unwrap();
+            let number = *ledger.waiting["a"].keys().next().unwrap();
+            ledger.done("a", &[number]).unwrap();
+        }
+        assert_eq!(ledger.alerts.len(), 3);
+        assert!(ledger.journal.as_ref().unwrap().lines() < 1_200);
+        let again = Ledger::open(Some(directory.path()), 3).unwrap();
+        assert_eq!(again.alerts.keys().collect::<Vec<_>>(), ["697", "698", "699"]);
+        assert_eq!((again.next, again.silences.len()), (ledger.next, 1));
+        assert!(again.waiting.values().all(BTreeMap::is_empty));
+    }
+}

@@ -1,0 +1,324 @@
+//! Alerts: kept, stored, and sent.
+//!
+//! ```text
+//! dataflow ──► AlertTaker ──► ledger (journal on disk) ──► API
+//!                                │        └──► a sender for each route     (process 0)
+//!                                └──► store                                 (process 0)
+//! ```
+//!
+//! In: [`AlertEvent`]s from the dataflow, on every process. Out: histories for the API; on process 0 also documents to
+//! the store and notifications to routes. Nothing blocks a worker: a thread of its own writes the journal. A checkpoint
+//! waits until what was said before it is in the journal ([`Alerts::is_stored`]). Replays and bare runs have no journal
+//! and send nothing. On error: a journal that cannot be written is said in the log and tried again; the store is given
+//! its documents by another task, so alerts are sent while it is away.
+//!
+//! - [`config`]: the options. [`ledger`], over a [`journal`]: all that is known. [`sender`]: a task for each route.
+//! - [`notice`]: a notification in words. [`routes`], [`template`]: what each kind of route is sent.
+//! - [`silences`]: for a time, nobody is told.
+
+pub mod config;
+mod journal;
+mod ledger;
+pub mod notice;
+mod routes;
+mod sender;
+pub mod silences;
+mod template;
+#[cfg(test)]
+mod testing;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use floodmark_dataflows::alerts::config::AlertConfig;
+use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertSink, AlertState};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+
+use self::config::{AlertsConfig, RouteConfig};
+use self::ledger::{Known, Ledger};
+use self::notice::Notice;
+pub use self::sender::Counters;
+use self::silences::Silence;
+use crate::metrics::Samples;
+use crate::sources::wall_clock_ms;
+use crate::stores::{AlertWrite, Store};
+
+/// How long to wait before a journal that cannot be written is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The place of the tick in a version, as for windows.
+const TICK_BITS: u32 = 44;
+
+/// What alerts are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The options.
+    pub config: AlertsConfig,
+    /// The alerts.
+    pub alerts: Vec<AlertConfig>,
+    /// Who is told.
+    pub routes: Vec<RouteConfig>,
+    /// Where links lead.
+    pub public_url: Option<String>,
+    /// Where the journal is; `None` for runs that send nothing and leave nothing.
+    pub directory: Option<PathBuf>,
+    /// Whether this process stores and sends: process 0, whose first worker speaks of alerts.
+    pub speaks: bool,
+    /// The number of the run's line.
+    pub generation: u64,
+    /// The length of a tick.
+    pub tick_ms: u64,
+}
+
+/// Alerts of a process.
+#[derive(Clone, Debug)]
+pub struct Alerts {
+    shared: Arc<Shared>,
+    events: mpsc::UnboundedSender<Vec<AlertEvent>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: AlertsConfig,
+    public_url: Option<String>,
+    /// By alert, the routes to be told.
+    routes: BTreeMap<String, Vec<String>>,
+    speaks: bool,
+    is_kept: bool,
+    ledger: Mutex<Ledger>,
+    news: Notify,
+    counters: Counters,
+    handed_in: AtomicU64,
+    kept: AtomicU64,
+    /// Documents for the store that are not stored yet.
+    unstored: AtomicU64,
+}
+
+impl Alerts {
+    /// Opens the journal, and begins to send what waits there.
+    ///
+    /// # Errors
+    /// If the journal cannot be opened, or no client can be made.
+    pub fn start(parts: Parts, store: Arc<dyn Store>, runtime: &Handle) -> io::Result<Self> {
+        let Parts { config, alerts, routes, public_url, directory, speaks, generation, tick_ms } = parts;
+        let all: Vec<String> = routes.iter().map(|route| route.name.clone()).collect();
+        let told = |alert: &AlertConfig| if alert.routes.is_empty() { all.clone() } else { alert.routes.clone() };
+        let sends = speaks && directory.is_some();
+        let shared = Arc::new(Shared {
+            routes: alerts.iter().map(|alert| (alert.name.clone(), told(alert))).collect(),
+            ledger: Mutex::new(Ledger::open(directory.as_deref(), config.keep)?),
+            config,
+            public_url,
+            speaks,
+            is_kept: directory.is_some(),
+            news: Notify::new(),
+            counters: Counters::default(),
+            handed_in: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
+            unstored: AtomicU64::new(0),
+        });
+        let (events, received) = mpsc::unbounded_channel();
+        let (documents, to_store) = mpsc::unbounded_channel();
+        let ids = Versions { generation, tick_ms: tick_ms.max(1) };
+        let keeper = Keeper { shared: shared.clone(), documents: speaks.then_some(documents), ids };
+        std::thread::Builder::new().name("alerts".to_owned()).spawn(move || keeper.run(received))?;
+        runtime.spawn(store_alerts(shared.clone(), store, to_store));
+        if sends && !routes.is_empty() {
+            // Another part may have installed one already.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let client = reqwest::Client::builder().build().map_err(io::Error::other)?;
+            for route in routes {
+                runtime.spawn(sender::send_to(shared.clone(), route, client.clone()));
+            }
+        }
+        Ok(Self { shared, events })
+    }
+
+    /// The half of a worker.
+    pub fn taker(&self) -> AlertTaker {
+        AlertTaker(self.clone())
+    }
+
+    /// How many events were handed in so far; for [`Alerts::is_stored`].
+    pub fn handed_in(&self) -> u64 {
+        self.shared.handed_in.load(Ordering::SeqCst)
+    }
+
+    /// Whether the first so many events are in the journal, and their documents stored.
+    pub fn is_stored(&self, handed_in: u64) -> bool {
+        self.shared.kept.load(Ordering::SeqCst) >= handed_in && self.shared.unstored.load(Ordering::SeqCst) == 0
+    }
+
+    /// Waits until everything handed in is in the journal and stored.
+    pub async fn drain(&self) {
+        while !self.is_stored(self.handed_in()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The alerts for which `wanted` holds, those that began last first.
+    pub fn list(&self, wanted: impl Fn(&AlertDocument) -> bool) -> Vec<AlertDocument> {
+        let ledger = self.shared.ledger.lock();
+        let last = ledger.alerts.values().filter_map(Known::last).map(|event| &event.alert);
+        let mut alerts: Vec<AlertDocument> = last.filter(|alert| wanted(alert)).cloned().collect();
+        alerts.sort_by(|a, b| (b.start, &a.id).cmp(&(a.start, &b.id)));
+        alerts
+    }
+
+    /// What was said of an alert, oldest first.
+    pub fn history(&self, id: &str) -> Option<Vec<AlertEvent>> {
+        let ledger = self.shared.ledger.lock();
+        ledger.alerts.get(id).map(|known| known.notices.iter().map(|(_, notice)| notice.event.clone()).collect())
+    }
+
+    /// Whether silences are kept here: where notifications are sent.
+    pub fn has_silences(&self) -> bool {
+        self.shared.speaks && self.shared.is_kept
+    }
+
+    /// The silences that are not over.
+    pub fn silences(&self) -> Vec<Silence> {
+        let now = wall_clock_ms();
+        self.shared.ledger.lock().silences.values().filter(|silence| silence.until > now).cloned().collect()
+    }
+
+    /// Makes a silence, and gives it with its number.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn silence(&self, silence: Silence) -> io::Result<Silence> {
+        self.shared.ledger.lock().silence(silence, wall_clock_ms())
+    }
+
+    /// Removes a silence. Says whether there was one.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn unsilence(&self, id: u64) -> io::Result<bool> {
+        self.shared.ledger.lock().unsilence(id)
+    }
+
+    /// Counters and gauges.
+    pub fn collect(&self, samples: &mut Samples) {
+        let Counters { sent, retried, dead, silenced, too_old } = &self.shared.counters;
+        for (name, help, count) in [
+            ("notifications_sent", "Notifications of alerts that their receivers took", sent),
+            ("notifications_retried", "Notifications sent again after a failure", retried),
+            ("notifications_dead", "Notifications given up", dead),
+            ("notifications_silenced", "Notifications that a silence matched", silenced),
+            ("notifications_too_old", "Notifications not sent since they were about what is over for long", too_old),
+        ] {
+            samples.counter(name, help, &[], count.load(Ordering::Relaxed) as f64);
+        }
+        let open = self.list(|alert| alert.state == AlertState::Open).len();
+        samples.gauge("alerts_open", "Alerts that are open", &[], open as f64);
+    }
+}
+
+impl Shared {
+    fn tells(&self, route: &str, notice: &Notice) -> bool {
+        self.routes.get(&*notice.event.alert.alert).is_some_and(|routes| routes.iter().any(|name| name == route))
+    }
+
+    /// Whether it is not over for too long, by the wall clock.
+    fn is_fresh(&self, notice: &Notice) -> bool {
+        wall_clock_ms() <= notice.event.alert.end.saturating_add(self.config.notify_max_age.as_millis())
+    }
+
+    fn is_silenced(&self, notice: &Notice) -> bool {
+        let now = wall_clock_ms();
+        self.ledger.lock().silences.values().any(|silence| silence.matches(&notice.event.alert, now))
+    }
+
+    fn link(&self, id: &str) -> String {
+        let base = self.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
+        format!("{base}/alerts/{id}")
+    }
+
+    /// Who is told of an event.
+    fn routes_of(&self, event: &AlertEvent) -> Vec<String> {
+        if !self.speaks || !self.is_kept {
+            return Vec::new();
+        }
+        let routes = self.routes.get(&*event.alert.alert).cloned().unwrap_or_default();
+        if self.config.dry_run {
+            let notice = Notice { event: event.clone(), thread: event.alert.id.clone() };
+            tracing::info!(?routes, link = %self.link(&event.alert.id), "dry run: would send: {}", notice.title());
+            return Vec::new();
+        }
+        routes
+    }
+}
+
+/// Takes alerts from a worker.
+#[derive(Debug)]
+pub struct AlertTaker(Alerts);
+
+impl AlertSink for AlertTaker {
+    fn alerts(&mut self, events: Vec<AlertEvent>) {
+        self.0.shared.handed_in.fetch_add(events.len() as u64, Ordering::SeqCst);
+        // The thread ends only when all senders are gone.
+        let _ = self.0.events.send(events);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Versions {
+    generation: u64,
+    tick_ms: u64,
+}
+
+/// Writes the journal.
+struct Keeper {
+    shared: Arc<Shared>,
+    documents: Option<mpsc::UnboundedSender<AlertWrite>>,
+    ids: Versions,
+}
+
+impl Keeper {
+    fn run(self, mut received: mpsc::UnboundedReceiver<Vec<AlertEvent>>) {
+        while let Some(events) = received.blocking_recv() {
+            let count = events.len() as u64;
+            let news = loop {
+                let said = self.shared.ledger.lock().say(events.clone(), |event| self.shared.routes_of(event));
+                match said {
+                    Ok(news) => break news,
+                    Err(error) => report(&error),
+                }
+                std::thread::sleep(AGAIN);
+            };
+            if let Some(documents) = &self.documents {
+                for event in news {
+                    let Ok(json) = serde_json::to_vec(&event.alert) else { continue };
+                    let version = self.ids.generation << TICK_BITS | (event.as_of / self.ids.tick_ms);
+                    let write = AlertWrite { id: event.alert.id, version, start_ms: event.alert.start, json };
+                    self.shared.unstored.fetch_add(1, Ordering::SeqCst);
+                    let _ = documents.send(write);
+                }
+            }
+            self.shared.kept.fetch_add(count, Ordering::SeqCst);
+            self.shared.news.notify_waiters();
+        }
+    }
+}
+
+fn report(error: &io::Error) {
+    tracing::error!(%error, "alerts cannot be written to their journal; it is tried again");
+}
+
+/// Stores documents in order, until the keeper is gone.
+async fn store_alerts(shared: Arc<Shared>, store: Arc<dyn Store>, mut documents: mpsc::UnboundedReceiver<AlertWrite>) {
+    let mut batch = Vec::new();
+    while documents.recv_many(&mut batch, 500).await > 0 {
+        let count = batch.len() as u64;
+        if let Err(error) = store.write_alerts(std::mem::take(&mut batch)).await {
+            tracing::error!(%error, "alerts were not stored");
+        }
+        shared.unstored.fetch_sub(count, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,185 @@
+//! Sends what waits in the ledger, a task for each route.
+//!
+//! In: notices in order. Out: requests; what was taken is noted, and not sent again. On error: a request that fails, is
+//! answered with 429 or 5xx, or not in time, is sent again after a growing while, and those behind it wait; any other
+//! answer gives the notice up, loudly. An answer that is lost, and a crash before it is noted, repeat one notice at the
+//! most; PagerDuty and Alertmanager know it for the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::alerts::AlertEventKind;
+
+use super::config::RouteConfig;
+use super::notice::Notice;
+use super::routes::request;
+use super::{Shared, report};
+use crate::sources::wall_clock_ms;
+
+/// The first wait after a failure; each further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How often to look for alerts to be repeated.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often Alertmanager is told of what is open: it takes what it has not heard of for five minutes for resolved.
+const ALERTMANAGER_REPEATS: Duration = Duration::from_secs(60);
+
+/// What became of notifications.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Taken by their receivers.
+    pub sent: AtomicU64,
+    /// Sent again after a failure.
+    pub retried: AtomicU64,
+    /// Given up since the receiver refused them, or too many waited.
+    pub dead: AtomicU64,
+    /// Not sent since a silence matched.
+    pub silenced: AtomicU64,
+    /// Not sent since they were about what is over for long.
+    pub too_old: AtomicU64,
+}
+
+enum Outcome {
+    Taken,
+    Later(String),
+    Refused(String),
+}
+
+/// Sends to a route until the process ends.
+pub(super) async fn send_to(shared: Arc<Shared>, route: RouteConfig, client: reqwest::Client) {
+    let mut sent: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut wait = FIRST_WAIT;
+    loop {
+        let news = shared.news.notified();
+        let Some((number, notice)) = next(&shared, &route) else {
+            repeat(&shared, &route, &client, &mut sent).await;
+            tokio::select! {
+                () = news => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            continue;
+        };
+        let counters = &shared.counters;
+        if !shared.is_fresh(&notice) {
+            tracing::info!(route = %route.name, alert = %notice.event.alert.id, "recorded and not sent: it is over for long");
+            counters.too_old.fetch_add(1, Ordering::Relaxed);
+        } else if shared.is_silenced(&notice) {
+            counters.silenced.fetch_add(1, Ordering::Relaxed);
+        } else {
+            match send(&shared, &route, &client, &notice).await {
+                Outcome::Taken => {
+                    counters.sent.fetch_add(1, Ordering::Relaxed);
+                    sent.insert(notice.event.alert.id.clone(), Instant::now());
+                }
+                Outcome::Later(why) => {
+                    tracing::warn!(route = %route.name, %why, "a notification is sent again later");
+                    counters.retried.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(jittered(wait)).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                    continue;
+                }
+                Outcome::Refused(why) => {
+                    let (id, title) = (&notice.event.alert.id, notice.title());
+                    tracing::error!(route = %route.name, alert = %id, %title, %why, "a notification was given up");
+                    counters.dead.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        wait = FIRST_WAIT;
+        let noted = shared.ledger.lock().done(&route.name, &[number]);
+        if let Err(error) = noted {
+            report(&error);
+            tokio::time::sleep(LONGEST_WAIT).await;
+        }
+    }
+}
+
+/// The first notice that waits. Those beyond the bound are given up.
+fn next(shared: &Shared, route: &RouteConfig) -> Option<(u64, Notice)> {
+    let mut ledger = shared.ledger.lock();
+    let waiting = ledger.waiting.get(&route.name)?;
+    let beyond = waiting.len().saturating_sub(shared.config.max_waiting);
+    if beyond > 0 {
+        let numbers: Vec<u64> = waiting.keys().take(beyond).copied().collect();
+        tracing::error!(route = %route.name, count = beyond, "notifications were given up: too many wait");
+        shared.counters.dead.fetch_add(beyond as u64, Ordering::Relaxed);
+        if let Err(error) = ledger.done(&route.name, &numbers) {
+            report(&error);
+        }
+    }
+    let waiting = ledger.waiting.get(&route.name)?;
+    waiting.first_key_value().map(|(number, notice)| (*number, notice.clone()))
+}
+
+/// Sends what is open again, where its time has come. What fails is left to the next time.
+async fn repeat(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, sent: &mut BTreeMap<String, Instant>) {
+    let of_alertmanager = route.alertmanager.as_ref().map(|_| ALERTMANAGER_REPEATS);
+    let Some(interval) = route.repeat_interval.map(|interval| interval.0).or(of_alertmanager) else { return };
+    let mut due = Vec::new();
+    {
+        let ledger = shared.ledger.lock();
+        let open = |id: &String| {
+            let known = ledger.alerts.get(id)?;
+            let (_, notice) = known.notices.back().filter(|(_, notice)| notice.is_open())?;
+            Some(notice.clone())
+        };
+        // What was open at the start was sent by the run before.
+        for (id, known) in &ledger.alerts {
+            if known.notices.back().is_some_and(|(_, notice)| notice.is_open() && shared.tells(&route.name, notice)) {
+                sent.entry(id.clone()).or_insert_with(Instant::now);
+            }
+        }
+        sent.retain(|id, _| open(id).is_some());
+        due.extend(sent.iter().filter(|(_, at)| at.elapsed() >= interval).filter_map(|(id, _)| open(id)));
+    }
+    for mut notice in due {
+        notice.event.kind = AlertEventKind::Updated;
+        sent.insert(notice.event.alert.id.clone(), Instant::now());
+        if shared.is_fresh(&notice) && !shared.is_silenced(&notice) {
+            match send(shared, route, client, &notice).await {
+                Outcome::Taken => _ = shared.counters.sent.fetch_add(1, Ordering::Relaxed),
+                Outcome::Later(why) | Outcome::Refused(why) => {
+                    tracing::warn!(route = %route.name, %why, "a repeated notification was not taken");
+                }
+            }
+        }
+    }
+}
+
+async fn send(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, notice: &Notice) -> Outcome {
+    let Some(to) = request(route, notice, &shared.link(&notice.event.alert.id)) else { return Outcome::Taken };
+    let mut builder = client.post(&to.url).timeout(route.timeout.0);
+    builder = builder.header("content-type", "application/json").body(to.body);
+    if let Some(authorization) = &to.authorization {
+        builder = builder.header("authorization", authorization);
+    }
+    match builder.send().await {
+        Ok(answer) if answer.status().is_success() => Outcome::Taken,
+        Ok(answer) => {
+            let status = answer.status();
+            let why = format!("the receiver answered {status}");
+            let is_passing = status.is_server_error() || [408, 429].contains(&status.as_u16());
+            if is_passing { Outcome::Later(why) } else { Outcome::Refused(why) }
+        }
+        // The address may hold a secret.
+        Err(error) => Outcome::Later(chain(&error.without_url())),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Between half of it and all, so that several that failed together do not come together again.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + f64::from(wall_clock_ms() as u32 % 512) / 1_024.0)
+}

@@ -1,0 +1,236 @@
+//! Alerts, end to end: files in, notifications out to a receiver of our own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use crate::support::{Dir, Running, Signal, eventually};
+
+/// Takes notifications, and answers what it is told to.
+struct Receiver {
+    address: SocketAddr,
+    got: Arc<Mutex<Vec<Value>>>,
+    status: Arc<AtomicU16>,
+}
+
+impl Receiver {
+    fn start(status: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (got, status) = (Arc::<Mutex<Vec<Value>>>::default(), Arc::new(AtomicU16::new(status)));
+        let (seen, answer) = (got.clone(), status.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut reader = BufReader::new(stream);
+                let mut length = 0;
+                loop {
+                    let mut line = String::new();
+                    if reader.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
+                        break;
+                    }
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                seen.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+                let status = answer.load(Ordering::SeqCst);
+                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let _ = reader.into_inner().write_all(answer.as_bytes());
+            }
+        });
+        Self { address, got, status }
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        let kind = |value: &Value| value["kind"].as_str().unwrap().to_owned();
+        self.got.lock().unwrap().iter().map(kind).collect()
+    }
+
+    /// Waits for so many notifications.
+    #[track_caller]
+    fn expect(&self, kinds: &[&str]) {
+        eventually(&format!("{kinds:?} came"), || (self.kinds().len() >= kinds.len()).then_some(()));
+        assert_eq!(self.kinds(), kinds);
+    }
+}
+
+/// A folder with a configuration that follows `in.log`, and alerts of errors.
+fn setup(receiver: &Receiver, more: &str) -> Dir {
+    let dir = Dir::new();
+    let text = format!(
+        r#"
+            [source.files]
+            paths = ["in.log"]
+            fingerprint_lines = 1
+            [store.ndjson]
+            [checkpoint]
+            every = "1s"
+            [time]
+            max_future = "1h"
+            [[view]]
+            name = "per_service"
+            allowed_lateness = "10s"
+            [api]
+            listen = "127.0.0.1:0"
+            public_url = "https://floodmark.example"
+            [[alert]]
+            name = "errors"
+            when = ["errors >= 3"]
+            [[route]]
+            name = "hook"
+            webhook.url = "http://{}/hook"
+            {more}
+        "#,
+        receiver.address
+    );
+    dir.file("floodmark.toml", &text);
+    dir.file("in.log", "");
+    dir
+}
+
+/// Time zero of the records.
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    now / 10_000 * 10_000 - 600_000
+}
+
+/// Adds records: seconds after time zero, service, level.
+fn append(dir: &Dir, zero: u64, records: &[(u64, &str, &str)]) {
+    let mut file = std::fs::OpenOptions::new().append(true).open(dir.path().join("in.log")).unwrap();
+    for (second, service, level) in records {
+        let record = json!({
+            "timestamp": zero + second * 1_000, "service_name": service, "level": level, "message": "m",
+        });
+        writeln!(file, "{record}").unwrap();
+    }
+}
+
+fn burst<'a>(second: u64, service: &'a str) -> [(u64, &'a str, &'a str); 3] {
+    [(second, service, "ERROR"); 3]
+}
+
+fn run(dir: &Dir) -> (Running, crate::support::Api) {
+    let mut run = dir.command(&["run", "-c", "floodmark.toml"]).start();
+    let api = run.api();
+    (run, api)
+}
+
+/// Waits until the alerts are in these states, those that began last first.
+#[track_caller]
+fn expect_states(api: &crate::support::Api, states: &[&str]) -> Value {
+    eventually(&format!("alerts are {states:?}"), || {
+        let answer = api.get("/alerts")?;
+        let found: Vec<&str> =
+            answer["alerts"].as_array()?.iter().filter_map(|alert| alert["state"].as_str()).collect();
+        (found == states).then(|| answer.clone())
+    })
+}
+
+fn request(api: &crate::support::Api, method: &str, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(api.address()).unwrap();
+    let head = format!("{method} {path} HTTP/1.0\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn an_incident_is_told_once_and_a_restart_tells_nothing_again() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "");
+    let zero = now_ms();
+    let (run_1, api) = run(&dir);
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &burst(11, "checkout"));
+    append(&dir, zero, &burst(12, "cart"));
+    append(&dir, zero, &[(23, "cart", "INFO")]);
+    receiver.expect(&["opened"]);
+    let open = expect_states(&api, &["open"]);
+    let told = receiver.got.lock().unwrap()[0].clone();
+    assert_eq!(told["id"], open["alerts"][0]["id"]);
+    assert_eq!(told["link"], format!("https://floodmark.example/alerts/{}", told["id"].as_str().unwrap()));
+    run_1.signal(Signal::Kill);
+    run_1.wait();
+    let (run_2, api) = run(&dir);
+    append(&dir, zero, &[(60, "cart", "INFO")]);
+    receiver.expect(&["opened", "closed"]);
+    let closed = expect_states(&api, &["closed"]);
+    assert_eq!((&closed["alerts"][0]["key_count"], &closed["alerts"][0]["windows"]), (&json!(2), &json!(3)));
+    let id = told["id"].as_str().unwrap();
+    let history = api.get(&format!("/alerts/{id}")).unwrap();
+    assert_eq!(history["history"][0]["kind"], "opened");
+    run_2.signal(Signal::Terminate);
+    run_2.wait().expect_code(0);
+    let stored = std::fs::read_to_string(dir.path().join("alerts.ndjson")).unwrap();
+    let last: Value = serde_json::from_str(stored.lines().last().unwrap()).unwrap();
+    assert_eq!(last, closed["alerts"][0]);
+}
+
+#[test]
+fn late_data_retracts_and_the_receiver_is_told() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "");
+    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    dir.file("floodmark.toml", &text.replace("errors >= 3", "error_ratio > 0.5"));
+    let zero = now_ms();
+    let (_run, api) = run(&dir);
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(60, "cart", "INFO")]);
+    receiver.expect(&["opened", "closed"]);
+    append(&dir, zero, &[(2, "checkout", "INFO"); 9]);
+    append(&dir, zero, &[(62, "cart", "INFO")]);
+    receiver.expect(&["opened", "closed", "retracted"]);
+    expect_states(&api, &["retracted"]);
+    let got = receiver.got.lock().unwrap();
+    assert_eq!(got[0]["id"], got[2]["id"]);
+    assert!(got[2]["title"].as_str().unwrap().contains("should not have been raised"), "{}", got[2]);
+}
+
+#[test]
+fn a_receiver_that_is_down_is_told_later_and_one_that_refuses_is_not_asked_again() {
+    let receiver = Receiver::start(503);
+    let dir = setup(&receiver, "");
+    let zero = now_ms();
+    let (mut run, api) = run(&dir);
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(12, "cart", "INFO")]);
+    eventually("it was tried twice", || (receiver.kinds().len() >= 2).then_some(()));
+    receiver.status.store(400, Ordering::SeqCst);
+    run.expect_line("a notification was given up");
+    let tries = receiver.kinds().len();
+    receiver.status.store(200, Ordering::SeqCst);
+    append(&dir, zero, &[(60, "cart", "INFO")]);
+    eventually("the end came", || (receiver.kinds().len() > tries).then_some(()));
+    assert_eq!(receiver.kinds()[tries..], ["closed"]);
+    expect_states(&api, &["closed"]);
+}
+
+#[test]
+fn nobody_is_told_of_what_is_silenced_or_over_for_long() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "[alerts]\nnotify_max_age = \"9m\"");
+    let zero = now_ms();
+    let (_run, api) = run(&dir);
+    let answer =
+        request(&api, "POST", "/silences", r#"{"keys":{"service_name":"check*"},"for":"1h","comment":"move"}"#);
+    assert!(answer.contains(" 201 "), "{answer}");
+    // Ten minutes ago.
+    append(&dir, zero, &burst(1, "cart"));
+    append(&dir, zero, &burst(201, "checkout"));
+    append(&dir, zero, &[(300, "cart", "INFO")]);
+    expect_states(&api, &["closed", "closed"]);
+    append(&dir, zero, &burst(401, "cart"));
+    append(&dir, zero, &[(412, "cart", "INFO")]);
+    receiver.expect(&["opened"]);
+    let start = receiver.got.lock().unwrap()[0]["alert"]["start"].clone();
+    assert_eq!(start, json!(zero + 400_000));
+    assert!(request(&api, "DELETE", "/silences/1", "").contains(" 204 "));
+    assert_eq!(api.get("/silences").unwrap()["silences"], json!([]));
+}
