@@ -26,6 +26,7 @@ Examples:
   floodmark bench --input 'logs/*.jsonl' --workers 1,2           how it scales
   floodmark bench --input 'logs/*.jsonl' --logs logs.ndjson      with log documents
   floodmark bench --input 'logs/*.jsonl' --live --patterns       with patterns, counted for /patterns
+  floodmark bench --input 'logs/*.jsonl' --scores                with scores of the windows
   floodmark bench --kafka 127.0.0.1:9092 --topic logs_raw        from Kafka, to the end of the topic
   floodmark bench --input 'logs/*.jsonl' --out windows.ndjson    keep the windows
 
@@ -56,6 +57,9 @@ pub struct BenchArgs {
     /// Find the pattern of each message; with --live, count patterns too
     #[arg(long)]
     patterns: bool,
+    /// Score each window: rate, error ratio and p95
+    #[arg(long)]
+    scores: bool,
     /// Keep the state that the API answers from
     #[arg(long)]
     live: bool,
@@ -116,6 +120,9 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
     config.cluster.workers = workers;
     config.api.enabled = false;
     config.patterns.enabled = args.patterns;
+    if !args.scores {
+        config.view.iter_mut().for_each(|view| view.score.clear());
+    }
     config.source.files =
         args.input.clone().map(|pattern| FilesConfig { paths: vec![pattern], ..FilesConfig::default() });
     config.source.kafka = args.kafka.clone().map(|brokers| KafkaConfig {
@@ -164,7 +171,7 @@ fn measure_apart(args: &BenchArgs, workers: usize) -> anyhow::Result<Measured> {
     let program = std::env::current_exe().context("cannot find this program to start it again")?;
     let mut command = Command::new(program);
     command.args(["bench", "--json", "--workers", &workers.to_string()]);
-    let flags = [("--patterns", args.patterns), ("--live", args.live)];
+    let flags = [("--patterns", args.patterns), ("--scores", args.scores), ("--live", args.live)];
     command.args(flags.iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag));
     let mut option = |name: &str, value: Option<&std::ffi::OsStr>| {
         if let Some(value) = value {
