@@ -101,7 +101,8 @@ async fn documents_go_to_the_index_of_their_day_in_bounded_requests() {
         [
             "/_index_template/floodmark-logs",
             "/_index_template/floodmark-windows",
-            "/_index_template/floodmark-dead-letters"
+            "/_index_template/floodmark-dead-letters",
+            "/_index_template/floodmark-alerts"
         ]
     );
 }
