@@ -5,12 +5,13 @@
 //! cargo bench --profile ci --bench checkpoint -- 100000     # so many keys
 //! ```
 //!
-//! One worker of the real dataflow with live state, over four partitions that all have all keys: 60 windows of 10 s a
-//! key, 20 records in each. Checkpoints go through the real writer to a temporary directory. First one of everything,
+//! One worker of the real dataflow with live state, over four partitions that have half of the keys each: 60 windows of
+//! 10 s a key, 20 records in each. Checkpoints go through the real writer to a temporary directory. First one of everything,
 //! then some that are 10 s apart, while seconds come one by one as in a live run; then all is read back, and computed on.
 //!
-//! A pause is the longest step of the worker between the beginning of a checkpoint and its last share, beside the
-//! longest step outside: by the clock, and by the CPU time of the worker's thread, which other processes do not disturb.
+//! A pause is the step of the worker in which the last share of a checkpoint is taken. Beside it, what the longest step
+//! of a second without one usually takes (the median), as a step does the usual work too; and the longest of all, which
+//! closes windows. By the clock, and by the CPU time of the worker's thread, which other processes disturb less.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -105,9 +106,9 @@ impl SecondsFeed {
     fn new(keys: usize, from: Tick, up_to: Rc<Cell<Tick>>) -> Self {
         let template = |partition: usize| {
             let (mut bytes, mut lines) = (Vec::new(), Vec::new());
-            for record in (partition..keys * RECORDS).step_by(PARTITIONS) {
-                // With a step of its own, every partition has every key.
-                let key = (record / PARTITIONS * 7 + record % PARTITIONS) % keys;
+            // Of each key as many records a second as partitions have it.
+            let step = PARTITIONS / RECORDS;
+            for key in (partition % step..keys).step_by(step) {
                 let rest = r#","level":"INFO","status_code":200,"path":"/api/items","message":"served"}"#;
                 write!(
                     bytes,
@@ -180,6 +181,8 @@ struct Watch {
     is_due: Cell<bool>,
     /// The worker's shares of it that are missing: partitions, rows, live state.
     missing: Cell<u32>,
+    /// One has begun since this was looked at.
+    is_new: Cell<bool>,
     committed: Cell<Option<Tick>>,
     rows: Cell<usize>,
     seen_keys: Cell<usize>,
@@ -200,6 +203,7 @@ impl CheckpointSink for WatchedSink {
         if is_due {
             self.1.is_due.set(false);
             self.1.missing.set(3);
+            self.1.is_new.set(true);
             self.1.committed.set(None);
         }
         is_due
@@ -310,6 +314,16 @@ impl Longest {
     fn add(&mut self, (clock, cpu): (Duration, Duration)) {
         *self = Self(self.0.max(clock), self.1.max(cpu));
     }
+
+    /// The longest of several, and their median.
+    fn of(seconds: &[Longest]) -> (Longest, Longest) {
+        let mut clock: Vec<_> = seconds.iter().map(|longest| longest.0).collect();
+        let mut cpu: Vec<_> = seconds.iter().map(|longest| longest.1).collect();
+        clock.sort_unstable();
+        cpu.sort_unstable();
+        let at = |place: usize| Longest(clock[place], cpu[place]);
+        (at(seconds.len() - 1), at(seconds.len() / 2))
+    }
 }
 
 impl std::fmt::Display for Longest {
@@ -416,38 +430,44 @@ impl Running<'_> {
         !self.dataflow.probe.less_than(&tick)
     }
 
-    /// Reads on to the second `to`, second by second, and waits for each. Returns the longest steps while a checkpoint
-    /// was taken, and otherwise.
-    fn read_to(&mut self, to: Tick) -> [Longest; 2] {
-        let mut longest = [Longest::default(); 2];
+    /// Reads on to the second `to`, second by second, and waits for each. Returns the step in which a checkpoint was
+    /// taken, if one was, and the longest other step of each second.
+    fn read_to(&mut self, to: Tick) -> (Longest, Vec<Longest>) {
+        let (mut pause, mut seconds) = (Longest::default(), Vec::new());
         while self.up_to.get() < to {
             self.up_to.set(self.up_to.get() + 1);
+            let mut other = Longest::default();
             while !self.has_reached(self.up_to.get() - 1) {
-                let began = self.watch.missing.get();
+                let missing = self.watch.missing.get();
                 let took = self.step();
-                longest[usize::from(began == 0 && self.watch.missing.get() == 0)].add(took);
+                // It may be the step in which it began.
+                let is_last_share = self.watch.missing.get() == 0 && (self.watch.is_new.take() || missing > 0);
+                (if is_last_share { &mut pause } else { &mut other }).add(took);
             }
+            seconds.push(other);
         }
-        longest
+        (pause, seconds)
     }
 
     /// One checkpoint, in the middle of so many seconds.
     fn checkpoint(&mut self, what: &str, seconds: u64) {
         let begin = self.up_to.get();
-        let before = self.read_to(begin + seconds / 2)[1];
+        let (_, mut others) = self.read_to(begin + seconds / 2);
         self.watch.is_due.set(true);
         let started = Instant::now();
-        let [pause, mut other] = self.read_to(begin + seconds);
+        let (pause, after) = self.read_to(begin + seconds);
+        self.watch.is_new.set(false);
         assert!(!self.watch.is_due.get() && self.watch.missing.get() == 0, "the checkpoint is taken");
         while self.watch.committed.get().is_none() {
-            other.add(self.step());
+            self.step();
             std::thread::sleep(Duration::from_millis(1));
         }
-        other.add((before.0, before.1));
+        others.extend(after);
+        let (longest, usual) = Longest::of(&others);
         let (bytes, took) = (&self.stats.last_bytes, &self.stats.last_duration_ms);
         println!(
-            "{what}: {} rows, {} keys seen; longest step {pause}, outside {other}; cut of live state {:.1} ms; {:.1} MB \
-             written in {:.1} s, committed after {:.1} s",
+            "{what}: {} rows, {} keys seen; step {pause}, usual {usual}, longest {longest}; cut of live state {:.1} ms; \
+             {:.1} MB written in {:.1} s, committed after {:.1} s",
             self.watch.rows.get(),
             self.watch.seen_keys.get(),
             self.watch.live_cut.get().as_secs_f64() * 1e3,
@@ -528,8 +548,9 @@ fn go_on(bench: &Arc<Bench>) {
             bytes as f64 / 1e6,
             memory()
         );
-        let [_, other] = running.read_to(at + 20);
-        println!("the next 20 s: longest step {other}");
+        let (_, seconds) = running.read_to(at + 20);
+        let (longest, usual) = Longest::of(&seconds);
+        println!("the next 20 s: usual step {usual}, longest {longest}");
         assert_eq!(live.memory().rows, live_rows(bench.keys), "all windows are there");
         running.stop();
     });
