@@ -26,7 +26,7 @@ const SLACK_LINES: usize = 1_000;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Record {
     /// An event, and the routes to be told.
-    Said { notice: Notice, routes: Vec<String> },
+    Said { notice: Box<Notice>, routes: Vec<String> },
     /// Nothing more is to be done about a notification.
     Done { route: String, number: u64 },
     /// A silence was made.
@@ -90,12 +90,12 @@ impl Ledger {
                 let number = self.next;
                 self.next += 1;
                 for route in routes {
-                    self.waiting.entry(route).or_default().insert(number, notice.clone());
+                    self.waiting.entry(route).or_default().insert(number, (*notice).clone());
                 }
                 let new = Known { notices: VecDeque::new(), thread: notice.thread.clone() };
                 let known = self.alerts.entry(notice.event.alert.id.clone()).or_insert(new);
                 known.thread.clone_from(&notice.thread);
-                known.notices.push_back((number, notice));
+                known.notices.push_back((number, *notice));
                 if known.notices.len() > EVENTS_KEPT {
                     known.notices.remove(1);
                 }
@@ -149,7 +149,7 @@ impl Ledger {
         }
         let mut records: Vec<Record> = self.silences.values().cloned().map(Record::Silenced).collect();
         for (number, (notice, routes)) in said {
-            records.extend([Record::Next(number), Record::Said { notice, routes }]);
+            records.extend([Record::Next(number), Record::Said { notice: Box::new(notice), routes }]);
         }
         records.push(Record::Next(self.next));
         match &mut self.journal {
@@ -199,7 +199,7 @@ impl Ledger {
             states.insert(event.alert.id.clone(), event.alert.state);
             let is_told = !was_renamed && event.kind != AlertEventKind::Updated;
             let routes = if is_told { routes(&event) } else { Vec::new() };
-            records.push(Record::Said { notice: Notice { event: event.clone(), thread }, routes });
+            records.push(Record::Said { notice: Box::new(Notice { event: event.clone(), thread }), routes });
             news.push(event);
         }
         self.write(records)?;

@@ -3,7 +3,7 @@
 //! In: every [`PatternUpdate`] of every partition, in order of time. Out: reads, exact as of the frontier that the state
 //! is at. Cuts never leave, so the state is bounded by the partitions times `patterns.max_patterns`.
 //!
-//! Which cuts make up a pattern is a function of the set of cuts (see [`floodmark_dataflows::patterns::merge`]). It is
+//! Which cuts make up a pattern is a function of the set of cuts (see [`merge`](floodmark_dataflows::patterns::merge())). It is
 //! computed here, when somebody reads, and only for groups that have got a new cut since the last read: so it is the same
 //! in every process, and costs the workers nothing.
 

@@ -110,7 +110,7 @@ fn append(dir: &Dir, zero: u64, records: &[(u64, &str, &str)]) {
     }
 }
 
-fn burst<'a>(second: u64, service: &'a str) -> [(u64, &'a str, &'a str); 3] {
+fn burst(second: u64, service: &str) -> [(u64, &str, &str); 3] {
     [(second, service, "ERROR"); 3]
 }
 

@@ -148,7 +148,7 @@ impl AlertFold {
 
     /// The rows of what changed since the last checkpoint, as of the last advance.
     pub fn cut(&mut self, at: Tick) -> Vec<AlertRow> {
-        let dirty = std::mem::replace(&mut self.dirty, Some(BTreeSet::new())).unwrap_or_default();
+        let dirty = self.dirty.replace(BTreeSet::new()).unwrap_or_default();
         alert_rows(&self.alert, &self.keys, dirty, at)
     }
 
