@@ -143,8 +143,10 @@ fn a_process_that_does_not_come_is_named() {
         let stdout = process.wait().expect_code(1).stdout();
         let expected = format!("waiting for process 1 ({})", cluster.hosts[1]);
         assert!(stdout.contains(&expected), "{expected} not in {stdout}");
-        let expected = format!("process 1 ({}) did not come within 3s", cluster.hosts[1]);
-        assert!(stdout.contains(&expected), "{expected} not in {stdout}");
+        // One that is slow to start may be named beside it.
+        let named = |line: &&str| line.contains(&format!("process 1 ({})", cluster.hosts[1]));
+        let last = stdout.lines().rfind(named).unwrap_or_default();
+        assert!(last.contains("did not come within 3s"), "not in {stdout}");
     }
 }
 

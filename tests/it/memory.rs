@@ -61,7 +61,8 @@ fn outage(broken: fn(&mut State), mended: fn(&mut State)) {
              [store]\nqueue = \"{QUEUE_MIB}MiB\"\nspool.max = \"{SPOOL_MIB}MiB\"\n\
              [store.elasticsearch]\nurls = [\"{url}\"]\n\
              [api]\nlisten = \"127.0.0.1:0\"\n\
-             [[view]]\nname = \"per_service\"\nkey = [\"service_name\"]\nwindow = \"10s\"\n"
+             [[view]]\nname = \"per_service\"\nkey = [\"service_name\"]\nwindow = \"10s\"\nscore = []\n\
+             [patterns]\nenabled = false\n"
         ),
     );
     let mut run = dir.command(&["run"]).start();
