@@ -89,7 +89,8 @@ fn a_second_signal_ends_at_once() {
     // Standard output is a pipe that nobody reads: what was read cannot be stored, and stopping waits.
     dir.file("floodmark.toml", &TO_FILES.replace("logs.ndjson", "-"));
     let mut run = dir.command(&["run"]).start_unread();
-    run.api();
+    let api = run.api();
+    eventually("records are read", || (api.get("/progress")?["partitions"][0]["offset"].as_u64()? > 0).then_some(()));
     run.signal(Signal::Terminate);
     run.expect_line("stopping");
     run.signal(Signal::Terminate);
