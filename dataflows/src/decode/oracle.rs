@@ -136,7 +136,10 @@ fn naive(object: &Map<String, Value>) -> Option<Plain> {
         None => None,
     };
     let response_time_us = match get("response_time_ms") {
-        Some(value) => Some((value.as_f64().filter(|ms| *ms >= 0.0)? * 1000.0).round() as u64),
+        Some(value) => {
+            let us = (value.as_f64().filter(|ms| *ms >= 0.0)? * 1000.0).round() as u64;
+            Some(Some(us).filter(|us| *us <= crate::decode::numbers::MAX_RESPONSE_US)?)
+        }
         None => None,
     };
     let level = text("level")?.unwrap_or_default();
