@@ -1,7 +1,7 @@
 //! What is kept per key and pane: the differences of the window collection.
 //!
-//! Counts, sums and bucket counts are an Abelian group. Minimum, maximum, first and last have no negation; they are
-//! kept beside as a semilattice, and an [`Aggregate`] counts as zero when its counts are zero, whatever its extremes.
+//! Counts, sums and bucket counts are an Abelian group. Minimum, maximum, first and last, and where the records are, have
+//! no negation; they are kept beside as a semilattice, and an [`Aggregate`] counts as zero when its counts are zero, whatever its extremes.
 //! That is sound here because a pane is only ever retracted as a whole: the retraction brings every count to zero at
 //! once, the row disappears with its extremes, and no update reaches the pane afterwards (by the operator
 //! that sums windows).
@@ -10,6 +10,7 @@ use differential_dataflow::difference::{IsZero, Monoid, Semigroup};
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::{Histogram, bucket_of};
+use crate::ranges::Ranges;
 use crate::record::{Level, Record};
 use crate::rules::Verdict;
 use crate::time::Millis;
@@ -40,6 +41,8 @@ pub struct Aggregate {
     pub last_ms: Millis,
     /// Highest severity.
     pub max_severity: u8,
+    /// Where the records are, in views that keep that.
+    pub ranges: Ranges,
 }
 
 impl Default for Aggregate {
@@ -55,6 +58,7 @@ impl Default for Aggregate {
             first_ms: u64::MAX,
             last_ms: 0,
             max_severity: 0,
+            ranges: Ranges::default(),
         }
     }
 }
@@ -86,7 +90,7 @@ impl Aggregate {
 
     /// Heap bytes beyond the size of the struct.
     pub fn heap_bytes(&self) -> usize {
-        self.response.heap_bytes()
+        self.response.heap_bytes() + self.ranges.heap_bytes()
     }
 }
 
@@ -116,6 +120,7 @@ impl Semigroup for Aggregate {
         self.first_ms = self.first_ms.min(other.first_ms);
         self.last_ms = self.last_ms.max(other.last_ms);
         self.max_severity = self.max_severity.max(other.max_severity);
+        self.ranges.join(&other.ranges);
     }
 }
 

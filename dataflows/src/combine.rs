@@ -12,7 +12,9 @@ use foldhash::fast::FixedState;
 
 use crate::aggregate::Accumulator;
 use crate::checkpoint::SeenKeys;
+use crate::input::PartitionInfo;
 use crate::output::ViewUpdate;
+use crate::ranges::Range;
 use crate::record::{FieldRef, Record};
 use crate::rules::Verdict;
 use crate::time::{Millis, Tick, window_start};
@@ -24,6 +26,7 @@ const FORGET_CHECKS: u64 = 16;
 /// The combiner of one partition, over all views.
 #[derive(Debug)]
 pub struct Combiner {
+    partition: Arc<PartitionInfo>,
     tick_ms: u64,
     /// The timestamp of everything gathered and not yet drained.
     time: Tick,
@@ -60,13 +63,32 @@ struct ViewCombiner {
 struct Slot {
     key: Key,
     last_seen: Tick,
-    /// What is gathered, by pane. `None` stands for records too late for every window.
-    gathered: Vec<(Option<Millis>, Accumulator)>,
+    /// What is gathered, by pane.
+    gathered: Vec<Gathered>,
+}
+
+/// What is gathered of a key in a pane.
+#[derive(Debug)]
+struct Gathered {
+    /// `None` stands for records too late for every window.
+    pane: Option<Millis>,
+    accumulator: Accumulator,
+    first: RecordPlace,
+    last: u64,
+}
+
+/// Where a record is in its partition.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordPlace {
+    /// Its offset.
+    pub offset: u64,
+    /// The partition's event clock, with the record.
+    pub clock: Tick,
 }
 
 impl Combiner {
-    /// A combiner for these views, whose numbers are their places.
-    pub fn new(views: &[Arc<View>], tick_ms: u64) -> Self {
+    /// A combiner of a partition for these views, whose numbers are their places.
+    pub fn new(partition: Arc<PartitionInfo>, views: &[Arc<View>], tick_ms: u64) -> Self {
         let views = views
             .iter()
             .map(|view| ViewCombiner {
@@ -83,7 +105,7 @@ impl Combiner {
                 next_forget: 0,
             })
             .collect();
-        Self { tick_ms, time: 0, views, spare: Vec::new() }
+        Self { partition, tick_ms, time: 0, views, spare: Vec::new() }
     }
 
     /// Goes on with the keys that were seen before a cut, by view.
@@ -101,7 +123,14 @@ impl Combiner {
     /// Adds a record with timestamp `time`, which never falls. Updates of an earlier timestamp are first drained
     /// into `out`.
     #[inline]
-    pub fn add(&mut self, time: Tick, record: &Record<'_>, verdict: Verdict, out: &mut Vec<ViewUpdate>) {
+    pub fn add(
+        &mut self,
+        time: Tick,
+        place: RecordPlace,
+        record: &Record<'_>,
+        verdict: Verdict,
+        out: &mut Vec<ViewUpdate>,
+    ) {
         if time != self.time {
             self.drain(out);
             self.time = time;
@@ -114,7 +143,7 @@ impl Combiner {
         }
         for view in &mut self.views {
             if view.view.conditions.iter().all(|condition| condition.holds(record)) {
-                view.add(time, time * self.tick_ms, record, verdict, &mut self.spare);
+                view.add(time, time * self.tick_ms, place, record, verdict, &mut self.spare);
             }
         }
     }
@@ -124,8 +153,12 @@ impl Combiner {
         for (id, view) in self.views.iter_mut().enumerate() {
             for slot in view.touched.drain(..) {
                 let slot = &mut view.slots[slot as usize];
-                for (pane, mut accumulator) in slot.gathered.drain(..) {
-                    let aggregate = accumulator.take();
+                for Gathered { pane, mut accumulator, first, last } in slot.gathered.drain(..) {
+                    let mut aggregate = accumulator.take();
+                    if view.view.keeps_offsets && pane.is_some() {
+                        let (partition, RecordPlace { offset: first, clock }) = (self.partition.clone(), first);
+                        aggregate.ranges = Range { partition, first, last, clock }.into();
+                    }
                     debug_assert!(!aggregate.is_zero());
                     out.push(ViewUpdate {
                         view: id as ViewId,
@@ -147,6 +180,7 @@ impl ViewCombiner {
         &mut self,
         time: Tick,
         time_ms: Millis,
+        place: RecordPlace,
         record: &Record<'_>,
         verdict: Verdict,
         spare: &mut Vec<Accumulator>,
@@ -175,12 +209,15 @@ impl ViewCombiner {
         if entry.gathered.is_empty() {
             self.touched.push(slot);
         }
-        match entry.gathered.iter_mut().find(|(p, _)| *p == pane) {
-            Some((_, accumulator)) => accumulator.add(record, verdict),
+        match entry.gathered.iter_mut().find(|gathered| gathered.pane == pane) {
+            Some(gathered) => {
+                gathered.accumulator.add(record, verdict);
+                gathered.last = place.offset;
+            }
             None => {
                 let mut accumulator = spare.pop().unwrap_or_default();
                 accumulator.add(record, verdict);
-                entry.gathered.push((pane, accumulator));
+                entry.gathered.push(Gathered { pane, accumulator, first: place, last: place.offset });
             }
         }
     }

@@ -36,6 +36,7 @@ pub mod ledger;
 pub mod live;
 pub mod output;
 pub mod patterns;
+pub mod ranges;
 pub mod record;
 pub mod rules;
 pub mod scores;

@@ -16,6 +16,7 @@ use timely::dataflow::operators::vec::Broadcast;
 use crate::cuts::Cuts;
 use crate::output::{LiveSink, ViewUpdate};
 use crate::patterns::PatternUpdate;
+use crate::ranges::Ranges;
 use crate::time::Tick;
 
 /// What waits for the frontier, by time.
@@ -51,7 +52,9 @@ pub fn live<'scope, L: LiveSink + 'static>(
         move |frontiers| {
             ends.for_each(|_, highest| end = end.max(highest.iter().copied().max()));
             updates.for_each(|_, updates| {
-                for (_, update) in updates.drain(..) {
+                for (_, mut update) in updates.drain(..) {
+                    // Live reads do not show them.
+                    update.aggregate.ranges = Ranges::default();
                     waiting.views.entry(update.time).or_default().push(update);
                 }
             });

@@ -10,6 +10,7 @@ use crate::corrections::{Late, Measures, ResponseMeasures};
 use crate::input::{PartitionInfo, RawRecord};
 use crate::ledger::Ledger;
 use crate::patterns::PatternUpdate;
+use crate::ranges::{Range, Ranges};
 use crate::record::{Level, Record};
 use crate::rules::Verdict;
 use crate::time::{Millis, Tick};
@@ -220,9 +221,9 @@ pub struct WindowScore {
     pub learning: bool,
     /// The measures that it is made of, the most unusual first.
     pub measures: Vec<MeasureScore>,
-    /// The records of the window, by partition.
+    /// Where the records of the window are, by partition.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub records: Vec<RecordRange>,
+    pub offsets: Vec<RecordRange>,
 }
 
 /// How unusual a measure of a window is.
@@ -254,12 +255,32 @@ pub struct RecordRange {
     pub topic: Arc<str>,
     /// The partition's number.
     pub partition: i32,
+    /// What the topic is known by: its name (with its id when it was recreated), or the fingerprint of a file.
+    pub identity: Arc<str>,
     /// The lowest offset.
     pub first: u64,
     /// The highest offset.
     pub last: u64,
-    /// The partition's event clock at the lowest offset, in milliseconds.
+    /// The partition's event clock at the lowest offset, that record included, in milliseconds.
     pub clock: Millis,
+}
+
+impl RecordRange {
+    /// Where the records of a set are.
+    pub fn all(ranges: &Ranges, tick_ms: u64) -> Vec<Self> {
+        let of = |range: &Range| {
+            let Range { partition, first, last, clock } = range;
+            Self {
+                topic: partition.topic.clone(),
+                partition: partition.number,
+                identity: partition.identity.clone(),
+                first: *first,
+                last: *last,
+                clock: clock * tick_ms,
+            }
+        };
+        ranges.iter().map(of).collect()
+    }
 }
 
 /// Names and values of key fields, kept in the view's order. A JSON object.

@@ -104,6 +104,8 @@ pub struct View {
     pub forget_after_ms: u64,
     /// What of its windows is scored.
     pub scored: Vec<ScoredMeasure>,
+    /// Where the records of its windows are is kept by key: for windows that are scored, and those that alerts look at.
+    pub keeps_offsets: bool,
 }
 
 impl View {

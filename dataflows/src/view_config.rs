@@ -283,6 +283,7 @@ impl ViewConfig {
             max_keys: self.max_keys,
             forget_after_ms: self.forget_after.as_millis(),
             scored: self.score.clone(),
+            keeps_offsets: !self.score.is_empty(),
         })
     }
 }

@@ -29,6 +29,7 @@ fn view(name: &str, width_s: u64, slide_s: u64) -> View {
         max_keys: 100,
         forget_after_ms: 100_000,
         scored: Vec::new(),
+        keeps_offsets: false,
     }
 }
 

@@ -31,6 +31,7 @@ pub fn view(name: &str, key: &[&str], width_s: u64, slide_s: u64) -> View {
         max_keys: 100_000,
         forget_after_ms: 7 * 86_400_000,
         scored: Vec::new(),
+        keeps_offsets: false,
     }
 }
 

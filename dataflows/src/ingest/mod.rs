@@ -329,8 +329,8 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 self.last_record_ms = self.last_record_ms.max(mark.wall_ms);
             }
             let ledger = Ledger::new(self.feed.offsets_are_bytes());
-            let combiner = Combiner::new(&self.views, self.config.tick_ms);
             let info = Arc::new(info);
+            let combiner = Combiner::new(info.clone(), &self.views, self.config.tick_ms);
             let patterns = self.max_patterns.map(|max| PatternCounter::new(info.clone(), max));
             let partition = Partition::new(info, spare.clone(), combiner, patterns, ledger, start);
             // Of what went on while the run was down nothing is known; its silence is counted from its holds.

@@ -7,7 +7,7 @@ use timely::dataflow::operators::Capability;
 
 use super::{Gathered, RecordPath};
 use crate::checkpoint::{PartitionCut, PartitionStart, RecordedMark};
-use crate::combine::Combiner;
+use crate::combine::{Combiner, RecordPlace};
 use crate::cuts::Gate;
 use crate::input::{Batch, PartitionEvent, PartitionInfo};
 use crate::ledger::Ledger;
@@ -227,7 +227,8 @@ impl<B: Batch> Partition<B> {
                         let verdict = path.rules.judge(&record);
                         self.ledger.read(raw.offset, raw.bytes.len());
                         self.ledger.take(path.sink.indexes(verdict));
-                        self.combiner.add(time, &record, verdict, &mut out.views);
+                        let place = RecordPlace { offset: raw.offset, clock };
+                        self.combiner.add(time, place, &record, verdict, &mut out.views);
                         if let Some(cutter) = &mut path.cutter {
                             let message = record.message();
                             let cut = cutter.cut(&message);

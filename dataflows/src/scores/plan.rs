@@ -136,7 +136,7 @@ impl Plan {
             level: severity_level(combined.score).into(),
             learning: combined.learning,
             measures,
-            records: Vec::new(),
+            offsets: Vec::new(),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{PaneSpine, PaneUpdate, Place, Publish, pane_gone_at};
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{LateRow, Restored, StateRow};
 use crate::corrections::{KEPT_REVISIONS, Late, Measures};
-use crate::output::{WindowDocument, WindowState};
+use crate::output::{RecordRange, WindowDocument, WindowScore, WindowState};
 use crate::scores::ViewScores;
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
@@ -406,7 +406,9 @@ impl Windows {
                 let state = WindowState { partial, ..state };
                 let mut document = WindowDocument::new(view, &key, window.1, &Measures::of(&aggregate), state);
                 if let (Some(scores), Some(number)) = (&mut scores, number) {
-                    document.score = scores.take(number, &key, is_final);
+                    let score = scores.take(number, &key, is_final);
+                    let offsets = RecordRange::all(&aggregate.ranges, self.tick_ms);
+                    document.score = score.map(|score| WindowScore { offsets, ..score });
                 }
                 documents.push(document);
             }

@@ -8,13 +8,15 @@ use floodmark_dataflows::aggregate::{Accumulator, Aggregate};
 use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::detect::{Baseline, WindowScore as Combined};
-use floodmark_dataflows::output::{Previous, ResponseTime, WindowDocument, WindowScore, WindowState};
+use floodmark_dataflows::output::{Previous, RecordRange, ResponseTime, WindowDocument, WindowScore, WindowState};
 use floodmark_dataflows::patterns::Cutter;
 use floodmark_dataflows::record::Level;
 use floodmark_dataflows::rules::Rules;
 use floodmark_dataflows::scores::Plan;
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::{Key, OTHER, View};
+
+use crate::memory::partition;
 
 /// What is counted of a first cut, a service and a level: records, first and last event time.
 pub type PatternCounts = BTreeMap<(String, String, Level), (u64, Millis, Millis)>;
@@ -43,18 +45,35 @@ pub struct Expected {
 struct Row {
     ticks: BTreeMap<u64, Accumulator>,
     late: BTreeSet<u64>,
+    places: Places,
 }
+
+/// By partition: the offset and the clock of each record.
+type Places = BTreeMap<i32, Vec<(u64, u64)>>;
 
 /// A row with what is counted at each tick.
 struct Contents {
     ticks: BTreeMap<u64, Aggregate>,
     late: BTreeSet<u64>,
+    places: Places,
 }
 
 impl Contents {
     fn of(row: Row) -> Self {
         let ticks = row.ticks.into_iter().map(|(tick, mut records)| (tick, records.take())).collect();
-        Self { ticks, late: row.late }
+        Self { ticks, late: row.late, places: row.places }
+    }
+
+    fn offsets(&self, tick_ms: u64) -> Vec<RecordRange> {
+        let of = |(&number, places): (&i32, &Vec<(u64, u64)>)| RecordRange {
+            topic: partition(number).topic,
+            partition: number,
+            identity: partition(number).identity,
+            first: places[0].0,
+            last: places[places.len() - 1].0,
+            clock: places[0].1 * tick_ms,
+        };
+        self.places.iter().map(of).collect()
     }
 }
 
@@ -123,6 +142,7 @@ pub fn expected(
                     is_taken = true;
                     let row = rows.entry((id, key.clone(), start)).or_default();
                     row.ticks.entry(clock).or_default().add(&record, verdict);
+                    row.places.entry(number).or_default().push((offset, clock));
                     if time_ms >= start + view.width_ms + view.lateness_ms {
                         row.late.insert(clock);
                     }
@@ -183,7 +203,7 @@ pub fn expected(
                 if is_final {
                     document.as_of = document.as_of.max(as_of(scored.last.as_ref()));
                 }
-                document.score = Some(scored.score);
+                document.score = Some(WindowScore { offsets: row.offsets(tick_ms), ..scored.score });
             }
             let place = (view.name.to_string(), key.values().join("/"), start);
             (place, document)
