@@ -61,6 +61,7 @@ fn updates() -> Vec<Update> {
                 first_ms: start,
                 last_ms: start + 999,
                 max_severity: 100,
+                ..Aggregate::default()
             };
             (((0, start), Key(format!("service-{:02}", i % 20).into())), start / 1_000, aggregate)
         })

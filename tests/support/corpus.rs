@@ -99,10 +99,10 @@ impl Outcome {
         let mut decoder = Decoder::new(schema);
         let mut cutter = config.patterns.enabled.then(Cutter::default);
         let mut outcome = Self::default();
-        let mut used: Partitions = Vec::new();
+        let (mut used, mut offsets): (Partitions, Vec<Vec<u64>>) = Default::default();
         for (number, records) in (0..).zip(partitions) {
             let info = PartitionInfo { topic: topic.into(), identity: topic.into(), number };
-            let mut taken = Vec::new();
+            let (mut taken, mut places) = (Vec::new(), Vec::new());
             for (offset, bytes) in records {
                 let raw = RawRecord { offset: *offset, bytes, appended_ms: None };
                 let dead = match decoder.decode(bytes) {
@@ -114,6 +114,7 @@ impl Outcome {
                         let document = String::from_utf8(document).expect("JSON");
                         outcome.documents.insert((number, *offset), document);
                         taken.push(bytes.clone());
+                        places.push(*offset);
                         continue;
                     }
                     Err(error) => error.reason.name(),
@@ -121,14 +122,20 @@ impl Outcome {
                 outcome.dead.insert((number, *offset), dead.to_owned());
             }
             used.push(taken);
+            offsets.push(places);
         }
         let views: Vec<_> = views.into_iter().map(Into::into).collect();
         let tick_ms = config.time.tick.as_millis();
         let windows = reference::expected(&used, &mut decoder, &rules, &views, tick_ms).windows;
         outcome.windows = windows
             .into_values()
-            .map(|document| {
-                let line = serde_json::to_string(&document).expect("JSON");
+            .map(|mut document| {
+                for range in document.score.iter_mut().flat_map(|score| &mut score.offsets) {
+                    let places = &offsets[range.partition as usize];
+                    (range.first, range.last) = (places[range.first as usize], places[range.last as usize]);
+                    range.topic = topic.into();
+                }
+                let line = without_identity(&serde_json::to_string(&document).expect("JSON"));
                 (window_place(&serde_json::from_str(&line).expect("JSON")), line)
             })
             .collect();
@@ -151,7 +158,8 @@ impl Outcome {
                 assert_eq!(twice, None, "a dead letter is there twice");
             }
             let windows = lines("windows").into_iter();
-            let windows: BTreeMap<_, _> = windows.map(|(line, document)| (window_place(&document), line)).collect();
+            let place = |(line, document): (String, Value)| (window_place(&document), without_identity(&line));
+            let windows: BTreeMap<_, _> = windows.map(place).collect();
             for (place, line) in windows {
                 let twice = outcome.windows.insert(place, line);
                 assert_eq!(twice, None, "two processes published a window");
@@ -173,7 +181,8 @@ impl Outcome {
             outcome.dead.insert(record_place(&letter), letter["reason"].as_str().expect("a reason").to_owned());
         }
         let windows = lines(&folder.join("windows.ndjson")).into_iter();
-        outcome.windows = windows.map(|(line, document)| (window_place(&document), line)).collect();
+        let place = |(line, document): (String, Value)| (window_place(&document), without_identity(&line));
+        outcome.windows = windows.map(place).collect();
         outcome
     }
 
@@ -205,6 +214,13 @@ fn lines(path: &Path) -> Vec<(String, Value)> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     assert!(text.is_empty() || text.ends_with('\n'), "{} ends within a line", path.display());
     text.lines().map(|line| (line.to_owned(), serde_json::from_str(line).expect("JSON"))).collect()
+}
+
+/// A window without what topics are known by: only the broker knows.
+fn without_identity(line: &str) -> String {
+    let mut parts = line.split("\"identity\":\"");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once("\",").map_or(part, |(_, rest)| rest))
 }
 
 /// Partition and offset of a log document or a dead letter.

@@ -16,12 +16,13 @@ use floodmark_dataflows::scores::Plan;
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::{Key, OTHER, View};
 
-use crate::memory::partition;
-
 /// What is counted of a first cut, a service and a level: records, first and last event time.
 pub type PatternCounts = BTreeMap<(String, String, Level), (u64, Millis, Millis)>;
 /// Event time, partition and offset of the sample of each first cut, and the message.
 pub type Samples = BTreeMap<String, (Millis, i32, u64, String)>;
+
+/// The topic that records are of; their places in their partitions are their offsets.
+pub const TOPIC: &str = "logs";
 
 /// First cuts that a partition keeps.
 pub const MAX_PATTERNS: usize = 5;
@@ -66,9 +67,9 @@ impl Contents {
 
     fn offsets(&self, tick_ms: u64) -> Vec<RecordRange> {
         let of = |(&number, places): (&i32, &Vec<(u64, u64)>)| RecordRange {
-            topic: partition(number).topic,
+            topic: TOPIC.into(),
             partition: number,
-            identity: partition(number).identity,
+            identity: TOPIC.into(),
             first: places[0].0,
             last: places[places.len() - 1].0,
             clock: places[0].1 * tick_ms,
