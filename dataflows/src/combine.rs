@@ -14,11 +14,12 @@ use crate::aggregate::Accumulator;
 use crate::checkpoint::SeenKeys;
 use crate::input::PartitionInfo;
 use crate::output::ViewUpdate;
+use crate::patterns::FirstCut;
 use crate::ranges::Range;
 use crate::record::{FieldRef, Record};
 use crate::rules::Verdict;
 use crate::time::{Millis, Tick, window_start};
-use crate::view::{Key, OTHER, View, ViewId};
+use crate::view::{Key, OTHER, View, ViewId, unescape};
 
 /// How many times per `forget_after` silent keys are looked for.
 const FORGET_CHECKS: u64 = 16;
@@ -39,8 +40,8 @@ pub struct Combiner {
 struct ViewCombiner {
     view: Arc<View>,
     pane_ms: u64,
-    /// Slots by the value of the key field, or by the encoded key where there are several fields. Never iterated in an
-    /// order that shows.
+    /// Slots by the value of the key field, or by the encoded key where there are several fields, with the id of the
+    /// pattern for its template, which is longer. Never iterated in an order that shows.
     index: HashMap<Arc<str>, u32, FixedState>,
     slots: Vec<Slot>,
     /// Slots of forgotten keys.
@@ -199,7 +200,17 @@ impl ViewCombiner {
             }
             _ => {
                 let mut scratch = std::mem::take(&mut self.scratch);
-                let slot = self.slot(encode(record, &self.view.key_fields, &mut scratch), |text| Key(text.into()));
+                let text = encode(record, &self.view.key_fields, &mut scratch, true);
+                let slot = match self.index.get(text) {
+                    Some(&slot) => slot,
+                    None => {
+                        let view = self.view.clone();
+                        self.new_slot(text, |text| match view.pattern_place() {
+                            Some(_) => Key(encode(record, &view.key_fields, &mut String::new(), false).into()),
+                            None => Key(text.into()),
+                        })
+                    }
+                };
                 self.scratch = scratch;
                 slot
             }
@@ -290,7 +301,11 @@ impl ViewCombiner {
                 [_] => Key::from_values(&[text]),
                 _ => Key(text.clone()),
             };
-            let shared = if key.0 == *text { key.0.clone() } else { text.clone() };
+            let shared = match self.view.pattern_place() {
+                Some(place) if self.view.key_fields.len() > 1 => by_id(&key, place),
+                _ if key.0 == *text => key.0.clone(),
+                _ => text.clone(),
+            };
             let slot = self.push(key);
             self.slots[slot as usize].last_seen = *last_seen;
             self.index.insert(shared, slot);
@@ -301,9 +316,11 @@ impl ViewCombiner {
     }
 
     fn seen_since(&self, since: Tick) -> SeenKeys {
-        let last_seen = |slot: u32| self.slots[slot as usize].last_seen;
-        let seen = self.index.iter().map(|(text, &slot)| (text, last_seen(slot))).filter(|(_, last)| *last >= since);
-        let mut seen: Vec<_> = seen.map(|(text, last)| (text.clone(), last)).collect();
+        let seen = self.index.iter().map(|(text, &slot)| (text, &self.slots[slot as usize]));
+        let seen = seen.filter(|(_, slot)| slot.last_seen >= since);
+        let is_key = self.view.key_fields.len() > 1;
+        let text = |text: &Arc<str>, slot: &Slot| if is_key { slot.key.0.clone() } else { text.clone() };
+        let mut seen: Vec<_> = seen.map(|(of, slot)| (text(of, slot), slot.last_seen)).collect();
         seen.sort_unstable();
         SeenKeys { forgotten_at: self.forgotten_at, has_other: self.other.is_some(), seen }
     }
@@ -323,14 +340,30 @@ impl ViewCombiner {
     }
 }
 
-/// The encoded key of several fields.
-fn encode<'s>(record: &Record<'_>, fields: &[FieldRef], scratch: &'s mut String) -> &'s str {
+/// The encoded key of several fields; with the pattern's id for its template, if `by_id`.
+fn encode<'s>(record: &Record<'_>, fields: &[FieldRef], scratch: &'s mut String, by_id: bool) -> &'s str {
     scratch.clear();
     for (i, &field) in fields.iter().enumerate() {
         if i > 0 {
             scratch.push('/');
         }
+        let field = if by_id && field == FieldRef::Pattern { FieldRef::PatternId } else { field };
         record.key_text(field, scratch);
     }
     scratch
+}
+
+/// The encoded key with the pattern's id for its template, which stands at this place among the values.
+fn by_id(key: &Key, place: usize) -> Arc<str> {
+    let mut text = String::with_capacity(key.0.len());
+    for (i, value) in key.0.split('/').enumerate() {
+        if i > 0 {
+            text.push('/');
+        }
+        match i == place {
+            true => FirstCut::of_template(&unescape(value)).push_id(&mut text),
+            false => text.push_str(value),
+        }
+    }
+    text.into()
 }

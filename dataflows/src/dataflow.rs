@@ -88,8 +88,9 @@ where
     worker.dataflow_named("floodmark", |scope| {
         let probe = probe::Handle::new();
         let Computation { views, alerts: watched, clock, publish, max_patterns, live_workers } = computation;
-        // Nobody else asks for the counts.
-        let max_patterns = max_patterns.filter(|_| !live_workers.is_empty());
+        // Nobody else asks for the counts, or for which patterns found room.
+        let is_named = views.iter().any(|view| view.names_pattern()) || path.rules.names_pattern();
+        let max_patterns = max_patterns.filter(|_| is_named || !live_workers.is_empty());
         let Ingested { updates, ends, patterns, activator } = ingest(
             scope,
             feed,

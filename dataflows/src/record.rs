@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::text;
+use crate::patterns::FirstCut;
 use crate::time::Millis;
 use crate::view::push_escaped;
 
@@ -108,6 +109,10 @@ pub enum FieldRef {
     ResponseTime,
     /// `error_code`.
     ErrorCode,
+    /// `pattern`: the template of the message's first cut.
+    Pattern,
+    /// `pattern_id`: the id of that.
+    PatternId,
     /// Any other field that was asked for: its number among the fields that the schema looks for.
     Extra(u8),
 }
@@ -284,6 +289,8 @@ pub struct Record<'a> {
     pub has_reserved_name: bool,
     /// The id of the message's [first cut](crate::patterns::FirstCut), where patterns are wanted.
     pub pattern_id: Option<u64>,
+    /// The first cut that the message counts as: its own, or the one of all others where it found no room.
+    pub pattern: Option<FirstCut<'a>>,
 }
 
 impl<'a> Record<'a> {
@@ -303,6 +310,7 @@ impl<'a> Record<'a> {
             FieldRef::StatusCode => FieldValue::Number(f64::from(self.status_code?)),
             FieldRef::ResponseTime => FieldValue::Number(self.response_time_us? as f64 / 1000.0),
             FieldRef::ErrorCode => FieldValue::Text(Cow::Borrowed(self.error_code.as_ref()?)),
+            FieldRef::Pattern | FieldRef::PatternId => FieldValue::Text(self.text(field)?),
             FieldRef::Extra(number) => {
                 let span = self.span(number);
                 match span.kind() {
@@ -318,7 +326,7 @@ impl<'a> Record<'a> {
     }
 
     /// The value of a field as text: numbers as they are written, objects and arrays as JSON. Allocates only for text
-    /// with escapes, and for `status_code`, `response_time_ms` and `timestamp`.
+    /// with escapes, and for `status_code`, `response_time_ms`, `timestamp` and `pattern_id`.
     pub fn text(&self, field: FieldRef) -> Option<Cow<'_, str>> {
         match field {
             FieldRef::ServiceName => Some(Cow::Borrowed(&self.service_name)),
@@ -330,6 +338,8 @@ impl<'a> Record<'a> {
                 _ => None,
             })?)),
             FieldRef::Timestamp => Some(Cow::Owned(self.timestamp_ms.to_string())),
+            FieldRef::Pattern => Some(Cow::Borrowed(self.pattern?.template)),
+            FieldRef::PatternId => Some(Cow::Owned(self.pattern?.text_id())),
             FieldRef::Extra(number) => {
                 let span = self.span(number);
                 span.is_some().then(|| self.text_at(span))
@@ -348,6 +358,8 @@ impl<'a> Record<'a> {
             for digit in [status / 100, status / 10 % 10, status % 10] {
                 key.push(char::from(b'0' + digit as u8));
             }
+        } else if let FieldRef::PatternId = field {
+            self.pattern.iter().for_each(|pattern| pattern.push_id(key));
         } else if let Some(text) = self.text(field) {
             push_escaped(key, &text);
         }
@@ -360,7 +372,7 @@ impl<'a> Record<'a> {
             FieldRef::StatusCode => self.status_code.map(f64::from),
             FieldRef::ResponseTime => self.response_time_us.map(|us| us as f64 / 1000.0),
             FieldRef::Timestamp => Some(self.timestamp_ms as f64),
-            FieldRef::ServiceName | FieldRef::Level => None,
+            FieldRef::ServiceName | FieldRef::Level | FieldRef::Pattern | FieldRef::PatternId => None,
             FieldRef::ErrorCode => self.number_at(slot::ERROR_CODE as u8),
             FieldRef::Extra(number) => self.number_at(number),
         }
@@ -374,6 +386,7 @@ impl<'a> Record<'a> {
             FieldRef::StatusCode => self.status_code.is_some(),
             FieldRef::ResponseTime => self.response_time_us.is_some(),
             FieldRef::ErrorCode => self.error_code.is_some(),
+            FieldRef::Pattern | FieldRef::PatternId => self.pattern.is_some(),
             FieldRef::Extra(number) => self.span(number).is_some(),
         }
     }

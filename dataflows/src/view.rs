@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::record::FieldRef;
+use crate::rules::Condition;
 use crate::scores::ScoredMeasure;
 use crate::time::{Millis, greatest_common_divisor, window_start};
 
@@ -59,7 +60,7 @@ pub fn push_escaped(text: &mut String, value: &str) {
     }
 }
 
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('%') {
@@ -89,7 +90,7 @@ pub struct View {
     /// The key fields in a record.
     pub key_fields: Vec<FieldRef>,
     /// Records that do not meet all of these are not in the view.
-    pub conditions: Vec<crate::rules::Condition>,
+    pub conditions: Vec<Condition>,
     /// Width of a window.
     pub width_ms: u64,
     /// Distance between the starts of windows; equal to the width for tumbling windows.
@@ -109,6 +110,17 @@ pub struct View {
 }
 
 impl View {
+    /// The place of the pattern among the key fields.
+    pub fn pattern_place(&self) -> Option<usize> {
+        self.key_fields.iter().position(|field| *field == FieldRef::Pattern)
+    }
+
+    /// Whether its key or its conditions name the message's pattern.
+    pub fn names_pattern(&self) -> bool {
+        let is_pattern = |field: &FieldRef| matches!(field, FieldRef::Pattern | FieldRef::PatternId);
+        self.key_fields.iter().any(is_pattern) || self.conditions.iter().any(Condition::names_pattern)
+    }
+
     /// The width of a pane: the largest width that both `width_ms` and `slide_ms` are multiples of.
     pub fn pane_ms(&self) -> u64 {
         greatest_common_divisor(self.width_ms, self.slide_ms)

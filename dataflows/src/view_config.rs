@@ -105,7 +105,8 @@ pub struct ViewConfig {
     /// Its name in documents and in the API: letters, digits, `_`, `-` and `.`, not beginning with `__`.
     pub name: String,
     /// The fields that make up the key: names of record fields, nested ones with dots. A record without one of them
-    /// has the empty string there.
+    /// has the empty string there. `pattern` is the message's pattern (the template of its first cut), `pattern_id` the
+    /// id of that; both need `patterns.enabled`.
     pub key: Vec<String>,
     /// The width of a window. A multiple of the tick.
     pub window: Span,

@@ -87,6 +87,9 @@ impl Config {
             // Only to look for further mistakes.
             Schema::new(&RecordsConfig::default()).map_err(|_| std::mem::take(&mut mistakes))
         })?;
+        if self.patterns.enabled {
+            schema = schema.with_patterns();
+        }
         let rules = Rules::compile(&self.rules, &mut schema);
         if rules.is_err() {
             mistakes.extend(mistakes_in_rules(&self.rules, &mut schema));

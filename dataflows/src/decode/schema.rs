@@ -41,6 +41,9 @@ pub enum SchemaError {
         names = FIELD_NAMES.join(", ")
     )]
     TooManyFields(String),
+    /// Patterns are not looked for.
+    #[error("\"{0}\" is the pattern of the message, and patterns are turned off; set patterns.enabled = true")]
+    NoPatterns(String),
     /// A size out of range.
     #[error("records.max_record_bytes: expected 1 B to 256 MiB, got {0}")]
     BadMaxRecordBytes(crate::units::ByteSize),
@@ -63,6 +66,7 @@ pub struct Schema {
     pub(crate) otel_values: bool,
     pub(crate) default_service: &'static str,
     pub(crate) max_record_bytes: usize,
+    has_patterns: bool,
 }
 
 impl Schema {
@@ -97,6 +101,7 @@ impl Schema {
                 name => name.to_owned().leak(),
             }),
             max_record_bytes,
+            has_patterns: false,
         };
         if is_log {
             schema.paths = field_names().enumerate().map(|(number, name)| (name.to_owned(), number)).collect();
@@ -139,9 +144,21 @@ impl Schema {
         Ok(())
     }
 
+    /// The schema of records whose messages get patterns: `pattern` and `pattern_id` are fields of theirs.
+    pub fn with_patterns(mut self) -> Self {
+        self.has_patterns = true;
+        self
+    }
+
     /// Resolves a field by its name among our own, or by its dotted path in the record, and looks for it from now on.
     /// Up to 20 fields beside the default ones.
     pub fn field(&mut self, name: &str) -> Result<FieldRef, SchemaError> {
+        match name {
+            "pattern" if self.has_patterns => return Ok(FieldRef::Pattern),
+            "pattern_id" if self.has_patterns => return Ok(FieldRef::PatternId),
+            "pattern" | "pattern_id" => return Err(SchemaError::NoPatterns(name.to_owned())),
+            _ => {}
+        }
         let known = FIELD_NAMES.iter().position(|known| *known == name);
         let number = match known.or_else(|| self.paths.iter().find(|(path, _)| path == name).map(|(_, at)| *at)) {
             Some(number) => number,
@@ -223,6 +240,15 @@ mod tests {
         assert!((0..room).all(|i| schema.field(&format!("field{i}")).is_ok()));
         assert!(schema.field("more").unwrap_err().to_string().contains("\"more\" is one field too many"));
         assert!(schema.field("field3").is_ok());
+    }
+
+    #[test]
+    fn a_pattern_is_a_field_where_patterns_are_looked_for() {
+        let schema = || Schema::new(&RecordsConfig::default()).unwrap();
+        assert_eq!(schema().with_patterns().field("pattern"), Ok(FieldRef::Pattern));
+        assert_eq!(schema().with_patterns().field("pattern_id"), Ok(FieldRef::PatternId));
+        let error = schema().field("pattern_id").unwrap_err().to_string();
+        assert!(error.contains("patterns.enabled = true"), "{error}");
     }
 
     #[test]

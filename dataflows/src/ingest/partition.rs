@@ -224,19 +224,23 @@ impl<B: Batch> Partition<B> {
                             gate = Gate::FREE;
                         }
                         self.clock = Some(clock);
+                        // First, as rules and views may name the pattern.
+                        if let Some(cutter) = &mut path.cutter {
+                            let message = record.message();
+                            let cut = cutter.cut(&message);
+                            record.pattern_id = Some(cut.id);
+                            record.pattern = Some(match &mut self.patterns {
+                                Some(patterns) => {
+                                    patterns.add(time, raw.offset, &record, &message, cut, &mut out.patterns)
+                                }
+                                None => cut,
+                            });
+                        }
                         let verdict = path.rules.judge(&record);
                         self.ledger.read(raw.offset, raw.bytes.len());
                         self.ledger.take(path.sink.indexes(verdict));
                         let place = RecordPlace { offset: raw.offset, clock };
                         self.combiner.add(time, place, &record, verdict, &mut out.views);
-                        if let Some(cutter) = &mut path.cutter {
-                            let message = record.message();
-                            let cut = cutter.cut(&message);
-                            record.pattern_id = Some(cut.id);
-                            if let Some(patterns) = &mut self.patterns {
-                                patterns.add(time, raw.offset, &record, &message, cut, &mut out.patterns);
-                            }
-                        }
                         path.sink.log(&self.info, raw, &record, verdict);
                     }
                 }

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::FirstCuts;
 use super::cut::FirstCut;
-use super::hash::stable_hash;
 use crate::input::PartitionInfo;
 use crate::record::{Level, Record};
 use crate::time::{Millis, Tick};
@@ -190,7 +189,7 @@ impl PatternCounter {
     /// Goes on with what was admitted before a cut of the partition.
     pub fn restore(&mut self, seen: &SeenPatterns) {
         for template in &seen.cuts {
-            self.cuts.restore(FirstCut { id: stable_hash(template.as_bytes()), template });
+            self.cuts.restore(FirstCut::of_template(template));
             self.known.push(Known::new(0));
         }
         for (cut, service, level) in &seen.rows {
@@ -214,7 +213,7 @@ impl PatternCounter {
     }
 
     /// Counts a record with timestamp `time`, which never falls. Updates of an earlier timestamp are first drained into
-    /// `out`.
+    /// `out`. Returns the cut that the record counts as.
     #[inline]
     pub fn add(
         &mut self,
@@ -224,7 +223,7 @@ impl PatternCounter {
         message: &str,
         cut: FirstCut<'_>,
         out: &mut Vec<PatternUpdate>,
-    ) {
+    ) -> FirstCut<'_> {
         if time != self.time {
             self.drain(out);
             self.time = time;
@@ -245,6 +244,8 @@ impl PatternCounter {
         row.count += 1;
         row.first_ms = row.first_ms.min(event);
         row.last_ms = row.last_ms.max(event);
+        let (id, template) = self.cuts.cut(cut);
+        FirstCut { id, template }
     }
 
     #[cold]

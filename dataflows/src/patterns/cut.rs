@@ -26,6 +26,28 @@ pub struct FirstCut<'a> {
     pub template: &'a str,
 }
 
+impl<'a> FirstCut<'a> {
+    /// The cut with this template.
+    pub fn of_template(template: &'a str) -> Self {
+        Self { id: stable_hash(template.as_bytes()), template }
+    }
+
+    /// The id as it stands in documents: 16 hexadecimal digits.
+    pub fn text_id(&self) -> String {
+        let mut text = String::with_capacity(16);
+        self.push_id(&mut text);
+        text
+    }
+
+    /// Appends the id as it stands in documents.
+    #[inline]
+    pub fn push_id(&self, text: &mut String) {
+        for place in (0..16).rev() {
+            text.push(char::from(b"0123456789abcdef"[(self.id >> (4 * place) & 15) as usize]));
+        }
+    }
+}
+
 /// Makes first cuts.
 #[derive(Clone, Debug, Default)]
 pub struct Cutter {

@@ -83,6 +83,11 @@ pub struct ConditionError {
 const OPERATORS: &str = "=, !=, <, <=, >, >=, in, contains or exists";
 
 impl Condition {
+    /// Whether it is about the message's pattern.
+    pub fn names_pattern(&self) -> bool {
+        matches!(self.field, FieldRef::Pattern | FieldRef::PatternId)
+    }
+
     /// Compiles a condition, with its field looked for in records from now on.
     pub fn compile(text: &str, schema: &mut Schema) -> Result<Self, ConditionError> {
         let error = |rest: &str, message: String| ConditionError {

@@ -165,6 +165,11 @@ impl Rules {
         Ok(Self { rules, anomaly_threshold: config.anomaly_threshold })
     }
 
+    /// Whether a condition is about the message's pattern.
+    pub fn names_pattern(&self) -> bool {
+        self.rules.iter().any(|rule| rule.when.iter().any(Condition::names_pattern))
+    }
+
     /// Scores a record.
     #[inline]
     pub fn judge(&self, record: &Record<'_>) -> Verdict {

@@ -9,7 +9,7 @@ use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::detect::{Baseline, WindowScore as Combined};
 use floodmark_dataflows::output::{Previous, RecordRange, ResponseTime, WindowDocument, WindowScore, WindowState};
-use floodmark_dataflows::patterns::Cutter;
+use floodmark_dataflows::patterns::{Cutter, FirstCut};
 use floodmark_dataflows::record::Level;
 use floodmark_dataflows::rules::Rules;
 use floodmark_dataflows::scores::Plan;
@@ -99,7 +99,7 @@ pub fn expected(
         let mut templates = BTreeSet::new();
         let mut admitted = vec![BTreeSet::new(); views.len()];
         for (offset, raw) in (0..).zip(partition) {
-            let Ok(record) = decoder.decode(raw) else { continue };
+            let Ok(mut record) = decoder.decode(raw) else { continue };
             clock = clock.max(record.timestamp_ms / tick_ms);
             let event = record.timestamp_ms;
             let message = record.message().into_owned();
@@ -114,9 +114,11 @@ pub fn expected(
             let sample = (event, number, offset, message);
             let known = samples.entry(template.clone()).or_insert_with(|| sample.clone());
             *known = known.clone().min(sample);
+            let counted = template.clone();
             let place = (template, record.service_name.to_string(), record.level);
             let sum = patterns.entry(place).or_insert((0, Millis::MAX, 0));
             *sum = (sum.0 + 1, sum.1.min(event), sum.2.max(event));
+            record.pattern = Some(FirstCut::of_template(&counted));
             let time_ms = clock * tick_ms;
             let verdict = rules.judge(&record);
             for (id, view) in views.iter().enumerate() {

@@ -41,7 +41,7 @@ pub struct Setup {
 }
 
 pub fn setup(views: &[ViewConfig]) -> Setup {
-    let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
+    let mut schema = Schema::new(&RecordsConfig::default()).unwrap().with_patterns();
     let rules = Arc::new(Rules::compile(&RulesConfig::default(), &mut schema).unwrap());
     let views = views.iter().map(|v| Arc::new(v.compile(Span::from_millis(TICK_MS), &mut schema).unwrap())).collect();
     Setup { decoder: Decoder::new(schema), rules, views }
@@ -75,6 +75,18 @@ pub fn views() -> Vec<ViewConfig> {
             retention: seconds(600),
             forget_after: seconds(90_000),
             score: vec![ScoredMeasure::ErrorRatio, ScoredMeasure::Rate, ScoredMeasure::P95],
+            ..ViewConfig::default()
+        },
+        ViewConfig {
+            name: "patterns".into(),
+            key: vec!["service_name".into(), "pattern".into()],
+            window: seconds(20),
+            allowed_lateness: seconds(20),
+            retention: seconds(100),
+            max_keys: 12,
+            forget_after: seconds(90_000),
+            conditions: vec!["pattern_id exists".into()],
+            score: vec![ScoredMeasure::Rate],
             ..ViewConfig::default()
         },
     ]
