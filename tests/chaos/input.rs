@@ -31,6 +31,10 @@ pub struct InputSpec {
     pub long: bool,
     /// Records over several lines; only for sources that have no lines.
     pub line_feeds: bool,
+    /// All services are silent for so many milliseconds, after as many from the beginning.
+    pub gap: Option<(u64, u64)>,
+    /// The first service fails for a tenth of the time.
+    pub burst: bool,
 }
 
 impl InputSpec {
@@ -60,6 +64,8 @@ impl InputSpec {
             far_future: draw.chance(1, 5),
             long: draw.chance(1, 3),
             line_feeds: !lines && draw.chance(1, 3),
+            gap: None,
+            burst: false,
             records,
         }
     }
@@ -79,6 +85,11 @@ impl InputSpec {
         let future_at = count / 2..count / 2 + 3;
         for i in 0..count {
             now += draw.below(2 * step + 1);
+            if let Some((after, silence)) = self.gap
+                && (START + after..START + after + silence).contains(&now)
+            {
+                now = START + after + silence;
+            }
             let mut timestamp = match () {
                 () if i > 0 && draw.chance(1, self.too_late) => now - draw.below(3_600_000),
                 () if i > 0 && draw.chance(1, self.late) => now - draw.below(120_000),
@@ -119,7 +130,9 @@ impl InputSpec {
             1 => format!("{timestamp}.5"),
             _ => timestamp.to_string(),
         };
+        let is_failing = self.burst && service == "service-0" && (i * 10 / self.records[number]) == 7;
         let level = draw.pick(&["INFO", "INFO", "INFO", "WARN", "ERROR", "DEBUG", "warning", "Critical", "loud", ""]);
+        let level = if is_failing { "ERROR" } else { level };
         let mut members = vec![("timestamp", at)];
         if !draw.chance(1, 40) {
             members.push(("service_name", format!("\"{service}\"")));
@@ -127,7 +140,14 @@ impl InputSpec {
         if !draw.chance(1, 40) {
             members.push(("level", format!("\"{level}\"")));
         }
-        members.push(("message", format!("\"request {i} of partition {number}: \\\"ok\\\" ž\"")));
+        let word = draw.pick(&["alpha", "beta", "gamma", "delta", "kappa", "sigma"]);
+        let message = match draw.below(6) {
+            0 => format!("worker {word} has begun"),
+            1 => format!("cannot reach {word}-{}.example: timeout after {i} ms", draw.below(3)),
+            2 => String::new(),
+            _ => format!("request {i} of partition {number}: \\\"ok\\\" ž"),
+        };
+        members.push(("message", format!("\"{message}\"")));
         if !draw.chance(1, 10) {
             members.push(("path", format!("\"/p/{}\"", draw.below(self.paths))));
             members.push((

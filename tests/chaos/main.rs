@@ -2,8 +2,8 @@
 //!
 //! A plan is drawn from a seed: an input with everything in it that producers do wrong, a configuration, and a sequence
 //! of starts with different numbers of workers and processes that are killed, stopped, cut off from their store and
-//! started again. In the end the log documents, windows and dead letters are compared with those of the reference, which
-//! works from the raw input and knows nothing of the dataflow.
+//! started again. In the end the log documents, windows with their scores, alerts, counts of patterns and dead letters are
+//! compared with those of the reference, which works from the raw input and knows nothing of the dataflow.
 //!
 //! ```text
 //! make chaos                       500 plans on embedded parts
@@ -18,9 +18,11 @@
 // Helpers outside test functions are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod alerts;
 mod draw;
 mod input;
-#[path = "../support/naive.rs"]
+mod live;
+#[path = "../support/naive/mod.rs"]
 mod naive;
 mod plan;
 mod process;
@@ -202,10 +204,16 @@ impl Runner {
         self.runtime.shutdown_background();
         let (word, code) = if failed.is_empty() { ("ok", ExitCode::SUCCESS) } else { ("FAILED", ExitCode::FAILURE) };
         let seconds = self.started.elapsed().as_secs();
-        let run::Events { starts, restored, kills, damaged, noticed, held, corrections } = self.events.into_inner();
+        let events = self.events.into_inner();
+        let run::Events { starts, restored, kills, damaged, noticed, held, corrections, .. } = events;
         println!(
             "\n{starts} starts, {restored} of them from a checkpoint; {kills} kills; {damaged} files damaged, {noticed} of \
              them needed; holds in {held} plans; {corrections} corrected windows"
+        );
+        let run::Events { judged, unusual, silences, alerts, notified, looks, counted, .. } = events;
+        println!(
+            "{judged} windows judged, {unusual} of them unusual, {silences} of these silent; {alerts} alerts, {notified} \
+             notifications; patterns read {looks} times, and from {counted} checkpoints"
         );
         println!("test result: {word}. {passed} passed; {} failed; 0 ignored; in {seconds} s", failed.len());
         if !failed.is_empty() {

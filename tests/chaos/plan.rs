@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use floodmark_dataflows::scores::ScoredMeasure;
+
 use crate::draw::Draw;
 use crate::input::InputSpec;
+use crate::naive::alerts::AlertModel;
 use crate::naive::{Condition, Model, ViewModel};
 
 /// The limit of records in every plan.
@@ -127,7 +130,9 @@ impl Plan {
                 ]),
             ),
         };
-        let input = InputSpec::draw(&mut Draw::new(seed, 1), source == SourceKind::Files);
+        let mut input = InputSpec::draw(&mut Draw::new(seed, 1), source == SourceKind::Files);
+        let mut views = views(&mut Draw::new(seed, 2));
+        score(&mut Draw::new(seed, 9), &mut views, &mut input);
         let tick = draw.pick(&[1_000, 1_000, 500, 2_000]);
         let is_files = source == SourceKind::Files;
         let model = Model {
@@ -141,7 +146,9 @@ impl Plan {
             max_record_bytes: MAX_RECORD_BYTES,
             cuts_long_records: is_files,
             arrived_by: 0,
-            views: views(&mut Draw::new(seed, 2)),
+            alerts: alerts(&mut Draw::new(seed, 10), &views),
+            max_patterns: Draw::new(seed, 11).pick(&[10_000, 6, 1]),
+            views,
         };
         let idles = draw.chance(1, 3);
         let mut incarnations = incarnations(&mut Draw::new(seed, 3), source, store, input.records.iter().sum());
@@ -186,13 +193,15 @@ impl Plan {
         let model = &self.model;
         let mut text = format!(
             "[cluster]\nconnect_timeout = \"5s\"\n[records]\nmax_record_bytes = \"{}B\"\n[time]\ntick = \"{}ms\"\nmax_ahead = \"{}ms\"\nidle_after = \"{}ms\"\n\
-             [publish]\nevery = \"{}ms\"\n[checkpoint]\nevery = \"{}ms\"\n[api]\nlisten = \"127.0.0.1:0\"\n",
+             [publish]\nevery = \"{}ms\"\n[checkpoint]\nevery = \"{}ms\"\n[api]\nlisten = \"127.0.0.1:0\"\n\
+             [patterns]\nmax_patterns = {}\n",
             model.max_record_bytes,
             model.tick,
             self.max_ahead,
             self.idle_after,
             self.publish_every,
-            self.checkpoint_every
+            self.checkpoint_every,
+            model.max_patterns
         );
         if self.dead_letters_in_store {
             text.push_str("[dead_letters]\nto = \"index\"\n");
@@ -201,7 +210,7 @@ impl Plan {
             let conditions: Vec<_> = view.conditions.iter().map(condition_text).collect();
             text.push_str(&format!(
                 "[[view]]\nname = \"{}\"\nkey = {:?}\nwhere = {conditions:?}\nwindow = \"{}ms\"\nslide = \"{}ms\"\n\
-                 allowed_lateness = \"{}ms\"\nretention = \"{}ms\"\nmax_keys = {}\nforget_after = \"{}ms\"\nscore = []\n",
+                 allowed_lateness = \"{}ms\"\nretention = \"{}ms\"\nmax_keys = {}\nforget_after = \"{}ms\"\nscore = {:?}\n",
                 view.name,
                 view.key,
                 view.width,
@@ -209,8 +218,22 @@ impl Plan {
                 view.lateness,
                 view.retention,
                 view.max_keys,
-                view.forget_after
+                view.forget_after,
+                view.score.iter().map(|measure| measure.name()).collect::<Vec<_>>()
             ));
+        }
+        for alert in &model.alerts {
+            let AlertModel { name, for_windows, close_after, group, .. } = alert;
+            let view = &model.views[alert.view].name;
+            let when: Vec<_> =
+                alert.when.iter().map(|(measure, comparison, than)| format!("{measure} {comparison} {than}")).collect();
+            text.push_str(&format!(
+                "[[alert]]\nname = \"{name}\"\nview = \"{view}\"\nwhen = {when:?}\nfor = {for_windows}\n\
+                 close_after = {close_after}\ngroup = {group}\n"
+            ));
+            if let Some((field, prefix)) = &alert.key {
+                text.push_str(&format!("keys = {{ {field} = [\"{prefix}*\"] }}\n"));
+            }
         }
         text
     }
@@ -260,9 +283,74 @@ fn views(draw: &mut Draw) -> Vec<ViewModel> {
             retention,
             max_keys: draw.pick(&[100_000, 100_000, 12, 2]) as usize,
             forget_after: draw.pick(&[604_800_000, retention]),
+            score: Vec::new(),
         }
     };
     (0..count).map(|id| view((id, draw))).collect()
+}
+
+/// Scores some of the views, and has something happen that is worth a score. A score needs 144 windows before it.
+fn score(draw: &mut Draw, views: &mut [ViewModel], input: &mut InputSpec) {
+    use ScoredMeasure::{AnomalyRatio, ErrorRatio, Mean, P50, P95, P99, Rate};
+    for view in views.iter_mut() {
+        if draw.chance(1, 3) {
+            continue;
+        }
+        let measures: &[ScoredMeasure] =
+            draw.pick(&[&[Rate, ErrorRatio, P95], &[Rate], &[AnomalyRatio, Mean, Rate], &[P50, P99], &[ErrorRatio]]);
+        view.score = measures.to_vec();
+        if draw.chance(2, 3) {
+            (view.width, view.slide) = draw.pick(&[(2_000, 2_000), (4_000, 2_000), (6_000, 6_000)]);
+        }
+    }
+    if views.iter().all(|view| view.score.is_empty()) {
+        return;
+    }
+    // What is scored costs by windows and keys.
+    input.paths = input.paths.min(5);
+    input.span = draw.pick(&[input.span, 600_000, 1_200_000, 2_400_000]);
+    input.services = draw.pick(&[1, 2, input.services]);
+    input.gap =
+        draw.chance(2, 3).then(|| (input.span * draw.within(4, 8) / 10, draw.pick(&[4_000, 20_000, 90_000, 300_000])));
+    input.burst = draw.chance(1, 2);
+}
+
+/// No alert, or one or two that are easily raised.
+fn alerts(draw: &mut Draw, views: &[ViewModel]) -> Vec<AlertModel> {
+    let alert = |number: u64, draw: &mut Draw| {
+        let place = draw.below(views.len() as u64) as usize;
+        let view = &views[place];
+        let mut conditions = vec![
+            ("errors", ">=", draw.within(1, 4) as f64),
+            ("error_ratio", ">", draw.pick(&[0.1, 0.3, 0.6])),
+            ("count", "<=", draw.within(1, 3) as f64),
+            ("rate", ">", draw.pick(&[0.25, 1.0, 4.0])),
+            ("p95", ">=", draw.pick(&[1_000.5, 3_000.0])),
+            ("anomalies", "<", 2.0),
+            ("max_severity", ">=", 75.0),
+            ("late_records", ">", 0.0),
+        ];
+        if !view.score.is_empty() {
+            let score = ("score", ">=", draw.pick(&[1.0, 10.0, 50.0, 75.0]));
+            conditions.extend([score; 8]);
+        }
+        let mut when = vec![draw.pick(&conditions)];
+        if draw.chance(1, 4) {
+            when.push(draw.pick(&conditions[..4]));
+        }
+        let of_services = view.key.contains(&"service_name".to_owned()) && draw.chance(1, 4);
+        AlertModel {
+            name: format!("alert-{number}"),
+            view: place,
+            key: of_services.then(|| ("service_name".to_owned(), "service-".to_owned())),
+            when,
+            for_windows: draw.pick(&[1, 1, 2, 3]),
+            close_after: draw.within(1, 4),
+            group: draw.chance(2, 3),
+        }
+    };
+    let count = draw.pick(&[0, 1, 1, 2, 2]);
+    (0..count).map(|number| alert(number, draw)).collect()
 }
 
 fn incarnations(draw: &mut Draw, source: SourceKind, store: StoreKind, records: usize) -> Vec<Incarnation> {
@@ -328,6 +416,13 @@ impl fmt::Display for Plan {
             let spans = [view.width, view.slide, view.lateness, view.retention, view.forget_after].map(|ms| ms / 1_000);
             let (name, max_keys) = (&view.name, view.max_keys);
             writeln!(f, "  {name}: by {:?}, {max_keys} keys, {:?}, {spans:?} s", view.key, view.conditions)?;
+            if !view.score.is_empty() {
+                writeln!(f, "    scored: {:?}", view.score)?;
+            }
+        }
+        for AlertModel { name, view, key, when, for_windows, close_after, group } in &self.model.alerts {
+            let group = if *group { "grouped" } else { "each key alone" };
+            writeln!(f, "  {name}: view-{view} {key:?}, {when:?} for {for_windows}, closed by {close_after}, {group}")?;
         }
         let (tick, max_ahead, every) = (self.model.tick, self.max_ahead, self.checkpoint_every);
         writeln!(f, "  tick {tick} ms, max_ahead {max_ahead} ms, a checkpoint every {every} ms")?;

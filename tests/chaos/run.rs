@@ -11,7 +11,10 @@ use floodmark_dataflows::checkpoint::RecordedMark;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
+use crate::alerts::Receiver;
 use crate::draw::Draw;
+use crate::live::{self, Look};
+use crate::naive::alerts::AlertPlace;
 use crate::naive::{self, Mark, Model, Outcome, canonical};
 use crate::plan::{Damage, End, Incarnation, Plan, Step};
 use crate::process::{Process, Signal};
@@ -46,6 +49,20 @@ pub struct Events {
     pub held: u64,
     /// Corrections among the windows compared.
     pub corrections: u64,
+    /// Windows with a score of which enough was learned.
+    pub judged: u64,
+    /// Of these, with a score of 50 and more.
+    pub unusual: u64,
+    /// Of these, without records.
+    pub silences: u64,
+    /// Alerts that hold or held.
+    pub alerts: u64,
+    /// Notifications that their receiver took.
+    pub notified: u64,
+    /// Reads of the counts of patterns while plans ran.
+    pub looks: u64,
+    /// Checkpoints whose counts of patterns were compared.
+    pub counted: u64,
 }
 
 impl Events {
@@ -58,6 +75,13 @@ impl Events {
         self.noticed += other.noticed;
         self.held += other.held;
         self.corrections += other.corrections;
+        self.judged += other.judged;
+        self.unusual += other.unusual;
+        self.silences += other.silences;
+        self.alerts += other.alerts;
+        self.notified += other.notified;
+        self.looks += other.looks;
+        self.counted += other.counted;
     }
 }
 
@@ -67,10 +91,13 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, Strin
     let records = plan.input.make(&mut Draw::new(plan.seed, 6), plan.model.max_record_bytes);
     let mut source = Source::new(plan, folder, records);
     let mut store = Store::new(plan, folder, runtime);
-    let config = format!("data_dir = \"data\"\n{}{}{}", source.config(), store.config(), plan.config());
+    let receiver = (!plan.model.alerts.is_empty()).then(|| Receiver::start(plan, runtime));
+    let route = receiver.as_ref().map(Receiver::config).unwrap_or_default();
+    let config = format!("data_dir = \"data\"\n{}{}{route}{}", source.config(), store.config(), plan.config());
     std::fs::write(folder.join("floodmark.toml"), config).map_err(|e| e.to_string())?;
     source.append(0);
     let mut draw = Draw::new(plan.seed, 7);
+    let mut looks = Vec::new();
     for (number, incarnation) in plan.incarnations.iter().enumerate() {
         if let Some(damage) = incarnation.damage {
             let harmed = harm(&folder.join("data/checkpoints"), damage, &mut draw);
@@ -78,7 +105,7 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, Strin
         }
         events.starts += 1;
         events.kills += u64::from(matches!(incarnation.end, End::Kill(_)));
-        let cluster = Cluster { folder, number, incarnation, plan, processes: Vec::new() };
+        let cluster = Cluster { folder, number, incarnation, plan, processes: Vec::new(), looks: &mut looks };
         cluster.run(&mut source, &mut store)?;
         store.next_incarnation();
         let messages = std::fs::read_to_string(folder.join(format!("messages-{number}-0.txt"))).unwrap_or_default();
@@ -89,8 +116,41 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, Strin
     events.held += u64::from(marks.values().flatten().any(|mark| mark.hold > 0));
     let expected = expected(plan, &source, marks);
     events.corrections = expected.windows.values().filter(|line| line.contains("previous")).count() as u64;
+    note_scores(&mut events, &expected);
     compare(&store.outcome()?, &expected, store.keeps_bytes())?;
+    if let Some(receiver) = receiver {
+        let (alerts, notified) = receiver.check(&folder.join("data/outbox/0"), events.starts)?;
+        compare_alerts("alert of the outbox", &alerts, &expected)?;
+        events.notified = notified;
+    }
+    // What no mark covers yet is read again after a restart, and may be found idle by then, so it may be dated later.
+    if plan.idle_after < 60_000 {
+        looks.clear();
+    }
+    looks.iter().try_for_each(|look| live::check_look(look, &expected.counted, plan.model.tick))?;
+    events.looks = looks.len() as u64;
+    events.counted = u64::from(live::check_checkpoint(folder, runtime, &expected.counted)?);
     Ok(events)
+}
+
+fn note_scores(events: &mut Events, expected: &Outcome) {
+    events.alerts = expected.alerts.len() as u64;
+    for line in expected.windows.values() {
+        let document: Value = serde_json::from_str(line).unwrap_or_default();
+        let score = &document["score"];
+        if score["learning"] == false {
+            events.judged += 1;
+            let is_unusual = score["score"].as_u64() >= Some(50);
+            events.unusual += u64::from(is_unusual);
+            events.silences += u64::from(is_unusual && document["count"] == 0);
+        }
+    }
+}
+
+fn compare_alerts(what: &str, is: &BTreeMap<AlertPlace, String>, expected: &Outcome) -> Result<(), String> {
+    let mut text = String::new();
+    differences(&mut text, what, is, &expected.alerts);
+    if text.is_empty() { Ok(()) } else { Err(text) }
 }
 
 /// What the reference says.
@@ -153,6 +213,7 @@ struct Cluster<'a> {
     incarnation: &'a Incarnation,
     plan: &'a Plan,
     processes: Vec<Process>,
+    looks: &'a mut Vec<Look>,
 }
 
 impl Cluster<'_> {
@@ -162,7 +223,9 @@ impl Cluster<'_> {
             source.append(1_000);
         }
         self.start()?;
-        for step in steps {
+        for (place, step) in steps.iter().enumerate() {
+            let process = place % self.processes.len();
+            self.looks.extend(live::look(&mut self.processes[process]));
             match *step {
                 Step::Wait(ms) => self.wait_while_running(Duration::from_millis(ms), |_| false)?,
                 Step::Read(records) => {
@@ -183,6 +246,7 @@ impl Cluster<'_> {
             // Documents and dead letters do not depend on marks, but for records that no mark covers.
             let expected = expected(self.plan, source, BTreeMap::new());
             self.audit(&expected)?;
+            self.looks.extend(live::look(&mut self.processes[0]));
         }
         self.end()
     }
@@ -310,6 +374,7 @@ fn compare(is: &Outcome, expected: &Outcome, bytes: bool) -> Result<(), String> 
     }
     differences(&mut text, "dead letter", &readable(&is.dead), &readable(&expected.dead));
     differences(&mut text, "window", &is.windows, &expected.windows);
+    differences(&mut text, "alert", &is.alerts, &expected.alerts);
     if text.is_empty() { Ok(()) } else { Err(text) }
 }
 

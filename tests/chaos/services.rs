@@ -86,7 +86,7 @@ pub fn delete(prefix: &str) {
     for index in listed.as_object().into_iter().flatten().map(|(name, _)| name) {
         http(address, "DELETE", &format!("/{index}"), "");
     }
-    for kind in ["logs", "windows", "dead-letters"] {
+    for kind in ["logs", "windows", "alerts", "dead-letters"] {
         http(address, "DELETE", &format!("/_index_template/{prefix}-{kind}"), "");
     }
 }

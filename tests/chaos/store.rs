@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use crate::draw::Draw;
-use crate::naive::{Outcome, canonical};
+use crate::naive::alerts::{AlertPlace, compared, place_of};
+use crate::naive::{Outcome, canonical, is_withdrawn, without_identities};
 use crate::plan::{Plan, StoreKind};
 use crate::process::{Signal, send};
 use crate::services;
@@ -64,7 +65,9 @@ impl Store {
     pub fn config(&self) -> String {
         let url = match self.kind {
             StoreKind::Ndjson => {
-                return "[store.ndjson]\nlogs = \"data/logs.ndjson\"\nwindows = \"data/windows.ndjson\"\n".to_owned();
+                return "[store.ndjson]\nlogs = \"data/logs.ndjson\"\nwindows = \"data/windows.ndjson\"\n\
+                        alerts = \"data/alerts.ndjson\"\n"
+                    .to_owned();
             }
             StoreKind::Embedded => {
                 return "[store.embedded]\ncommit_interval = \"100ms\"\nthreads = 1\nmemory = \"32MiB\"\n".to_owned();
@@ -136,7 +139,7 @@ impl Store {
                 }
             }
             StoreKind::Elasticsearch => {
-                for kind in ["logs", "windows", "dead-letters"] {
+                for kind in ["logs", "windows", "alerts", "dead-letters"] {
                     let index = format!("{}-{kind}", self.prefix);
                     for document in services::documents(&format!("{index}*")) {
                         self.document(&mut outcome, &index, &document)?;
@@ -157,7 +160,10 @@ impl Store {
         let twice = if kind.starts_with("-logs") {
             outcome.documents.insert(record_place(document), canonical(document)).is_some()
         } else if kind.starts_with("-windows") {
-            outcome.windows.insert(window_place(document), canonical(document)).is_some()
+            !is_withdrawn(document) && outcome.windows.insert(window_place(document), window_text(document)).is_some()
+        } else if kind.starts_with("-alerts") {
+            add_alert(&mut outcome.alerts, document)?;
+            false
         } else {
             return dead_letter(outcome, &document.to_string());
         };
@@ -194,10 +200,21 @@ impl Store {
                     _ => {}
                 }
                 newest.insert(place.clone(), (incarnation, path));
-                outcome.windows.insert(place, canonical(&document));
+                if is_withdrawn(&document) {
+                    outcome.windows.remove(&place);
+                } else {
+                    outcome.windows.insert(place, window_text(&document));
+                }
             }
         }
-        Ok(())
+        let mut alerts = BTreeMap::new();
+        for path in self.files("alerts") {
+            for (_, line) in lines(&path)? {
+                let document: Value = serde_json::from_str(&line).map_err(|e| format!("{e}: {line}"))?;
+                alerts.insert(document["id"].to_string(), document);
+            }
+        }
+        alerts.values().try_for_each(|document| add_alert(&mut outcome.alerts, document))
     }
 
     fn read_embedded(&self, outcome: &mut Outcome) -> Result<(), String> {
@@ -218,16 +235,14 @@ impl Store {
                 break;
             }
         }
-        let mut versions: BTreeMap<String, u64> = BTreeMap::new();
-        for entry in std::fs::read_dir(directory.join("windows")).map_err(|e| e.to_string())? {
-            for (_, line) in lines(&entry.map_err(|e| e.to_string())?.path())? {
-                let line: Value = serde_json::from_str(&line).map_err(|e| e.to_string())?;
-                let (id, version) = (line["id"].as_str().unwrap_or_default(), line["version"].as_u64().unwrap_or(0));
-                if versions.get(id).is_none_or(|before| *before <= version) {
-                    versions.insert(id.to_owned(), version);
-                    outcome.windows.insert(window_place(&line["document"]), canonical(&line["document"]));
-                }
-            }
+        let files = std::fs::read_dir(directory.join("windows")).map_err(|e| e.to_string())?;
+        let files: Result<Vec<_>, _> = files.map(|entry| entry.map(|entry| entry.path())).collect();
+        for document in newest(files.map_err(|e| e.to_string())?)? {
+            self.document(outcome, "floodmark-windows", &document)?;
+        }
+        let alerts = directory.join("alerts.ndjson");
+        for document in newest(alerts.exists().then_some(alerts))? {
+            add_alert(&mut outcome.alerts, &document)?;
         }
         Ok(())
     }
@@ -262,6 +277,30 @@ fn lines(path: &Path) -> Result<Vec<(u64, String)>, String> {
     Ok(text.lines().map(place).collect())
 }
 
+/// The newest version of each document in files of lines with ids and versions; of equal ones the last.
+fn newest(files: impl IntoIterator<Item = PathBuf>) -> Result<Vec<Value>, String> {
+    let mut newest: BTreeMap<String, (u64, Value)> = BTreeMap::new();
+    for path in files {
+        for (_, line) in lines(&path)? {
+            let mut line: Value = serde_json::from_str(&line).map_err(|e| e.to_string())?;
+            let version = line["version"].as_u64().unwrap_or(0);
+            let id = line["id"].as_str().unwrap_or_default();
+            if newest.get(id).is_none_or(|(before, _)| *before <= version) {
+                newest.insert(id.to_owned(), (version, line["document"].take()));
+            }
+        }
+    }
+    Ok(newest.into_values().map(|(_, document)| document).collect())
+}
+
+/// Adds an alert, as it is at last, unless it is retracted: whether such ones are there depends on when somebody looked.
+pub fn add_alert(alerts: &mut BTreeMap<AlertPlace, String>, document: &Value) -> Result<(), String> {
+    match document["state"] == "retracted" || alerts.insert(place_of(document), compared(document)).is_none() {
+        true => Ok(()),
+        false => Err(format!("an alert is there under another id: {document}")),
+    }
+}
+
 fn dead_letter(outcome: &mut Outcome, line: &str) -> Result<(), String> {
     let letter: Document<'_> = serde_json::from_str(line).map_err(|e| format!("not a dead letter: {e}: {line}"))?;
     let content = (letter.reason.name().to_owned(), letter.bytes().ok_or("a dead letter without its record")?);
@@ -271,6 +310,11 @@ fn dead_letter(outcome: &mut Outcome, line: &str) -> Result<(), String> {
         Some(before) if before != content => Err(format!("two different dead letters of {place:?}")),
         _ => Ok(()),
     }
+}
+
+/// A window document as the reference has it.
+fn window_text(document: &Value) -> String {
+    canonical(&without_identities(document.clone()))
 }
 
 /// Partition and offset of a log document.

@@ -7,14 +7,17 @@ use differential_dataflow::difference::Semigroup;
 use floodmark_dataflows::aggregate::{Accumulator, Aggregate};
 use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
-use floodmark_dataflows::detect::{Baseline, WindowScore as Combined};
 use floodmark_dataflows::output::{Previous, RecordRange, ResponseTime, WindowDocument, WindowScore, WindowState};
 use floodmark_dataflows::patterns::{Cutter, FirstCut};
 use floodmark_dataflows::record::Level;
 use floodmark_dataflows::rules::Rules;
-use floodmark_dataflows::scores::Plan;
+use floodmark_dataflows::scores::ScoredMeasure;
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::{Key, OTHER, View};
+
+#[path = "../support/scores.rs"]
+mod fold;
+use fold::{Content, Scored};
 
 /// What is counted of a first cut, a service and a level: records, first and last event time.
 pub type PatternCounts = BTreeMap<(String, String, Level), (u64, Millis, Millis)>;
@@ -228,92 +231,18 @@ pub fn expected(
     Expected { windows, too_late, totals, patterns, samples }
 }
 
-/// The score of a window, and the last late tick that changed it.
-struct Scored {
-    score: WindowScore,
-    last: Option<u64>,
-}
-
-/// What windows have taught before one.
-#[derive(Clone)]
-struct Taught {
-    baselines: Vec<Baseline>,
-    last: Option<u64>,
-}
-
-/// The scores of a key's windows as of the end: of those with records that are closed, and of those without whose score
-/// is worth a document. With all baselines kept, and with what is there at each late tick counted anew.
+/// The scores of a key's windows as of the end.
 fn scores_of(view: &View, windows: &BTreeMap<Millis, &Contents>, end: u64, tick_ms: u64) -> BTreeMap<Millis, Scored> {
-    let Some(plan) = Plan::of(view) else { return BTreeMap::new() };
-    let late: BTreeSet<u64> = windows.values().flat_map(|row| &row.late).copied().collect();
-    let steps = late.iter().flat_map(|&tick| [(tick, None), (tick + 1, Some(tick))]).chain([(u64::MAX, None)]);
-    let nothing = || Taught {
-        baselines: view.scored.iter().map(|measure| Baseline::new(measure.measure())).collect(),
-        last: None,
+    let content = |row: &Contents, at: u64| {
+        let mut sum = Aggregate::default();
+        row.ticks.range(..at).for_each(|(_, records)| sum.plus_equals(records));
+        let value = |measure: &ScoredMeasure| measure.value(&sum, view.width_ms).unwrap_or(f64::NAN);
+        (sum.count() > 0).then(|| view.scored.iter().map(value).collect())
     };
-    let first = windows.keys().next().map_or(0, |start| start / view.slide_ms);
-    // What is taught before each window from the first on, and what each contains.
-    let mut taught = vec![nothing()];
-    let mut contents: BTreeMap<u64, Aggregate> = BTreeMap::new();
-    let mut scores: BTreeMap<u64, Scored> = BTreeMap::new();
-    let forget_after = view.forget_after_ms / view.slide_ms;
-    for (at, late) in steps {
-        let closed = at.min(end) * tick_ms;
-        let last = (closed + view.slide_ms).saturating_sub(view.width_ms) / view.slide_ms;
-        let mut from = first + taught.len() as u64 - 1;
-        for (start, row) in windows.range(..last * view.slide_ms) {
-            let mut sum = Aggregate::default();
-            row.ticks.range(..at).for_each(|(_, records)| sum.plus_equals(records));
-            if sum.count() > 0 && contents.get(&(start / view.slide_ms)) != Some(&sum) {
-                from = from.min(start / view.slide_ms);
-                contents.insert(start / view.slide_ms, sum);
-            }
-        }
-        taught.truncate((from - first) as usize + 1);
-        for window in first.max(from)..last.max(from) {
-            let value = |content: Option<&Aggregate>, place: usize| {
-                content.map(|content| view.scored[place].value(content, view.width_ms).unwrap_or(f64::NAN))
-            };
-            // The windows that end by this one's start.
-            let before = (window * view.slide_ms + view.slide_ms).saturating_sub(view.width_ms) / view.slide_ms;
-            let known = match before.checked_sub(first) {
-                Some(place) => taught[place as usize].clone(),
-                None => nothing(),
-            };
-            let content = contents.get(&window);
-            let is_awake = known.last.is_some_and(|last| window - last <= 1_000);
-            let start = window * view.slide_ms;
-            if content.is_some() || is_awake {
-                let scored: Vec<_> = known
-                    .baselines
-                    .iter()
-                    .enumerate()
-                    .map(|(place, of)| of.score(start, value(content, place)))
-                    .collect();
-                let combined = Combined::of(&scored);
-                let is_shown = content.is_some() || combined.score >= 50 && !combined.learning;
-                let score = is_shown.then(|| plan.explain(&scored, &combined));
-                let old = scores.remove(&window);
-                let is_changed = old.as_ref().map(|old| &old.score) != score.as_ref();
-                if let Some(score) = score {
-                    let last = if is_changed { late } else { None };
-                    scores.insert(window, Scored { score, last: last.max(old.and_then(|old| old.last)) });
-                }
-            }
-            let mut next = taught[(window - first) as usize].clone();
-            let awake = next.last.is_some_and(|last| window - last <= 1_000);
-            if content.is_some() || awake {
-                for (place, baseline) in next.baselines.iter_mut().enumerate() {
-                    baseline.learn(start, value(content, place));
-                }
-            }
-            if content.is_some() {
-                next.last = Some(window);
-            } else if next.last.is_some_and(|last| window + 1 > last + forget_after.max(1_001)) {
-                next = nothing();
-            }
-            taught.push(next);
-        }
+    let mut contents = BTreeMap::new();
+    for (&start, &row) in windows {
+        let ticks = row.ticks.keys().copied().collect();
+        contents.insert(start, Content { ticks, late: &row.late, values: Box::new(move |at| content(row, at)) });
     }
-    scores.into_iter().map(|(window, scored)| (window * view.slide_ms, scored)).collect()
+    fold::scores_of(view, &contents, end, tick_ms)
 }
