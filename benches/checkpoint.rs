@@ -9,9 +9,10 @@
 //! 10 s a key, 20 records in each. Checkpoints go through the real writer to a temporary directory. First one of everything,
 //! then some that are 10 s apart, while seconds come one by one as in a live run; then all is read back, and computed on.
 //!
-//! A pause is the step of the worker in which the last share of a checkpoint is taken. Beside it, what the longest step
-//! of a second without one usually takes (the median), as a step does the usual work too; and the longest of all, which
-//! closes windows. By the clock, and by the CPU time of the worker's thread, which other processes disturb less.
+//! A pause is the longest step of the worker from the beginning of a checkpoint until its last share is taken. Beside it,
+//! what the longest step of a second without one usually takes (the median), as a step does the usual work too; and the
+//! longest of all, which closes windows. The difference of the first two is what a checkpoint costs at a time. By the
+//! clock, and by the CPU time of the worker's thread, which other processes disturb less.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -430,8 +431,8 @@ impl Running<'_> {
         !self.dataflow.probe.less_than(&tick)
     }
 
-    /// Reads on to the second `to`, second by second, and waits for each. Returns the step in which a checkpoint was
-    /// taken, if one was, and the longest other step of each second.
+    /// Reads on to the second `to`, second by second, and waits for each. Returns the longest step in which a checkpoint
+    /// was taken, if one was, and the longest other step of each second.
     fn read_to(&mut self, to: Tick) -> (Longest, Vec<Longest>) {
         let (mut pause, mut seconds) = (Longest::default(), Vec::new());
         while self.up_to.get() < to {
@@ -441,8 +442,8 @@ impl Running<'_> {
                 let missing = self.watch.missing.get();
                 let took = self.step();
                 // It may be the step in which it began.
-                let is_last_share = self.watch.missing.get() == 0 && (self.watch.is_new.take() || missing > 0);
-                (if is_last_share { &mut pause } else { &mut other }).add(took);
+                let is_of_checkpoint = self.watch.is_new.take() || missing > 0;
+                (if is_of_checkpoint { &mut pause } else { &mut other }).add(took);
             }
             seconds.push(other);
         }
@@ -450,7 +451,7 @@ impl Running<'_> {
     }
 
     /// One checkpoint, in the middle of so many seconds.
-    fn checkpoint(&mut self, what: &str, seconds: u64) {
+    fn checkpoint(&mut self, what: &str, seconds: u64) -> Longest {
         let begin = self.up_to.get();
         let (_, mut others) = self.read_to(begin + seconds / 2);
         self.watch.is_due.set(true);
@@ -475,6 +476,7 @@ impl Running<'_> {
             took.load(Ordering::Relaxed) as f64 / 1e3,
             started.elapsed().as_secs_f64()
         );
+        Longest(pause.0.saturating_sub(usual.0), pause.1.saturating_sub(usual.1))
     }
 
     fn stop(self) {
@@ -506,9 +508,9 @@ fn write(bench: &Arc<Bench>) {
         let rows = live.memory().rows;
         println!("{rows} rows after {:.1} s; {:.0} MiB", started.elapsed().as_secs_f64(), memory());
         running.checkpoint("first, of everything", 4);
-        for number in 0..CHECKPOINTS {
-            running.checkpoint(&format!("{}", number + 1), 10);
-        }
+        let pauses: Vec<_> = (1..=CHECKPOINTS).map(|number| running.checkpoint(&number.to_string(), 10)).collect();
+        let (longest, median) = Longest::of(&pauses);
+        println!("a checkpoint adds to a step: {median} (median), {longest} at the most; {:.0} MiB", memory());
         running.stop();
     });
 }

@@ -4,7 +4,7 @@
 //! row in order of identity. Of rows with one identity the one of the latest file holds.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::vec::IntoIter;
 
@@ -215,19 +215,45 @@ impl Merge {
     }
 }
 
-/// Whether a row still counts at a tick.
-pub fn counts(row: &StateRow, configuration: &Fingerprint, at: Tick) -> bool {
-    let now = at.saturating_mul(configuration.tick_ms);
-    let view = |view: ViewId| configuration.views.get(usize::from(view));
-    match row {
-        StateRow::Pane(row) => view(row.view).is_some_and(|view| view.pane_gone_at(row.pane) > now),
-        StateRow::Late(row) => view(row.view).is_some_and(|view| view.window_gone_at(row.window) > now),
-        StateRow::Series(row) => view(row.view).is_some_and(|view| view.series_gone_at(&row.learned) > now),
-        StateRow::Values(row) => view(row.view).is_some_and(|view| view.values_gone_at(row.window) > now),
-        StateRow::Alert(row) => match &row.value {
-            AlertRowValue::Fact(_) => view(row.view).is_some_and(|view| view.window_gone_at(row.window) > now),
-            AlertRowValue::Gone { at: of, .. } => *of == at,
-        },
+/// Tells which rows still count at a tick. To be asked in order of identity: what a key's baselines have learned comes
+/// before the values that they may have learned.
+pub struct Living<'a> {
+    configuration: &'a Fingerprint,
+    at: Tick,
+    /// Of each key, the first window that its baselines have not learned.
+    learned: HashMap<(ViewId, Key), u64>,
+}
+
+impl<'a> Living<'a> {
+    /// Nothing has been asked yet.
+    pub fn new(configuration: &'a Fingerprint, at: Tick) -> Self {
+        Self { configuration, at, learned: HashMap::new() }
+    }
+
+    /// Whether a row still counts.
+    pub fn counts(&mut self, row: &StateRow) -> bool {
+        let now = self.at.saturating_mul(self.configuration.tick_ms);
+        let view = |view: ViewId| self.configuration.views.get(usize::from(view));
+        match row {
+            StateRow::Pane(row) => view(row.view).is_some_and(|view| view.pane_gone_at(row.pane) > now),
+            StateRow::Late(row) => view(row.view).is_some_and(|view| view.window_gone_at(row.window) > now),
+            StateRow::Series(row) => {
+                let counts = view(row.view).is_some_and(|view| view.series_gone_at(&row.learned) > now);
+                if counts {
+                    self.learned.insert((row.view, row.key.clone()), row.learned.next);
+                }
+                counts
+            }
+            StateRow::Values(row) => {
+                let learned = self.learned.get(&(row.view, row.key.clone()));
+                learned.is_none_or(|next| row.window >= *next)
+                    && view(row.view).is_some_and(|view| view.values_gone_at(row.window) > now)
+            }
+            StateRow::Alert(row) => match &row.value {
+                AlertRowValue::Fact(_) => view(row.view).is_some_and(|view| view.window_gone_at(row.window) > now),
+                AlertRowValue::Gone { at: of, .. } => *of == self.at,
+            },
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use floodmark_dataflows::time::{Millis, Tick};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::chain::{Merge, Standing, counts, encode};
+use super::chain::{Living, Merge, Standing, encode};
 use super::compare::Fingerprint;
 use super::config::CheckpointConfig;
 use super::contents::ShardHead;
@@ -361,7 +361,8 @@ fn merge(files: Vec<Bytes>, configuration: &Fingerprint, at: Tick) -> Result<(Ve
     };
     let (standing, mut merge) = Merge::open(files, configuration).map_err(damaged)?;
     let rows = std::iter::from_fn(|| merge.next_row().map_err(damaged).transpose());
-    let rows = rows.filter(|row| row.as_ref().map_or(true, |row| counts(row, configuration, at)));
+    let mut living = Living::new(configuration, at);
+    let rows = rows.filter(|row| row.as_ref().map_or(true, |row| living.counts(row)));
     let Standing { cuts, live } = standing;
     encode(&ShardHead { at, worker: 0 }, cuts.into_values().collect(), &live, rows)
 }

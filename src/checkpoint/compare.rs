@@ -62,15 +62,15 @@ impl ViewPrint {
 
     /// When what the windows of a key have taught is forgotten at the latest.
     pub fn series_gone_at(&self, learned: &Learned) -> Millis {
-        let last = learned.last.unwrap_or(learned.next);
-        self.values_gone_at(last).saturating_add(self.forget_after_ms)
+        self.values_gone_at(learned.last.unwrap_or(learned.next))
     }
 
-    /// When the values of a window that is gone are not needed any more at the latest.
+    /// When the values of a window that is gone are forgotten at the latest, if nothing has learned them.
     pub fn values_gone_at(&self, window: u64) -> Millis {
         let slide_ms = self.slide_ms.max(1);
         let windows = windows_until_learned(self.width_ms, slide_ms, self.retention_ms);
-        self.window_gone_at(window.saturating_add(windows).saturating_mul(slide_ms))
+        let learned_at = self.window_gone_at(window.saturating_add(windows).saturating_mul(slide_ms));
+        learned_at.saturating_add(self.forget_after_ms)
     }
 }
 

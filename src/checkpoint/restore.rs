@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use floodmark_dataflows::checkpoint::StateRow;
 
-use super::chain::{Merge, Standing, counts};
+use super::chain::{Living, Merge, Standing};
 use super::manifest::{CheckpointId, Manifest, id_of, name};
 use super::store::{CopyStore, StoreError};
 use super::{CheckpointError, STATE_FOLDER};
@@ -101,9 +101,9 @@ fn merge(manifest: &Manifest, files: Vec<Bytes>) -> Result<(Standing, Vec<StateR
         damage: damaged.damage,
     };
     let (standing, mut merge) = Merge::open(files, &manifest.configuration).map_err(damaged)?;
-    let mut rows = Vec::new();
+    let (mut rows, mut living) = (Vec::new(), Living::new(&manifest.configuration, manifest.at));
     while let Some(row) = merge.next_row().map_err(damaged)? {
-        if counts(&row, &manifest.configuration, manifest.at) {
+        if living.counts(&row) {
             rows.push(row);
         }
     }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use floodmark_dataflows::aggregate::Aggregate;
-use floodmark_dataflows::checkpoint::{LateRow, PaneRow, PartitionCut, SeenKeys, StateRow};
+use floodmark_dataflows::checkpoint::{LateRow, PaneRow, PartitionCut, SeenKeys, SeriesRow, StateRow, ValuesRow};
 use floodmark_dataflows::corrections::Late;
 use floodmark_dataflows::histogram::Histogram;
 use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::patterns::SeenPatterns;
 use floodmark_dataflows::record::Level;
+use floodmark_dataflows::scores::Learned;
 use floodmark_dataflows::view::Key;
 use proptest::prelude::*;
 
-use super::chain::{Merge, encode, sort};
+use super::chain::{Living, Merge, encode, sort};
 use super::compare::{Fingerprint, ViewPrint};
 use super::contents::{LiveRows, PatternRow, ShardHead, TotalsRow};
 use super::format::{EncodeError, read};
@@ -280,4 +281,29 @@ async fn a_manifest_of_another_run_is_not_replaced() {
     assert!(error.contains("another run"), "{error}");
     let bytes: Bytes = std::fs::read(directory.path().join("a").join(other.name())).unwrap().into();
     store.create(&other.name(), bytes).await.expect("the same again");
+}
+
+#[test]
+fn values_that_a_baseline_has_learned_are_left_out() {
+    let values = |key: &str, window: u64| {
+        StateRow::Values(ValuesRow { view: 0, window, key: Key(key.into()), values: [1.0].into() })
+    };
+    let learned = Learned { next: 20, last: Some(19), baselines: Vec::new() };
+    let series = SeriesRow { view: 0, key: Key("a".into()), measures: Vec::new(), learned: Arc::new(learned) };
+    let mut rows: Vec<_> =
+        ["a", "b"].iter().flat_map(|key| [18, 19, 20, 21].map(|window| values(key, window))).collect();
+    rows.push(StateRow::Series(series.clone()));
+    sort(&mut rows);
+    let configuration = configuration();
+    let of = |rows: Vec<StateRow>, at: u64| {
+        let mut living = Living::new(&configuration, at);
+        rows.into_iter().filter(|row| living.counts(row)).collect::<Vec<_>>()
+    };
+    let mut expected: Vec<_> = [("a", 20), ("a", 21), ("b", 18), ("b", 19), ("b", 20), ("b", 21)]
+        .map(|(key, window)| values(key, window))
+        .into();
+    expected.push(StateRow::Series(series));
+    sort(&mut expected);
+    assert_eq!(of(rows.clone(), 300), expected);
+    assert_eq!(of(rows, configuration.views[0].values_gone_at(21)), [], "forgotten");
 }

@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::compile::Compiled;
 use super::{EngineError, RunOptions};
-use crate::checkpoint::chain::{counts, renumber};
+use crate::checkpoint::chain::{Living, renumber};
 use crate::checkpoint::commit::rewrite;
 use crate::checkpoint::compare::{Carried, Fingerprint, compare};
 use crate::checkpoint::contents::LiveRows;
@@ -97,7 +97,8 @@ impl Resumed {
             }
         }
         // A retention may have become shorter.
-        rows.retain(|row| counts(row, &line.configuration, at));
+        let mut living = Living::new(&line.configuration, at);
+        rows.retain(|row| living.counts(row));
         let Manifest { generation, began_ms, .. } = line.manifest;
         let mut recorded = marks::read(&store, generation, began_ms).await.map_err(CheckpointError::from)?;
         let mut partitions = BTreeMap::new();

@@ -15,7 +15,7 @@ use super::measure::Measure;
 use super::parts::{PARTS, Part};
 use super::scored::{Scored, coarse, fine_score};
 use super::seasons::{Departure, Seasons};
-use super::tail::Tail;
+use super::tail::{Place, Tail};
 use crate::time::Millis;
 
 /// Windows learned before a score counts: half a day of windows of five minutes.
@@ -89,9 +89,11 @@ struct Look {
     season_shift: f64,
     season: Option<Departure>,
     quantum: u8,
-    numbers: [f64; PARTS],
+    /// Of the numbers of the parts, of their sum and of the smoothed sum.
+    places: [Place; PARTS],
+    sum_place: Place,
+    smoothed_place: Place,
     surprises: [f64; PARTS],
-    sum: f64,
     smoothed: f64,
     /// The share of earlier windows as unusual.
     probability: f64,
@@ -215,14 +217,16 @@ impl Baseline {
 
         let mut surprises = [0.0; PARTS];
         let mut sum = 0.0;
-        for (part, surprise) in surprises.iter_mut().enumerate() {
-            *surprise = -libm::log10(self.tails[part].probability(numbers[part]));
+        let places = numbers.map(Place::of);
+        for ((surprise, tail), place) in surprises.iter_mut().zip(&self.tails).zip(places) {
+            *surprise = rarity_of(tail.probability(place));
             sum += (*surprise - ORDINARY).max(0.0);
         }
         let smoothed = self.smoothed + (sum - self.smoothed) / SMOOTHING;
-        let probability = self.sum_tail.probability(sum);
-        let own = -libm::log10(probability);
-        let together = -libm::log10(self.smoothed_tail.probability(smoothed));
+        let (sum_place, smoothed_place) = (Place::of(sum), Place::of(smoothed));
+        let probability = self.sum_tail.probability(sum_place);
+        let own = rarity_of(probability);
+        let together = rarity_of(self.smoothed_tail.probability(smoothed_place));
         let history = HISTORY_SHARE * libm::log10((f64::from(self.seen) + 1.0) / HISTORY);
         let often = OFTEN_SHARE * libm::log10(USUAL_STEP_MS / self.step_ms.clamp(1.0, USUAL_STEP_MS));
         let beyond = numbers[Part::Extreme as usize] > EXTREME_MARGIN && !self.is_learning();
@@ -237,9 +241,10 @@ impl Baseline {
             season_shift,
             season: hour.map(|(_, nearer)| nearer),
             quantum,
-            numbers,
+            places,
+            sum_place,
+            smoothed_place,
             surprises,
-            sum,
             smoothed,
             probability,
             rarity,
@@ -260,7 +265,7 @@ impl Baseline {
             surprises: look.surprises.map(|surprise| surprise as f32),
             ..Scored::absent(self.is_learning())
         };
-        let by_hour = scored.parts().first().is_some_and(|(part, _)| matches!(part, Part::Season | Part::SeasonShift));
+        let by_hour = scored.first_part().is_some_and(|part| matches!(part, Part::Season | Part::SeasonShift));
         let (expected, spread) = match look.season.filter(|_| by_hour) {
             Some(season) => (look.value - season.off, season.spread),
             None => (self.levels.level[2], self.levels.spread[2]),
@@ -273,11 +278,11 @@ impl Baseline {
 
     fn take(&mut self, start_ms: Millis, look: Look) {
         self.origin = look.origin;
-        for (tail, number) in self.tails.iter_mut().zip(look.numbers) {
-            tail.add(number);
+        for (tail, place) in self.tails.iter_mut().zip(look.places) {
+            tail.add(place);
         }
-        self.sum_tail.add(look.sum);
-        self.smoothed_tail.add(look.smoothed);
+        self.sum_tail.add(look.sum_place);
+        self.smoothed_tail.add(look.smoothed_place);
         self.smoothed = look.smoothed;
         self.gate = self.gate.max(look.rarity) * (1.0 - GATE_OPENS);
         self.lowest = self.lowest.min(look.value);
@@ -294,6 +299,12 @@ impl Baseline {
         self.last_ms = start_ms;
         self.seen = self.seen.saturating_add(1);
     }
+}
+
+/// In powers of ten.
+fn rarity_of(probability: f64) -> f64 {
+    // Most parts of most windows are ordinary.
+    if probability == 1.0 { -0.0 } else { -libm::log10(probability) }
 }
 
 #[cfg(test)]

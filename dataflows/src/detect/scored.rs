@@ -97,6 +97,13 @@ impl Scored {
         }
     }
 
+    /// The most unusual part, if one is rarer than one in ten: the first of [`Scored::parts`].
+    pub(super) fn first_part(&self) -> Option<Part> {
+        let parts = Part::ALL.into_iter().zip(self.surprises).filter(|(_, surprise)| *surprise >= 1.0);
+        // Of equals the first.
+        parts.reduce(|a, b| if b.1 > a.1 { b } else { a }).map(|(part, _)| part)
+    }
+
     /// The parts that made the score, the most unusual first, each with its rarity in powers of ten: those that are
     /// rarer than one in ten.
     pub fn parts(&self) -> Vec<(Part, f32)> {

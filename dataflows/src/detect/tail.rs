@@ -23,27 +23,50 @@ pub(super) struct Tail {
     total: u32,
 }
 
-/// The position of a number in buckets and fractions of one; beyond the last bucket it goes on.
-fn position(number: f64) -> f64 {
-    if number <= 0.015_625 { 0.0 } else { ((libm::log2(number) - LOWEST_LOG2) * BUCKETS_PER_DOUBLING).min(200.0) }
+/// Where a number belongs: its position in buckets and fractions of one; beyond the last bucket it goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place(f64);
+
+impl Place {
+    /// The place of a number.
+    pub fn of(number: f64) -> Self {
+        Self(if number <= 0.015_625 {
+            0.0
+        } else {
+            ((libm::log2(number) - LOWEST_LOG2) * BUCKETS_PER_DOUBLING).min(200.0)
+        })
+    }
+
+    fn bucket(self) -> usize {
+        (self.0 as usize).min(BUCKETS - 1)
+    }
 }
 
 impl Tail {
-    /// The share of earlier numbers that were at least this large, counting the number itself: above 0, at most 1.
-    pub fn probability(&self, number: f64) -> f64 {
-        let position = position(number);
-        let bucket = (position as usize).min(BUCKETS - 1);
+    /// The share of earlier numbers that were at least as large as the one at this place, counting that itself: above 0,
+    /// at most 1.
+    pub fn probability(&self, place: Place) -> f64 {
+        let (position, bucket) = (place.0, place.bucket());
+        if bucket == 0 {
+            // What is too small for the second bucket cannot be told apart: all are at least as large.
+            return 1.0;
+        }
         let above: u32 = self.counts[bucket + 1..].iter().map(|count| u32::from(*count)).sum();
-        // Within a bucket numbers are taken as even; what is too small for the second bucket cannot be told apart.
-        let inside = if bucket == 0 { 1.0 } else { (1.0 - (position - bucket as f64)).max(0.0) };
-        let top = self.counts.iter().rposition(|count| *count > 0).unwrap_or(0);
-        let itself = if bucket > top { libm::exp(-BEYOND * (position - top as f64 - 1.0).max(0.0)) } else { 1.0 };
+        // Within a bucket numbers are taken as even.
+        let inside = (1.0 - (position - bucket as f64)).max(0.0);
+        let is_beyond = above == 0 && self.counts[bucket] == 0;
+        let itself = if is_beyond {
+            let top = self.counts.iter().rposition(|count| *count > 0).unwrap_or(0);
+            libm::exp(-BEYOND * (position - top as f64 - 1.0).max(0.0))
+        } else {
+            1.0
+        };
         (f64::from(above) + f64::from(self.counts[bucket]) * inside + itself) / (f64::from(self.total) + 1.0)
     }
 
-    /// Counts a number.
-    pub fn add(&mut self, number: f64) {
-        self.counts[(position(number) as usize).min(BUCKETS - 1)] += 1;
+    /// Counts the number at this place.
+    pub fn add(&mut self, place: Place) {
+        self.counts[place.bucket()] += 1;
         self.total += 1;
         if self.total > FULL {
             self.counts.iter_mut().for_each(|count| *count /= 2);
@@ -59,9 +82,9 @@ mod tests {
     #[test]
     fn rarity_is_the_share_of_what_was_larger() {
         let mut tail = Tail::default();
-        (1..=1000).for_each(|n| tail.add(f64::from(n) / 100.0));
+        (1..=1000).for_each(|n| tail.add(Place::of(f64::from(n) / 100.0)));
         for (number, share) in [(0.01, 1.0), (2.0, 0.8), (5.0, 0.5), (9.0, 0.1)] {
-            let found = tail.probability(number);
+            let found = tail.probability(Place::of(number));
             assert!((found - share).abs() < 0.06, "{number}: {found}, expected {share}");
         }
     }
@@ -69,8 +92,8 @@ mod tests {
     #[test]
     fn what_was_never_seen_is_rarer_the_farther_it_is() {
         let mut tail = Tail::default();
-        (0..1000).for_each(|_| tail.add(1.0));
-        let shares: Vec<f64> = [1.0, 2.0, 8.0, 64.0, 1e9].map(|number| tail.probability(number)).to_vec();
+        (0..1000).for_each(|_| tail.add(Place::of(1.0)));
+        let shares: Vec<f64> = [1.0, 2.0, 8.0, 64.0, 1e9].map(|number| tail.probability(Place::of(number))).to_vec();
         assert!(shares.windows(2).all(|pair| pair[0] > pair[1]), "{shares:?}");
         assert!(shares[4] > 0.0);
     }
@@ -78,8 +101,8 @@ mod tests {
     #[test]
     fn counts_stay_bounded_and_forget() {
         let mut tail = Tail::default();
-        tail.add(500.0);
-        (0..1_000_000).for_each(|_| tail.add(1.0));
+        tail.add(Place::of(500.0));
+        (0..1_000_000).for_each(|_| tail.add(Place::of(1.0)));
         assert!(tail.total <= FULL);
         assert_eq!(tail.counts[BUCKETS - 2..], [0, 0], "seen once, long ago");
     }

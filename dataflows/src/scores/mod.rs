@@ -88,7 +88,7 @@ impl ViewScores {
         let values = self.plan.measures.iter().map(value).collect();
         let series = match self.series.get_mut(key) {
             Some(series) => series,
-            None => self.series.entry(key.clone()).or_insert_with(|| Series::new(&self.plan)),
+            None => self.series.entry(key.clone()).or_insert_with(|| Series::new(&self.plan, key)),
         };
         series.set(window, values, is_changed);
     }
@@ -132,7 +132,7 @@ impl ViewScores {
                 rows.push(StateRow::Values(ValuesRow { view, window, key: key.clone(), values: values.into() }));
             }
             if let Some(learned) = series.take_unsaved() {
-                let measures = self.plan.measures.clone();
+                let measures = self.plan.measures.to_vec();
                 rows.push(StateRow::Series(SeriesRow { view, key, measures, learned }));
             }
         }
@@ -146,10 +146,10 @@ impl ViewScores {
         for row in restored.rows.iter() {
             if let StateRow::Series(SeriesRow { view, key, measures, learned }) = row
                 && *view == self.view
-                && *measures == self.plan.measures
+                && measures[..] == self.plan.measures[..]
                 && is_own(*view, key)
             {
-                self.series.insert(key.clone(), Series::restored(&self.plan, Learned::clone(learned)));
+                self.series.insert(key.clone(), Series::restored(&self.plan, key, Learned::clone(learned)));
             }
         }
         for row in restored.rows.iter() {
@@ -158,7 +158,7 @@ impl ViewScores {
                 && values.len() == self.plan.measures.len()
                 && is_own(*view, key)
             {
-                let series = self.series.entry(key.clone()).or_insert_with(|| Series::new(&self.plan));
+                let series = self.series.entry(key.clone()).or_insert_with(|| Series::new(&self.plan, key));
                 series.set(*window, values.clone(), false);
             }
         }

@@ -1,61 +1,97 @@
 //! How the windows of a view are scored: the view's times in numbers of windows. A window's number is `start / slide`.
 
-use crate::detect::{Band, Baseline, Scored, WindowScore as Combined};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use crate::detect::{Band, Baseline, Part, Scored, WindowScore as Combined};
 use crate::output::{MeasureScore, WindowScore};
 use crate::rules::severity_level;
 use crate::scores::ScoredMeasure;
 use crate::time::Millis;
-use crate::view::View;
+use crate::view::{Key, View};
 
 /// After this many windows without records a series sleeps until it has some again: bounds what a jump of the event
 /// clock costs, and what keys cost that are gone for good.
 pub const SLEEP_AFTER: u64 = 1_000;
-/// Windows between two kept baselines, at least: a correction learns at most this many that did not change.
+/// Windows between two kept baselines while they are new.
 const KEEP_EVERY: u64 = 16;
-/// Baselines kept of a series, about: with a long retention they lie further apart.
-const KEPT: u64 = 8;
+/// Windows between two old ones, at the least: each is written to a checkpoint once.
+const LEAST_STRETCH: u64 = 32;
 /// Reasons named of a measure.
 const REASONS: usize = 3;
 
-/// How the windows of a view are scored.
+/// How the windows of a view are scored. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What is scored.
-    pub measures: Vec<ScoredMeasure>,
+    pub measures: Arc<[ScoredMeasure]>,
+    texts: Arc<Texts>,
     width_ms: u64,
     slide_ms: u64,
     lateness_ms: u64,
     retention_ms: u64,
     /// Windows that begin within one window's width: 1 for tumbling windows.
     pub(super) overlap: u64,
-    /// Windows between two kept baselines.
-    pub(super) spacing: u64,
+    /// Windows between two kept baselines, once they are old.
+    pub(super) stretch: u64,
     /// So many windows of silence, and nothing learned is left.
     pub(super) forget_after: u64,
 }
 
-/// After how many windows at the latest one that is gone is part of the first kept baseline.
-pub fn windows_until_learned(width_ms: u64, slide_ms: u64, retention_ms: u64) -> u64 {
-    let spacing = spacing(width_ms, slide_ms, retention_ms);
-    2 * width_ms.div_ceil(slide_ms) + spacing + spacing.max(SLEEP_AFTER)
+/// What documents say, shared by all of them.
+#[derive(Debug)]
+struct Texts {
+    /// By measure, its name.
+    measures: Vec<Arc<str>>,
+    /// By part, what it says.
+    reasons: Vec<Arc<str>>,
+    /// By score, the name of its range.
+    levels: Vec<Arc<str>>,
 }
 
-/// Windows between two kept baselines.
-fn spacing(width_ms: u64, slide_ms: u64, retention_ms: u64) -> u64 {
-    ((width_ms + retention_ms) / slide_ms / KEPT).max(KEEP_EVERY)
+impl Texts {
+    fn of(measures: &[ScoredMeasure]) -> Self {
+        Self {
+            measures: measures.iter().map(|measure| measure.name().into()).collect(),
+            reasons: Part::ALL.into_iter().map(|part| part.describe().into()).collect(),
+            levels: (0..=100).map(|score| severity_level(score).into()).collect(),
+        }
+    }
+}
+
+/// After how many windows at the latest one that is gone is part of the first kept baseline: the next one is kept when
+/// something is learned again, at the latest when the series would have slept, and what is kept has to be gone itself.
+pub fn windows_until_learned(width_ms: u64, slide_ms: u64, retention_ms: u64) -> u64 {
+    let retained = (width_ms + retention_ms) / slide_ms;
+    2 * width_ms.div_ceil(slide_ms) + 2 * stretch(width_ms, slide_ms, retention_ms) + SLEEP_AFTER + retained
+}
+
+/// Windows between two old kept baselines: [`KEEP_EVERY`] doubled, up to two fifths of the retention. What lies between
+/// is kept as values, which takes less memory than another baseline would; up to this many windows are learned again at
+/// a restore, beside those in retention.
+fn stretch(width_ms: u64, slide_ms: u64, retention_ms: u64) -> u64 {
+    let most = (width_ms + retention_ms) / slide_ms * 2 / 5;
+    let mut stretch = LEAST_STRETCH;
+    while 2 * stretch <= most {
+        stretch *= 2;
+    }
+    stretch
 }
 
 impl Plan {
     /// Of a view; `None` if nothing of it is scored.
     pub fn of(view: &View) -> Option<Self> {
         (!view.scored.is_empty()).then(|| Self {
-            measures: view.scored.clone(),
+            measures: view.scored.clone().into(),
+            texts: Arc::new(Texts::of(&view.scored)),
             width_ms: view.width_ms,
             slide_ms: view.slide_ms,
             lateness_ms: view.lateness_ms,
             retention_ms: view.retention_ms,
             overlap: view.width_ms.div_ceil(view.slide_ms),
-            spacing: spacing(view.width_ms, view.slide_ms, view.retention_ms),
+            stretch: stretch(view.width_ms, view.slide_ms, view.retention_ms),
             forget_after: (view.forget_after_ms / view.slide_ms).max(SLEEP_AFTER + 1),
         })
     }
@@ -99,6 +135,22 @@ impl Plan {
         (window + 1).saturating_sub(self.overlap)
     }
 
+    /// Windows between two kept baselines that are this many windows old: no more than their age, or than the least. So a
+    /// correction learns at most about as many windows that did not change as there are behind it, which may have.
+    pub(super) fn spacing(&self, age: u64) -> u64 {
+        let mut spacing = KEEP_EVERY;
+        while 2 * spacing <= age && spacing < self.stretch {
+            spacing *= 2;
+        }
+        spacing
+    }
+
+    /// By how many windows the grid of kept baselines of a key is moved: so keys move on from their oldest one in turn, and
+    /// no checkpoint has those of all keys.
+    pub(super) fn phase(&self, key: &Key) -> u64 {
+        FixedState::with_seed(3).hash_one(key) % self.stretch
+    }
+
     /// Whether nothing is left of what was learned, before a window, of a key that had its last records in `last`.
     pub(super) fn is_forgotten(&self, last: u64, next: u64) -> bool {
         next > last + self.forget_after
@@ -114,26 +166,27 @@ impl Plan {
         let mut places: Vec<usize> = (0..scored.len()).collect();
         // Of equals the first that is configured.
         places.sort_by_key(|&place| std::cmp::Reverse((scored[place].value.is_some(), scored[place].fine)));
+        let reason = |part: Part| self.texts.reasons[part as usize].clone();
         let measures = places
             .into_iter()
             .filter(|&place| scored[place].value.is_some())
             .map(|place| {
                 let of = &scored[place];
                 MeasureScore {
-                    measure: self.measures[place].name().into(),
+                    measure: self.texts.measures[place].clone(),
                     score: of.score,
                     actual: of.value,
                     expected: rounded(of.expected, 3),
                     low: rounded(of.low, 3),
                     high: rounded(of.high, 3),
                     rarity: rounded(of.rarity, 1),
-                    reasons: of.parts().into_iter().take(REASONS).map(|(part, _)| part.describe().into()).collect(),
+                    reasons: of.parts().into_iter().take(REASONS).map(|(part, _)| reason(part)).collect(),
                 }
             })
             .collect();
         WindowScore {
             score: combined.score,
-            level: severity_level(combined.score).into(),
+            level: self.texts.levels[usize::from(combined.score.min(100))].clone(),
             learning: combined.learning,
             measures,
             offsets: Vec::new(),

@@ -15,6 +15,7 @@ use super::learned::Learned;
 use super::plan::{Plan, is_telling};
 use crate::detect::WindowScore as Combined;
 use crate::output::WindowScore;
+use crate::view::Key;
 
 /// A closed window.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ struct Entry {
 pub(super) struct Series {
     /// Windows with records, and those without that have a document; ascending, from the first kept baseline on.
     entries: VecDeque<Entry>,
+    /// Where the grid of kept baselines lies.
+    phase: u64,
     /// Ascending; never empty. Corrections reach back to the first one.
     kept: VecDeque<Arc<Learned>>,
     head: Learned,
@@ -48,14 +51,15 @@ pub(super) struct Series {
 
 impl Series {
     /// Of a key that had no records before.
-    pub fn new(plan: &Plan) -> Self {
-        Self::restored(plan, Learned::nothing(plan))
+    pub fn new(plan: &Plan, key: &Key) -> Self {
+        Self::restored(plan, key, Learned::nothing(plan))
     }
 
     /// Of a key whose windows up to a kept baseline are gone.
-    pub fn restored(plan: &Plan, learned: Learned) -> Self {
+    pub fn restored(plan: &Plan, key: &Key, learned: Learned) -> Self {
         Self {
             entries: VecDeque::new(),
+            phase: plan.phase(key),
             kept: [Arc::new(learned.clone())].into(),
             scored: first_scored(plan, &learned),
             settled: 0,
@@ -115,7 +119,7 @@ impl Series {
                 continue;
             }
             let scored = if plan.overlap == 1 {
-                keep(&mut self.kept, &self.head, plan);
+                keep(&mut self.kept, &self.head, self.phase, plan);
                 self.head.step(plan, values)
             } else {
                 self.head.score(plan, window, values)
@@ -229,11 +233,11 @@ impl Series {
             let next = self.entries.range(place..).find(|entry| entry.values.is_some());
             match next.filter(|next| next.window == self.head.next) {
                 Some(next) => {
-                    keep(&mut self.kept, &self.head, plan);
+                    keep(&mut self.kept, &self.head, self.phase, plan);
                     self.head.learn(plan, next.values.as_deref());
                 }
                 None if self.head.is_awake(self.head.next) => {
-                    keep(&mut self.kept, &self.head, plan);
+                    keep(&mut self.kept, &self.head, self.phase, plan);
                     self.head.learn(plan, None);
                 }
                 None => self.head.skip_to(plan, next.map_or(before, |next| next.window.min(before))),
@@ -242,12 +246,24 @@ impl Series {
     }
 }
 
-/// Keeps what is learned, if it is the first of a block of windows that something is learned of.
-fn keep(kept: &mut VecDeque<Arc<Learned>>, head: &Learned, plan: &Plan) {
+/// Keeps what is learned, if it is the first of a block of windows that something is learned of. Of older baselines only
+/// the first of a larger block stays. Blocks of a key are the same in every run.
+fn keep(kept: &mut VecDeque<Arc<Learned>>, head: &Learned, phase: u64, plan: &Plan) {
+    let block = |window: u64, windows: u64| (window + phase) / windows;
     let Some(newest) = kept.back() else { return };
-    if head.last.is_some() && head.next / plan.spacing > newest.next / plan.spacing {
-        kept.push_back(Arc::new(head.clone()));
+    if head.last.is_none() || block(head.next, plan.spacing(0)) == block(newest.next, plan.spacing(0)) {
+        return;
     }
+    let mut before = None;
+    kept.retain(|kept| {
+        let windows = plan.spacing(head.next - kept.next);
+        let is_first = before.is_none_or(|before| block(before, windows) != block(kept.next, windows));
+        if is_first {
+            before = Some(kept.next);
+        }
+        is_first
+    });
+    kept.push_back(Arc::new(head.clone()));
 }
 
 /// The first window that is scored against a baseline, or against one that learns more windows.
@@ -270,4 +286,120 @@ fn hash(score: &WindowScore) -> u64 {
         }
     }
     hasher.finish() | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::scores::ScoredMeasure;
+    use crate::view::View;
+
+    const RETAINED: u64 = 360;
+
+    fn plan() -> Plan {
+        let view = View {
+            name: "v".into(),
+            key: vec!["service_name".into()],
+            key_fields: Vec::new(),
+            conditions: Vec::new(),
+            width_ms: 10_000,
+            slide_ms: 10_000,
+            lateness_ms: 60_000,
+            retention_ms: RETAINED * 10_000,
+            max_keys: 10,
+            forget_after_ms: 7 * 86_400_000,
+            scored: vec![ScoredMeasure::Rate],
+        };
+        Plan::of(&view).unwrap()
+    }
+
+    fn value(window: u64) -> Box<[f64]> {
+        [5.0 + (window * 7919 % 13) as f64].into()
+    }
+
+    /// Goes on to a window, one by one, as the operator does. Calls `at_each` behind each window.
+    fn go_on(
+        plan: &Plan,
+        series: &mut Series,
+        windows: std::ops::Range<u64>,
+        mut at_each: impl FnMut(u64, &mut Series),
+    ) {
+        for window in windows {
+            series.set(window, value(window), false);
+            series.score(plan, window + 1, |_| {});
+            series.settle(window.saturating_sub(6), |_| {});
+            series.drop_published();
+            assert!(series.forget(plan, (window + 1).saturating_sub(RETAINED)));
+            at_each(window, series);
+        }
+    }
+
+    fn kept(series: &Series) -> Vec<u64> {
+        series.kept.iter().map(|kept| kept.next).collect()
+    }
+
+    #[test]
+    fn the_way_back_is_no_longer_than_the_way_there() {
+        let plan = plan();
+        let mut most = 0;
+        for key in ["a", "b", "c"] {
+            let mut series = Series::new(&plan, &Key(key.into()));
+            go_on(&plan, &mut series, 1_000_000..1_002_000, |window, series| {
+                let kept = kept(series);
+                most = most.max(kept.len());
+                if window < 1_000_800 {
+                    return;
+                }
+                for age in 0..RETAINED {
+                    let corrected = window - age;
+                    let from = kept.iter().rev().find(|next| **next <= corrected).unwrap();
+                    assert!(corrected - from <= age.max(16), "{window}: window {corrected} from {from}: {kept:?}");
+                }
+            });
+        }
+        assert!(most <= 8, "{most} baselines");
+    }
+
+    #[test]
+    fn keys_move_on_from_their_oldest_baseline_in_turn() {
+        let plan = plan();
+        let mut unsaved: BTreeMap<u64, usize> = BTreeMap::new();
+        for key in 0..512 {
+            let mut series = Series::new(&plan, &Key(format!("service-{key}").into()));
+            go_on(&plan, &mut series, 1_000_000..1_000_600, |window, series| {
+                *unsaved.entry(window).or_default() += usize::from(series.take_unsaved().is_some());
+            });
+        }
+        // Behind the first stretch: all begin together.
+        let later: Vec<usize> = unsaved.range(1_000_000 + RETAINED + 20..).map(|(_, count)| *count).collect();
+        assert_eq!(later.iter().sum::<usize>() / later.len(), 512 / plan.stretch as usize, "one a stretch and key");
+        assert!(later.iter().all(|count| *count <= 16), "{later:?}");
+    }
+
+    #[test]
+    fn a_restored_series_keeps_the_same_baselines() {
+        let plan = plan();
+        let key = Key("k".into());
+        let mut series = Series::new(&plan, &key);
+        let mut saved = Learned::nothing(&plan);
+        let mut values = BTreeMap::new();
+        go_on(&plan, &mut series, 1_000_000..1_000_777, |_, series| {
+            if let Some(learned) = series.take_unsaved() {
+                saved = Learned::clone(&learned);
+            }
+        });
+        values.extend(series.values(saved.next, u64::MAX).map(|(window, values)| (window, values.to_vec())));
+        let mut restored = Series::restored(&plan, &key, saved);
+        for (window, values) in values {
+            restored.set(window, values.into(), false);
+        }
+        restored.score(&plan, 1_000_777, |_| {});
+        assert_eq!(kept(&restored), kept(&series));
+        go_on(&plan, &mut series, 1_000_777..1_001_000, |_, _| {});
+        go_on(&plan, &mut restored, 1_000_777..1_001_000, |_, _| {});
+        assert_eq!(kept(&restored), kept(&series));
+        assert_eq!(restored.head, series.head);
+    }
 }

@@ -1,9 +1,9 @@
 //! What changed since the checkpoint before: the rows that the next one has to hold.
 //!
-//! In: the places and keys that batches change, and the corrections of windows. Out: [`StateRow`]s at a cut. Kept only
-//! where checkpoints are made.
+//! In: the places and keys that batches change, and the corrections of windows. Out: [`StateRow`]s as of a cut, piece by
+//! piece while the dataflow goes on. Kept only where checkpoints are made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use differential_dataflow::difference::Semigroup;
@@ -45,12 +45,47 @@ impl Dirty {
         self.after.remove(&place);
     }
 
-    /// The rows that changed before `at`, as of `at`; those that `is_gone` then are left out.
-    pub fn take(&mut self, at: Tick, rows: &[Batch], is_gone: impl Fn(Place) -> bool) -> Vec<StateRow> {
-        let changed = std::mem::replace(&mut self.before, std::mem::take(&mut self.after));
-        let mut taken = Vec::with_capacity(changed.values().map(BTreeMap::len).sum());
-        for (place, keys) in changed.into_iter().filter(|(place, _)| !is_gone(*place)) {
-            let mut cursors: Vec<_> = rows
+    /// Begins to take the rows that changed before `at`, as of `at`, out of the arrangement as it is then; those that
+    /// `is_gone` then are left out.
+    pub fn take(&mut self, at: Tick, rows: &[Batch], is_gone: impl Fn(Place) -> bool) -> Taking {
+        let mut changed = std::mem::replace(&mut self.before, std::mem::take(&mut self.after));
+        changed.retain(|place, _| !is_gone(*place));
+        let taken = Vec::with_capacity(changed.values().map(BTreeMap::len).sum());
+        Taking { at, rows: rows.to_vec(), places: changed.into_iter(), current: None, taken }
+    }
+}
+
+/// The rows of a cut while they are taken, some at a time: a snapshot, since batches never change. What comes to the
+/// arrangement meanwhile is in other batches.
+pub(super) struct Taking {
+    at: Tick,
+    rows: Vec<Batch>,
+    places: btree_map::IntoIter<Place, BTreeMap<Key, Tick>>,
+    /// The place that is begun, and its keys that are left.
+    current: Option<(Place, btree_map::IntoIter<Key, Tick>)>,
+    taken: Vec<StateRow>,
+}
+
+impl Taking {
+    /// Adds rows of another kind.
+    pub fn extend(&mut self, rows: impl IntoIterator<Item = StateRow>) {
+        self.taken.extend(rows);
+    }
+
+    /// Takes up to `budget` rows more. Returns all once there are no more.
+    pub fn step(&mut self, mut budget: usize) -> Option<Vec<StateRow>> {
+        while budget > 0 {
+            let Some((place, keys)) = &mut self.current else {
+                let (place, keys) = match self.places.next() {
+                    Some((place, keys)) => (place, keys.into_iter()),
+                    None => return Some(std::mem::take(&mut self.taken)),
+                };
+                self.current = Some((place, keys));
+                continue;
+            };
+            let (at, place) = (self.at, *place);
+            let mut cursors: Vec<_> = self
+                .rows
                 .iter()
                 .filter_map(|batch| {
                     let mut cursor = batch.cursor();
@@ -58,7 +93,9 @@ impl Dirty {
                     (cursor.get_key(batch) == Some(&place)).then_some((cursor, batch))
                 })
                 .collect();
-            for (key, changed) in keys {
+            let mut looked_at = 0;
+            for (key, changed) in keys.take(budget) {
+                looked_at += 1;
                 let mut sum: Option<Arc<Aggregate>> = None;
                 for (cursor, batch) in &mut cursors {
                     cursor.seek_val(batch, &key);
@@ -72,9 +109,13 @@ impl Dirty {
                     });
                 }
                 let Some(aggregate) = sum else { continue };
-                taken.push(StateRow::Pane(PaneRow { view: place.0, pane: place.1, key, changed, aggregate }));
+                self.taken.push(StateRow::Pane(PaneRow { view: place.0, pane: place.1, key, changed, aggregate }));
             }
+            if looked_at < budget {
+                self.current = None;
+            }
+            budget -= looked_at;
         }
-        taken
+        None
     }
 }

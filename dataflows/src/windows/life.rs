@@ -10,7 +10,7 @@ use differential_dataflow::trace::cursor::{Cursor, Navigable};
 use differential_dataflow::trace::{BatchCursor, TraceReader};
 use timely::dataflow::operators::Capability;
 
-use super::dirty::Dirty;
+use super::dirty::{Dirty, Taking};
 use super::{PaneSpine, PaneUpdate, Place, Publish, pane_gone_at};
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{LateRow, Restored, StateRow};
@@ -253,22 +253,23 @@ impl Windows {
         documents
     }
 
-    /// The rows that changed since the last cut, as of the frontier, to which the last advance went.
-    pub fn cut(&mut self, rows: &[Batch]) -> Vec<StateRow> {
+    /// The rows that changed since the last cut, as of the frontier, to which the last advance went. Those of panes are
+    /// still to be taken: they are most of them.
+    pub fn cut(&mut self, rows: &[Batch]) -> Option<Taking> {
         self.changes.append(&mut self.later_changes);
-        let Some(dirty) = &mut self.dirty else { return Vec::new() };
+        let dirty = self.dirty.as_mut()?;
         let (at, tick_ms, views) = (self.frontier, self.tick_ms, &self.views);
         let mut taken = dirty.take(at, rows, |(id, pane)| pane_gone_at(&views[id as usize], pane, tick_ms) <= at);
         for of in std::mem::take(&mut dirty.late) {
             if let Some(late) = self.late.get(&of) {
                 let ((view, window), key) = of;
-                taken.push(StateRow::Late(LateRow { view, window, key, late: late.clone() }));
+                taken.extend([StateRow::Late(LateRow { view, window, key, late: late.clone() })]);
             }
         }
         for scores in self.scores.iter_mut().flatten() {
             taken.extend(scores.cut());
         }
-        taken
+        Some(taken)
     }
 
     /// The input has ended at the highest event clock read: publishes what is not final, or became so.

@@ -22,8 +22,9 @@
 //! # Cuts
 //!
 //! A checkpoint's tick is known here before anything from it on arrives. Before the frontier goes past it, the operator
-//! goes to it exactly, with the changes and rows before it, and gives the rows that changed since the cut before. The
-//! times in the arrangement are compacted to the frontier before, so they still tell the two sides of the cut apart.
+//! goes to it exactly, with the changes and rows before it, and keeps the batches of that moment. The times in them are
+//! compacted to the frontier before, so they still tell the two sides of the cut apart. The rows that changed since the
+//! cut before are then read from these batches, some in each activation, while the frontier goes on.
 //!
 //! Restored rows come from a source of their own, dated before the tick of the checkpoint. They are neither changes nor
 //! published, and what was to happen by that tick has happened.
@@ -62,6 +63,7 @@ use crate::ingest::ClockConfig;
 use crate::output::{ViewUpdate, WindowDocument};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
+use dirty::Taking;
 use life::Windows;
 use restore::restored_panes;
 use shared::Shared;
@@ -70,6 +72,9 @@ use shared::Shared;
 type Place = (ViewId, Millis);
 type PaneUpdate = ((Place, Key), Tick, Shared);
 type PaneSpine = ValSpine<Place, Key, Tick, Shared>;
+
+/// Rows of a cut taken in one activation: some 10 ms.
+const ROWS_AT_ONCE: usize = 8_192;
 
 /// When windows are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +152,9 @@ pub fn windows<'scope>(
     let is_own = |view, key: &Key| is_own(view, key, index, peers);
     let mut windows = Windows::new(views, clock.tick_ms, publish, restored, is_own, cuts.is_some());
 
+    let activator = scope.activator_for(builder.operator_info().address);
+    // The rows of a cut that are still to be given.
+    let mut taking: Option<Taking> = None;
     // Where the batches received so far end.
     let mut upper = Antichain::from_elem(Tick::MIN);
     builder.build(move |mut capabilities| {
@@ -162,7 +170,17 @@ pub fn windows<'scope>(
                     windows.end_at(tick);
                 }
             });
-            let cut = cuts.as_ref().and_then(|cuts| cuts.rows_due());
+            if let (Some(cuts), Some(of_cut)) = (&cuts, &mut taking) {
+                match of_cut.step(ROWS_AT_ONCE) {
+                    Some(rows) => {
+                        cuts.give_rows(rows);
+                        taking = None;
+                    }
+                    None => activator.activate(),
+                }
+            }
+            // One that is being taken is behind.
+            let cut = cuts.as_ref().and_then(|cuts| cuts.rows_due()).filter(|_| taking.is_none());
             batches.for_each(|capability, spans| {
                 for span in spans.iter() {
                     upper.clone_from(span.upper());
@@ -181,11 +199,12 @@ pub fn windows<'scope>(
                 Some(frontier) if frontier > windows.frontier() && sources.is_some_and(|s| frontier <= s) => {
                     let rows = trace.batches_through(upper.borrow()).unwrap_or_default();
                     let mut documents = documents.activate();
-                    if let (Some(cuts), Some(at)) = (&cuts, cut)
+                    if let Some(at) = cut
                         && at <= frontier
                     {
                         documents.session(capability).give_iterator(windows.advance(at, &rows).into_iter());
-                        cuts.give_rows(windows.cut(&rows));
+                        taking = windows.cut(&rows);
+                        activator.activate();
                         // So that what is published from here on can be told from what was before the cut.
                         capability.downgrade(&at);
                     }

@@ -342,6 +342,19 @@ fn checkpoints_are_made_on_the_way() {
 }
 
 #[test]
+fn many_rows_are_taken_while_the_dataflow_goes_on() {
+    // More rows in one second than are taken in one activation, and some of them change at once again.
+    let record = |n: u64| {
+        let (second, key) = if n < 9_500 { (0, n) } else { (1 + (n - 9_500) / 200, n % 4_000) };
+        let timestamp = 1_700_000_000_000 + second * 1_000;
+        format!(r#"{{"timestamp":{timestamp},"service_name":"s{key}"}}"#).into_bytes()
+    };
+    let partitions = vec![(0..14_000).map(record).collect()];
+    let commits = check(&partitions, &[(1, 9_900), (1, 11_000), (2, 12_500)], 100, Publish::Final);
+    assert!(commits > 3, "{commits} checkpoints");
+}
+
+#[test]
 fn a_partition_may_jump_by_hours() {
     let partitions =
         vec![seconds((0..300).map(|s| s + s / 100 * 10_000)), seconds((0..300).map(|s| s + s / 150 * 9_000))];
