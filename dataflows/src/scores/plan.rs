@@ -135,8 +135,8 @@ impl Plan {
         (window + 1).saturating_sub(self.overlap)
     }
 
-    /// Windows between two kept baselines that are this many windows old: no more than their age, or than the least. So a
-    /// correction learns at most about as many windows that did not change as there are behind it, which may have.
+    /// Windows between two kept baselines that are this many windows old. What lies before a corrected window and is
+    /// learned again is at most twice as much as what lies behind it, which is scored again, or the least.
     pub(super) fn spacing(&self, age: u64) -> u64 {
         let mut spacing = KEEP_EVERY;
         while 2 * spacing <= age && spacing < self.stretch {
