@@ -134,6 +134,7 @@ fn files_run(config: &Config, options: &RunOptions, positions: Positions) -> Res
         positions,
         ranges,
         marks: !options.bare && options.replay.is_none(),
+        by_workers: std::thread::available_parallelism().is_ok_and(|cores| config.cluster.workers >= cores.get()),
         max_record_bytes: config.records.max_record_bytes,
     })
 }

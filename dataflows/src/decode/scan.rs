@@ -368,12 +368,8 @@ pub(crate) struct LearntName {
 
 #[inline(always)]
 fn words(bytes: &[u8; LEARNT_BYTES]) -> [u64; 3] {
-    let word = |at: usize| {
-        let mut eight = [0; 8];
-        eight.copy_from_slice(&bytes[at..at + 8]);
-        u64::from_le_bytes(eight)
-    };
-    [word(0), word(8), word(16)]
+    let (eights, _) = bytes.as_chunks::<8>();
+    [0, 1, 2].map(|i| u64::from_le_bytes(eights[i]))
 }
 
 #[cfg(test)]

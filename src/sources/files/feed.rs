@@ -19,11 +19,20 @@ use crate::sources::{MarkClock, WorkerPlace};
 /// One worker's files. Dropping it ends the thread that reads them.
 pub struct FilesFeed {
     shared: Arc<Shared>,
-    reader: Thread,
+    reader: ReadBy,
     partitions: Vec<Receiver<PartitionEvent<FileBatch>>>,
     announced: bool,
     follow: bool,
     clock: MarkClock,
+}
+
+/// Who reads the files.
+enum ReadBy {
+    /// A thread of its own: the worker goes on while the disk is waited for.
+    Thread(Thread),
+    /// The worker, whenever it has nothing left of a file. Costs less where it has no core to spare: what is read is
+    /// used by the same core while it is in its cache.
+    Worker(Box<Reader>),
 }
 
 impl FilesFeed {
@@ -34,12 +43,16 @@ impl FilesFeed {
         worker: WorkerPlace,
         limits: Limits,
         marks: bool,
+        by_worker: bool,
         failure: Failure,
     ) -> Self {
         let shared = Arc::new(Shared { failure, ..Shared::default() });
         let follow = config.follow;
         let reader = Reader::new(config, registry, shared.clone(), worker, limits);
-        let reader = std::thread::spawn(|| reader.run()).thread().clone();
+        let reader = match by_worker && !follow {
+            true => ReadBy::Worker(Box::new(reader)),
+            false => ReadBy::Thread(std::thread::spawn(|| reader.run()).thread().clone()),
+        };
         Self { shared, reader, partitions: Vec::new(), announced: false, follow, clock: MarkClock::new(marks) }
     }
 }
@@ -47,7 +60,9 @@ impl FilesFeed {
 impl Drop for FilesFeed {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.reader.unpark();
+        if let ReadBy::Thread(thread) = &self.reader {
+            thread.unpark();
+        }
     }
 }
 
@@ -88,9 +103,18 @@ impl Feed for FilesFeed {
     }
 
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<FileBatch>> {
-        let event = self.partitions[partition].try_recv().ok()?;
-        self.reader.unpark();
-        Some(event)
+        let events = &self.partitions[partition];
+        match &mut self.reader {
+            ReadBy::Thread(thread) => {
+                let event = events.try_recv().ok()?;
+                thread.unpark();
+                Some(event)
+            }
+            ReadBy::Worker(reader) => {
+                reader.turn(partition);
+                events.try_recv().ok()
+            }
+        }
     }
 
     fn hurry(&mut self) {

@@ -101,6 +101,8 @@ pub struct FilesRun {
     pub ranges: Vec<FileRange>,
     /// Whether the feeds give out marks with the wall clock.
     pub marks: bool,
+    /// Whether workers read files that are not followed themselves, for want of a core to do it beside them.
+    pub by_workers: bool,
     /// The longest record that decoding accepts. A longer line is read over, and its first bytes, one more than
     /// allowed, are handed on, so that it becomes a dead letter. Also bounds the memory that one line takes.
     pub max_record_bytes: ByteSize,
@@ -109,7 +111,7 @@ pub struct FilesRun {
 impl Default for FilesRun {
     fn default() -> Self {
         let max_record_bytes = RecordsConfig::default().max_record_bytes;
-        Self { positions: Positions::new(), ranges: Vec::new(), marks: false, max_record_bytes }
+        Self { positions: Positions::new(), ranges: Vec::new(), marks: false, by_workers: false, max_record_bytes }
     }
 }
 
@@ -121,6 +123,7 @@ pub struct FilesSource {
     config: Arc<FilesConfig>,
     registry: Arc<Mutex<Registry>>,
     marks: bool,
+    by_workers: bool,
     limits: Limits,
     failure: Failure,
 }
@@ -134,11 +137,12 @@ impl FilesSource {
         }
         let poll_interval = config.poll_interval.max(Span::from_millis(1));
         let config = Arc::new(FilesConfig { poll_interval, ..config });
-        let marks = run.marks;
+        let (marks, by_workers) = (run.marks, run.by_workers);
         let block_bytes = config.block.0.max(SMALLEST_BLOCK) as usize;
         let limits = Limits { block_bytes, line_bytes: run.max_record_bytes.0 as usize + 1 };
         let registry = Registry::new(config.clone(), run)?;
-        Ok(Self { config, registry: Arc::new(Mutex::new(registry)), marks, limits, failure: Failure::default() })
+        let (registry, failure) = (Arc::new(Mutex::new(registry)), Failure::default());
+        Ok(Self { config, registry, marks, by_workers, limits, failure })
     }
 }
 
@@ -148,7 +152,8 @@ impl Source for FilesSource {
 
     fn feed(&self, worker: WorkerPlace) -> Result<FilesFeed, SourceError> {
         let failure = self.failure.clone();
-        Ok(FilesFeed::start(self.config.clone(), self.registry.clone(), worker, self.limits, self.marks, failure))
+        let (config, registry) = (self.config.clone(), self.registry.clone());
+        Ok(FilesFeed::start(config, registry, worker, self.limits, self.marks, self.by_workers, failure))
     }
 
     fn ends(&self) -> Positions {

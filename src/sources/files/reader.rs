@@ -1,4 +1,4 @@
-//! One thread a worker: takes turns over the worker's partitions and follows rotation.
+//! Takes turns over a worker's partitions and follows rotation: in a thread of its own, or called by the worker.
 //!
 //! In: the partitions that the registry gives this worker. Out: events, over one bounded channel a partition; a full
 //! channel only stops its own partition. What happens to a file while it is followed:
@@ -156,6 +156,7 @@ impl Reader {
             for i in 0..self.slots.len() {
                 while !self.slots[i].events.is_full() && self.turn(i) {
                     progress = true;
+                    self.wake();
                 }
             }
             if !progress {
@@ -210,8 +211,8 @@ impl Reader {
         any
     }
 
-    /// Reads a partition on. Returns whether an event was sent.
-    fn turn(&mut self, i: usize) -> bool {
+    /// Reads a partition on; there must be room for an event. Returns whether one was sent.
+    pub fn turn(&mut self, i: usize) -> bool {
         let slot = &mut self.slots[i];
         if Instant::now() < slot.next_turn {
             return false;
@@ -241,7 +242,6 @@ impl Reader {
         // There is room, and nobody else sends. A feed that is gone has set `stop`.
         let _ = slot.events.try_send(event);
         self.give_up_on(i);
-        self.wake();
         true
     }
 }
