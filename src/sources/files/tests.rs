@@ -138,12 +138,15 @@ fn all_formats_give_the_same_lines_positions_and_identity() {
     for bytes in contents {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("log"), bytes).unwrap();
-        let collector = Collector::one(config(dir.path(), "*", false), FilesRun::default()).finish();
-        results.push((collector.lines.clone(), collector.positions.clone()));
+        for by_workers in [false, true] {
+            let run = FilesRun { by_workers, ..Default::default() };
+            let collector = Collector::one(config(dir.path(), "*", false), run).finish();
+            results.push((collector.lines.clone(), collector.positions.clone()));
+        }
     }
     assert_eq!(results[0].0.values().next().unwrap().len(), 20_000);
     assert_eq!(results[0].1.values().next(), Some(&(text.len() as u64)));
-    assert!(results[0] == results[1] && results[0] == results[2]);
+    assert!(results.iter().all(|result| *result == results[0]));
 }
 
 #[test]
@@ -187,19 +190,21 @@ fn lines_of_any_length_come_through_blocks_of_any_size() {
     fs::write(&path, &text).unwrap();
     let limit = 100_000;
     let config = FilesConfig { block: ByteSize(16 << 10), ..config(dir.path(), "*", false) };
-    let run = FilesRun { max_record_bytes: ByteSize(limit), ..FilesRun::default() };
-    let collector = Collector::one(config, run).finish();
-    let lines = collector.lines.values().next().unwrap();
-    assert_eq!(lines.len(), expected.len());
-    for (got, expected) in lines.iter().zip(&expected) {
-        assert_eq!(got.0, expected.0);
-        if expected.1.len() as u64 <= limit {
-            assert!(got.1 == expected.1, "line at {}", got.0);
-        } else {
-            assert!(got.1.len() as u64 > limit && expected.1.starts_with(&got.1), "line at {}", got.0);
+    for by_workers in [false, true] {
+        let run = FilesRun { max_record_bytes: ByteSize(limit), by_workers, ..FilesRun::default() };
+        let collector = Collector::one(config.clone(), run).finish();
+        let lines = collector.lines.values().next().unwrap();
+        assert_eq!(lines.len(), expected.len());
+        for (got, expected) in lines.iter().zip(&expected) {
+            assert_eq!(got.0, expected.0);
+            if expected.1.len() as u64 <= limit {
+                assert!(got.1 == expected.1, "line at {}", got.0);
+            } else {
+                assert!(got.1.len() as u64 > limit && expected.1.starts_with(&got.1), "line at {}", got.0);
+            }
         }
+        assert_eq!(collector.positions.values().next(), Some(&(text.len() as u64)));
     }
-    assert_eq!(collector.positions.values().next(), Some(&(text.len() as u64)));
 }
 
 #[test]
@@ -221,10 +226,12 @@ fn reading_goes_on_at_any_position_and_a_range_is_exact() {
         }
         for (from, to) in [(0, 1), (10, 20), (500, 999), (3, 3)] {
             for file in [dir.join("log").to_str().unwrap().to_owned(), info.identity.to_string()] {
-                let range = FileRange { file, from: lines[from].0, to: Some(lines[to].0) };
-                let run = FilesRun { ranges: vec![range], ..Default::default() };
-                let part = Collector::one(config.clone(), run).finish();
-                assert_eq!(part.lines.values().next().unwrap(), &lines[from..to]);
+                for by_workers in [false, true] {
+                    let range = FileRange { file: file.clone(), from: lines[from].0, to: Some(lines[to].0) };
+                    let run = FilesRun { ranges: vec![range], by_workers, ..Default::default() };
+                    let part = Collector::one(config.clone(), run).finish();
+                    assert_eq!(part.lines.values().next().unwrap(), &lines[from..to]);
+                }
             }
         }
     }
