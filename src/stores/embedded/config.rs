@@ -26,7 +26,8 @@ pub struct EmbeddedConfig {
     pub threads: usize,
     /// Memory for documents that are indexed and not yet on disk, for all threads together. At least 15MiB a thread.
     pub memory: ByteSize,
-    /// The longest time before a document that came in is on disk and can be found. Shorter costs more CPU time.
+    /// The longest time before a document that came in is on disk and can be found; up to four times that while
+    /// documents come faster than they are indexed. Shorter costs more CPU time.
     pub commit_interval: Span,
     /// Documents are put on disk before the interval is over when this many bytes of them wait. Keep it at half of
     /// `store.queue`, so that reading goes on meanwhile.

@@ -23,6 +23,10 @@ use super::parts;
 use super::schema::{Fields, source_of};
 use crate::stores::{LogBatch, StoreError};
 
+/// While documents come faster than they are indexed, a commit waits up to so many intervals: it stops the indexing for
+/// as long as the disk takes.
+const BUSY_INTERVALS: u32 = 4;
+
 /// What the thread is asked to do.
 pub(super) enum Job {
     /// Store a batch.
@@ -87,9 +91,10 @@ impl Indexer {
     /// Runs until the senders are gone. What is not committed by then was never acknowledged, and is left.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let interval = self.config.commit_interval.0;
-        let mut due: Option<Instant> = None;
+        // When the next commit is due, and when it is even if there is more to do.
+        let mut due: Option<(Instant, Instant)> = None;
         loop {
-            let patience = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
+            let patience = due.map_or(Duration::MAX, |(due, _)| due.saturating_duration_since(Instant::now()));
             let job = match due {
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(_) => jobs.recv_timeout(patience),
@@ -103,10 +108,13 @@ impl Indexer {
                 }
                 Ok(Job::Write(batch, answer)) => {
                     self.waiting.push(answer);
-                    due.get_or_insert_with(|| Instant::now() + interval);
+                    let now = Instant::now();
+                    due.get_or_insert((now + interval, now + interval * BUSY_INTERVALS));
                     self.add(&batch).and_then(|()| {
                         let full = self.uncommitted_bytes >= self.config.commit_bytes.0;
-                        if full || due.is_some_and(|due| due <= Instant::now()) { self.commit() } else { Ok(()) }
+                        let now = Instant::now();
+                        let is_due = |(due, busy)| busy <= now || due <= now && jobs.is_empty();
+                        if full || due.is_some_and(is_due) { self.commit() } else { Ok(()) }
                     })
                 }
             };
