@@ -47,6 +47,7 @@ use floodmark_dataflows::output::{LiveSink, PartitionProgress, Reason, RecordSin
 use floodmark_dataflows::patterns::PatternUpdate;
 use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::Verdict;
+use floodmark_dataflows::scores::ScoreUpdate;
 use floodmark_dataflows::time::Tick;
 use floodmark_dataflows::view_config::ViewConfig;
 use floodmark_dataflows::windows::Publish;
@@ -245,6 +246,10 @@ struct WatchedLive(LiveWriter, Rc<Watch>);
 impl LiveSink for WatchedLive {
     fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>, patterns: Vec<PatternUpdate>) {
         self.0.apply(frontier, updates, patterns);
+    }
+
+    fn scores(&mut self, updates: Vec<ScoreUpdate>) {
+        self.0.scores(updates);
     }
 
     fn cut(&mut self, at: Tick) {

@@ -4,7 +4,7 @@
 //! feed ──► ingest ──► panes ──► arrange panes ──► windows ──► publish ──► probe
 //!             │                       ▲              │
 //!             │                       └── negations ◄┘  (panes that are gone)
-//!             └──► copy per process ──► live
+//!             └──► copy per process ──► live ◄── scores of `windows`
 //! ```
 //!
 //! With alerts, `publish` sends the facts that they are made of to `alerts` on the first worker.
@@ -32,7 +32,7 @@ use crate::live::live;
 use crate::output::{LiveSink, RecordSink, WindowSink};
 use crate::time::Tick;
 use crate::view::View;
-use crate::windows::{Publish, windows};
+use crate::windows::{Publish, WindowStreams, windows};
 
 /// What is computed. The same on every worker.
 #[derive(Clone, Debug)]
@@ -104,23 +104,29 @@ where
         );
         let activator = Rc::new(activator);
         let source = activator.clone();
-        if !live_workers.is_empty() {
-            live(updates.clone(), patterns, ends.clone(), live_workers.clone(), live_sink, restored.at, cuts.clone());
+        let has_live = !live_workers.is_empty();
+        let is_scored = views.iter().any(|view| !view.scored.is_empty());
+        let to_live = has_live.then(|| updates.clone());
+        let WindowStreams { documents, scores } =
+            windows(updates, ends.clone(), views, *clock, *publish, &restored, cuts.clone(), has_live);
+        if let Some(updates) = to_live {
+            let scores = is_scored.then_some(scores);
+            let workers = live_workers.clone();
+            live(updates, patterns, scores, ends.clone(), workers, live_sink, restored.at, cuts.clone());
         }
         let of_publish = watched.clone();
         let published =
-            windows(updates, ends.clone(), views, *clock, *publish, &restored, cuts.clone())
-                .unary::<CapacityContainerBuilder<Vec<FactUpdate>>, _, _, _>(Pipeline, "publish", move |_, _| {
-                    move |input, output| {
-                        input.for_each(|capability, documents| {
-                            if !of_publish.is_empty() {
-                                let facts = documents.iter().flat_map(|document| facts(&of_publish, document));
-                                output.session(&capability).give_iterator(facts);
-                            }
-                            publisher.windows(std::mem::take(documents));
-                        });
-                    }
-                });
+            documents.unary::<CapacityContainerBuilder<Vec<FactUpdate>>, _, _, _>(Pipeline, "publish", move |_, _| {
+                move |input, output| {
+                    input.for_each(|capability, documents| {
+                        if !of_publish.is_empty() {
+                            let facts = documents.iter().flat_map(|document| facts(&of_publish, document));
+                            output.session(&capability).give_iterator(facts);
+                        }
+                        publisher.windows(std::mem::take(documents));
+                    });
+                }
+            });
         let said = if watched.is_empty() {
             published.unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "no alerts", |_, _| {
                 |input, _| input.for_each(|_, _| {})

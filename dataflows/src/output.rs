@@ -13,6 +13,7 @@ use crate::patterns::PatternUpdate;
 use crate::ranges::{Range, Ranges};
 use crate::record::{Level, Record};
 use crate::rules::Verdict;
+use crate::scores::ScoreUpdate;
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 
@@ -131,6 +132,10 @@ pub trait LiveSink {
     /// those of patterns are in order of their time, and of their sending within a partition. With them applied, the
     /// state is complete and exact as of `frontier`.
     fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>, patterns: Vec<PatternUpdate>);
+
+    /// Takes the scores that are shown as of the `frontier` of the next [`LiveSink::apply`] and were not passed in yet, in
+    /// order of the ticks from which they are.
+    fn scores(&mut self, updates: Vec<ScoreUpdate>);
 
     /// A checkpoint is made of the state as it is now, complete and exact as of `at`. Must not block.
     fn cut(&mut self, at: Tick);

@@ -54,8 +54,52 @@ pub struct WindowSchema {
     previous: Option<PreviousSchema>,
     /// The allowed lateness is over: only late records change the window from here on.
     r#final: bool,
+    /// The window began before its view did: records are missing. Left out when it is not so.
+    partial: Option<bool>,
+    /// How unusual the window is; absent while it is open, and where its view is not scored.
+    score: Option<ScoreSchema>,
     /// The event-clock time of the last change shown.
     as_of: Millis,
+}
+
+/// How unusual a window is, and why.
+#[derive(ToSchema)]
+#[schema(as = Score)]
+#[expect(dead_code, reason = "describes WindowScore, whose crate knows nothing of HTTP")]
+pub struct ScoreSchema {
+    /// 0 to 100; 75 means about the same for every key.
+    score: u8,
+    /// The name of its range, as of a severity.
+    #[schema(example = "HIGH")]
+    level: String,
+    /// There is too little history to judge by.
+    learning: bool,
+    /// The measures that it is made of, the most unusual first.
+    measures: Vec<MeasureScoreSchema>,
+}
+
+/// How unusual a measure of a window is.
+#[derive(ToSchema)]
+#[schema(as = MeasureScore)]
+#[expect(dead_code, reason = "describes MeasureScore, whose crate knows nothing of HTTP")]
+pub struct MeasureScoreSchema {
+    /// Its name in the configuration.
+    #[schema(example = "rate")]
+    measure: String,
+    /// 0 to 100.
+    score: u8,
+    /// What was measured.
+    actual: Option<f64>,
+    /// What the windows before let expect.
+    expected: f64,
+    /// The lower end of what is usual.
+    low: f64,
+    /// The upper end of what is usual.
+    high: f64,
+    /// The share of earlier windows that were at least as unusual.
+    rarity: f64,
+    /// The ways in which it is unusual, the most unusual first.
+    reasons: Vec<String>,
 }
 
 /// A window as it was before its last correction, in brief.

@@ -17,7 +17,7 @@ use super::{LiveView, Row, State};
 /// How a window of a key changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// It got records or closed.
+    /// It got records, closed, or has another score.
     Window,
     /// Its allowed lateness is over, and no late record has come in the same step.
     Final,
@@ -43,8 +43,18 @@ pub struct ViewChanges {
     pub view: ViewId,
     /// Windows of keys as they are now, those of one window side by side.
     pub changed: Vec<(ChangeKind, Key, WindowDocument)>,
+    /// Windows of keys, by their starts, that are not there any more: they had no records, and their silence is not unusual
+    /// after all.
+    pub withdrawn: Vec<(Millis, Key)>,
     /// Windows that end at this time or before are gone; absent when it is the same as at the earlier frontier.
     pub gone: Option<Millis>,
+}
+
+impl ViewChanges {
+    /// Whether nothing is different.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.withdrawn.is_empty() && self.gone.is_none()
+    }
 }
 
 impl LiveView {
@@ -82,13 +92,13 @@ impl LiveView {
             .map(|(id, changed)| {
                 let gone = read(*id).gone_through(frontier).filter(|_| frontier > since);
                 let gone = gone.filter(|&end| read(*id).gone_through(since) != Some(end));
-                (*id, read(*id).changed_rows(since, frontier, changed), gone)
+                (*id, read(*id).changed_rows(since, frontier, changed), read(*id).withdrawn(frontier, changed), gone)
             })
             .collect();
         drop(state);
-        let views = rows.into_iter().map(|(view, rows, gone)| {
+        let views = rows.into_iter().map(|(view, rows, withdrawn, gone)| {
             let changed = rows.into_iter().map(|(kind, row)| (kind, row.key.clone(), self.document(view, &row)));
-            ViewChanges { view, changed: changed.collect(), gone }
+            ViewChanges { view, changed: changed.collect(), withdrawn, gone }
         });
         Some(Changes { frontier, version, views: views.collect() })
     }
@@ -114,6 +124,8 @@ impl LiveView {
 
     pub(super) fn document(&self, view: ViewId, row: &Row) -> WindowDocument {
         let measures = Measures::of(&row.aggregate);
-        WindowDocument::new(&self.views[usize::from(view)], &row.key, row.start, &measures, row.state)
+        let score = row.score.as_ref().map(|score| score.document());
+        let document = WindowDocument::new(&self.views[usize::from(view)], &row.key, row.start, &measures, row.state);
+        WindowDocument { score, ..document }
     }
 }

@@ -1,6 +1,6 @@
 //! The state that live reads are answered from.
 //!
-//! In: every [`ViewUpdate`] of every worker of every process, through a [`LiveWriter`], with each advance of the
+//! In: every [`ViewUpdate`] and score of every worker of every process, through a [`LiveWriter`], with each advance of the
 //! frontier. Out: totals and windows, each read exact as of one frontier, which it names (`as_of`). Nothing here can
 //! fail: a read of a view that is not there is `None`.
 //!
@@ -22,9 +22,10 @@ use std::sync::Arc;
 
 use floodmark_dataflows::aggregate::Aggregate;
 use floodmark_dataflows::checkpoint::{LateRow, PaneRow, Restored, StateRow};
-use floodmark_dataflows::corrections::{Late, Measures};
+use floodmark_dataflows::corrections::Late;
 use floodmark_dataflows::output::{KeyFields, LiveSink, ViewUpdate, WindowDocument, WindowState};
 use floodmark_dataflows::patterns::PatternUpdate;
+use floodmark_dataflows::scores::{ScoreUpdate, ShownScore};
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, View, ViewId};
 use parking_lot::{Mutex, RwLock};
@@ -58,6 +59,14 @@ struct State {
     version: u64,
     views: Vec<ViewState>,
     patterns: PatternState,
+}
+
+impl State {
+    fn score(&mut self, frontier: Tick, update: ScoreUpdate) {
+        if let Some(view) = self.views.get_mut(usize::from(update.view)) {
+            view.score(frontier, update);
+        }
+    }
 }
 
 /// A read of one view or of all, with the time it is exact for.
@@ -136,6 +145,7 @@ struct Row {
     start: Millis,
     aggregate: Aggregate,
     state: WindowState,
+    score: Option<Arc<ShownScore>>,
 }
 
 impl LiveView {
@@ -190,7 +200,7 @@ impl LiveView {
 
     /// The receiving end.
     pub fn writer(self: &Arc<Self>) -> LiveWriter {
-        LiveWriter(self.clone())
+        LiveWriter { live: self.clone(), scores: Vec::new() }
     }
 
     /// The length of a tick.
@@ -279,7 +289,8 @@ impl LiveView {
                 let state = WindowState { revision, late_records, previous: None, is_final: true, partial, as_of_ms };
                 document(&before.measures, state)
             });
-            std::iter::once(document(&Measures::of(&row.aggregate), latest)).chain(earlier).collect()
+            let latest = self.document(view, &Row { state: latest, ..row });
+            std::iter::once(latest).chain(earlier).collect()
         });
         AsOf { as_of, value }
     }
@@ -316,20 +327,31 @@ pub fn key_fields(view: &View, key: &Key) -> KeyFields {
 
 /// Writes the live state. There is one for each [`LiveView`], held by one worker of the process.
 #[derive(Debug)]
-pub struct LiveWriter(Arc<LiveView>);
+pub struct LiveWriter {
+    live: Arc<LiveView>,
+    /// For the next advance.
+    scores: Vec<ScoreUpdate>,
+}
 
 impl LiveSink for LiveWriter {
     fn apply(&mut self, frontier: Tick, mut updates: Vec<ViewUpdate>, patterns: Vec<PatternUpdate>) {
         // In order of their timestamps, so that distinct ticks are counted and silent keys leave as they would have
         // if the frontier had passed each tick by itself.
         updates.sort_by_key(|update| update.time);
-        let mut state = self.0.state.write();
+        let mut scores = std::mem::take(&mut self.scores).into_iter().peekable();
+        let mut state = self.live.state.write();
         for update in updates {
             // Equal only at the end of the input, where the frontier stays at the last tick read.
             debug_assert!(update.time >= state.frontier && update.time <= frontier);
+            while let Some(score) = scores.next_if(|score| score.from <= update.time) {
+                state.score(frontier, score);
+            }
             if let Some(view) = state.views.get_mut(usize::from(update.view)) {
                 view.update(frontier, update);
             }
+        }
+        for score in scores {
+            state.score(frontier, score);
         }
         for update in patterns {
             state.patterns.update(update);
@@ -340,16 +362,20 @@ impl LiveSink for LiveWriter {
         state.frontier = frontier;
         state.version += 1;
         drop(state);
-        self.0.advanced.notify_waiters();
+        self.live.advanced.notify_waiters();
+    }
+
+    fn scores(&mut self, updates: Vec<ScoreUpdate>) {
+        self.scores.extend(updates);
     }
 
     fn cut(&mut self, at: Tick) {
-        let mut state = self.0.state.write();
+        let mut state = self.live.state.write();
         let views = (0..).zip(&mut state.views);
         let totals: Vec<_> = views.flat_map(|(id, view)| view.take_totals(id)).collect();
         let patterns = state.patterns.take_rows();
         drop(state);
-        let mut cut = self.0.cut.lock();
+        let mut cut = self.live.cut.lock();
         // Of a checkpoint that came to nothing: what changed then is of this one. Later rows replace earlier ones.
         let mut all = cut.take().map(|(_, rows)| rows).unwrap_or_default();
         all.totals.extend(totals);

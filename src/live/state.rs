@@ -1,17 +1,22 @@
-//! The live state of one view: panes by key, totals by key, corrections by window.
+//! The live state of one view: panes by key, totals by key, corrections and scores by window.
 //!
-//! Only panes are kept; a window is the sum of its panes, made when it is read. Everything that is kept has a time at
-//! which it leaves, so memory is bounded by the keys times the windows retained.
+//! Of records only panes are kept; a window is the sum of its panes, made when it is read. Everything that is kept has a
+//! time at which it leaves, so memory is bounded by the keys times the windows retained.
+//!
+//! A window without records is there while its score is, which is where silence is unusual. Its key stays as long.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::sync::Arc;
 
 use differential_dataflow::difference::Semigroup;
 use floodmark_dataflows::aggregate::Aggregate;
 use floodmark_dataflows::checkpoint::{LateRow, PaneRow, StateRow};
 use floodmark_dataflows::corrections::{Late, Revision};
 use floodmark_dataflows::output::{ViewUpdate, WindowState};
+use floodmark_dataflows::ranges::Ranges;
+use floodmark_dataflows::scores::{ScoreUpdate, ShownScore};
 use floodmark_dataflows::time::{Millis, Tick, window_start};
 use floodmark_dataflows::view::{Key, OTHER, View, ViewId};
 
@@ -88,6 +93,18 @@ struct KeyState {
     changed: Tick,
     /// Its totals changed since the last cut; it is listed then.
     is_dirty: bool,
+    /// The last window that is there without records.
+    last_silent: Option<Millis>,
+}
+
+/// The score of a window of a key.
+#[derive(Debug)]
+struct ScoreCell {
+    score: Arc<ShownScore>,
+    /// The tick as of which it is this.
+    from: Tick,
+    /// The window has no records.
+    is_silent: bool,
 }
 
 /// What changed since the last cut, for checkpoints.
@@ -112,6 +129,9 @@ pub(super) struct ViewState {
     totals: Totals,
     panes: BTreeMap<Millis, ById<Cell>>,
     late: BTreeMap<Millis, ById<Late>>,
+    scores: BTreeMap<Millis, ById<ScoreCell>>,
+    /// Windows without records.
+    silent_windows: BTreeSet<(Millis, KeyId)>,
     changed: Option<ChangedRows>,
     rows: usize,
     heap_bytes: usize,
@@ -134,6 +154,8 @@ impl ViewState {
             totals: Totals::default(),
             panes: BTreeMap::new(),
             late: BTreeMap::new(),
+            scores: BTreeMap::new(),
+            silent_windows: BTreeSet::new(),
             changed: None,
             rows: 0,
             heap_bytes: 0,
@@ -193,9 +215,11 @@ impl ViewState {
         match row {
             StateRow::Pane(PaneRow { pane, key, changed, aggregate, .. }) => {
                 let id = self.id_of(key.clone(), *changed);
+                // Where the records are is not shown.
+                let aggregate = Aggregate { ranges: Ranges::default(), ..Aggregate::clone(aggregate) };
                 self.rows += 1;
                 self.heap_bytes += aggregate.heap_bytes();
-                let cell = Cell { aggregate: Aggregate::clone(aggregate), changed: *changed };
+                let cell = Cell { aggregate, changed: *changed };
                 self.panes.entry(*pane).or_default().insert(id, cell);
             }
             StateRow::Late(LateRow { window, key, late, .. }) => {
@@ -209,6 +233,47 @@ impl ViewState {
 
     fn ms(&self, tick: Tick) -> Millis {
         tick.saturating_mul(self.tick_ms)
+    }
+
+    /// Takes the score of a window that is part of an advance to `frontier`. Scores and updates come in order of time: a
+    /// score as of a tick before the updates of that tick.
+    pub(super) fn score(&mut self, frontier: Tick, update: ScoreUpdate) {
+        let ScoreUpdate { window, key, from, is_silent, score, .. } = update;
+        if self.view.gone_at(window) <= self.ms(frontier) {
+            return;
+        }
+        // A key that has left has no windows any more.
+        let Some(&id) = self.ids.get(&key) else { return };
+        if self.leaves_at(id).is_some_and(|at| at <= self.ms(from)) {
+            return;
+        }
+        let cells = self.scores.entry(window).or_default();
+        if let Some(changed) = self.changed.as_mut().filter(|_| score.is_some() || cells.contains_key(&id)) {
+            changed.entry((window, id)).or_default();
+        }
+        let before = match score {
+            Some(score) => {
+                self.heap_bytes += score.heap_bytes();
+                cells.insert(id, ScoreCell { score, from, is_silent })
+            }
+            None => cells.remove(&id),
+        };
+        self.heap_bytes -= before.map_or(0, |cell| cell.score.heap_bytes());
+        let is_shown = self.scores.get(&window).is_some_and(|cells| cells.contains_key(&id));
+        self.set_silent(window, id, is_silent && is_shown);
+    }
+
+    fn set_silent(&mut self, window: Millis, id: KeyId, is_silent: bool) {
+        let is_changed = match is_silent {
+            true => self.silent_windows.insert((window, id)),
+            false => self.silent_windows.remove(&(window, id)),
+        };
+        if is_changed {
+            let last = self.silent_windows.iter().rev().find(|(_, of)| *of == id).map(|(window, _)| *window);
+            if let Some(state) = &mut self.keys[id as usize] {
+                state.last_silent = last;
+            }
+        }
     }
 
     /// Adds an update that is part of an advance to `frontier`. Updates come in order of their timestamps.
@@ -300,7 +365,8 @@ impl ViewState {
             (self.keys.len() - 1) as KeyId
         });
         self.ids.insert(key.clone(), id);
-        self.keys[id as usize] = Some(KeyState { key, totals: Totals::default(), changed: time, is_dirty: false });
+        self.keys[id as usize] =
+            Some(KeyState { key, totals: Totals::default(), changed: time, is_dirty: false, last_silent: None });
         if let Some(at) = self.leaves_at(id) {
             self.silent.push(Reverse((at, id)));
         }
@@ -312,7 +378,8 @@ impl ViewState {
     fn leaves_at(&self, id: KeyId) -> Option<Millis> {
         let state = self.keys[id as usize].as_ref().filter(|state| state.key != self.other)?;
         let last_window_gone = self.tick_ms + self.view.width_ms + self.view.retention_ms;
-        Some(self.ms(state.changed).saturating_add(self.view.forget_after_ms.max(last_window_gone)))
+        let forgotten = self.ms(state.changed).saturating_add(self.view.forget_after_ms.max(last_window_gone));
+        Some(state.last_silent.map_or(forgotten, |window| forgotten.max(self.view.gone_at(window))))
     }
 
     /// Drops what is gone when the frontier is here. All updates before it have been added.
@@ -331,6 +398,15 @@ impl ViewState {
                 break;
             }
             entry.remove();
+        }
+        while let Some(entry) = self.scores.first_entry() {
+            if self.view.gone_at(*entry.key()) > now {
+                break;
+            }
+            self.heap_bytes -= entry.remove().values().map(|cell| cell.score.heap_bytes()).sum::<usize>();
+        }
+        while self.silent_windows.first().is_some_and(|(window, _)| self.view.gone_at(*window) <= now) {
+            self.silent_windows.pop_first();
         }
         while let Some(&Reverse((due, id))) = self.silent.peek() {
             if due > now {
@@ -386,14 +462,19 @@ impl ViewState {
         // A table has one byte of control for each slot, and a seventh more slots than it can hold entries.
         let slot = size_of::<(KeyId, Cell)>() + 1;
         let tables: usize = self.panes.values().map(|cells| cells.capacity() * 8 / 7 * slot).sum();
-        MemoryUse { rows: self.rows, bytes: tables + self.heap_bytes }
+        // A score is shared by reference, with two counts beside it.
+        let score = size_of::<(KeyId, ScoreCell)>() + 1;
+        let shared = size_of::<ShownScore>() + 2 * size_of::<usize>();
+        let scores: usize =
+            self.scores.values().map(|cells| cells.capacity() * 8 / 7 * score + cells.len() * shared).sum();
+        MemoryUse { rows: self.rows, bytes: tables + scores + self.heap_bytes }
     }
 
     pub(super) fn summary(&self, id: ViewId) -> ViewSummary {
         ViewSummary {
             id,
             keys: self.ids.len(),
-            windows: self.panes.keys().flat_map(|&pane| self.view.windows_of(pane)).collect::<BTreeSet<_>>().len(),
+            windows: self.windows(None, None).count(),
             totals: self.totals.clone(),
             memory: self.memory(),
         }
@@ -430,9 +511,10 @@ impl ViewState {
         (rows, false)
     }
 
-    /// The windows that have a pane in memory and overlap `[from, to)`, newest first.
+    /// The windows that have a pane in memory, or a score without one, and overlap `[from, to)`, newest first.
     fn windows(&self, from: Option<Millis>, to: Option<Millis>) -> impl Iterator<Item = Millis> {
-        let windows: BTreeSet<Millis> = self.panes.keys().flat_map(|&pane| self.view.windows_of(pane)).collect();
+        let mut windows: BTreeSet<Millis> = self.panes.keys().flat_map(|&pane| self.view.windows_of(pane)).collect();
+        windows.extend(self.silent_windows.iter().map(|(window, _)| *window));
         let width = self.view.width_ms;
         windows
             .into_iter()
@@ -444,16 +526,25 @@ impl ViewState {
         self.panes.range(window..self.view.end_of(window)).map(|(_, cells)| cells)
     }
 
+    fn silent_in(&self, window: Millis) -> impl Iterator<Item = KeyId> {
+        self.silent_windows.range((window, KeyId::MIN)..=(window, KeyId::MAX)).map(|(_, id)| *id)
+    }
+
     fn ids_in(&self, window: Millis, wanted: Option<&ById<()>>) -> Vec<KeyId> {
         if let Some(wanted) = wanted {
             return wanted
                 .keys()
                 .copied()
-                .filter(|id| self.panes_of(window).any(|cells| cells.contains_key(id)))
+                .filter(|id| {
+                    self.silent_windows.contains(&(window, *id))
+                        || self.panes_of(window).any(|cells| cells.contains_key(id))
+                })
                 .collect();
         }
         let mut ids: Vec<KeyId> = self.panes_of(window).flat_map(|cells| cells.keys().copied()).collect();
-        if self.view.width_ms != self.view.pane_ms() {
+        let with_records = ids.len();
+        ids.extend(self.silent_in(window));
+        if self.view.width_ms != self.view.pane_ms() || ids.len() > with_records {
             ids.sort_unstable();
             ids.dedup();
         }
@@ -491,6 +582,21 @@ impl ViewState {
         }
         let kept = kinds.into_iter().filter(|((window, _), _)| self.view.gone_at(*window) > now);
         kept.filter_map(|((window, id), kind)| Some((kind, self.row(now, window, id)?))).collect()
+    }
+
+    /// Of the rows noted, those that are not there any more, though their windows are: their silence is not unusual after
+    /// all.
+    pub(super) fn withdrawn(&self, frontier: Tick, changed: &ChangedRows) -> Vec<(Millis, Key)> {
+        let now = self.ms(frontier);
+        let gone = changed.keys().filter(|(window, id)| {
+            self.view.gone_at(*window) > now
+                && !self.silent_windows.contains(&(*window, *id))
+                && self.sum(*window, *id).is_none()
+        });
+        let mut withdrawn: Vec<_> =
+            gone.filter_map(|&(window, id)| Some((window, self.keys[id as usize].as_ref()?.key.clone()))).collect();
+        withdrawn.sort_unstable();
+        withdrawn
     }
 
     /// The end of the latest window that is gone at a frontier.
@@ -542,13 +648,19 @@ impl ViewState {
     }
 
     fn row(&self, now: Millis, start: Millis, id: KeyId) -> Option<Row> {
-        let (aggregate, changed) = self.sum(start, id)?;
+        let score = self.scores.get(&start).and_then(|of| of.get(&id));
+        let silent = || Aggregate { first_ms: start, last_ms: start, ..Aggregate::default() };
+        let (aggregate, seen) = match self.sum(start, id) {
+            Some((aggregate, changed)) => (aggregate, self.ms(changed + 1)),
+            None => (score.filter(|score| score.is_silent).map(|_| silent())?, 0),
+        };
         let (end, final_at) = (self.view.end_of(start), self.view.final_at(start));
         let reached = [end, final_at].into_iter().filter(|&at| at <= now).max().unwrap_or(0);
         let late = self.late.get(&start).and_then(|of| of.get(&id));
-        let as_of_ms = self.ms(changed + 1).max(reached);
+        let as_of_ms = seen.max(reached).max(score.map_or(0, |score| self.ms(score.from)));
         let state = WindowState::new(&self.view, start, self.tick_ms, late, final_at <= now, as_of_ms);
         let state = WindowState { partial: start < self.ms(self.partial_before), ..state };
-        Some(Row { key: self.keys[id as usize].as_ref()?.key.clone(), start, aggregate, state })
+        let score = score.map(|score| score.score.clone());
+        Some(Row { key: self.keys[id as usize].as_ref()?.key.clone(), start, aggregate, state, score })
     }
 }

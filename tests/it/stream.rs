@@ -89,6 +89,11 @@ impl Copy {
                 let (view, end) = (text("view"), data["end"].as_u64().unwrap());
                 self.windows.retain(|(of, ..), window| *of != view || window["end"].as_u64().unwrap() > end);
             }
+            "withdrawn" => {
+                let place = (text("view"), data["start"].as_u64().unwrap(), data["key"].to_string());
+                let dropped = self.windows.remove(&place);
+                assert!(dropped.is_some_and(|window| window["count"] == 0 && !window["score"].is_null()), "{data}");
+            }
             "reset" => self.windows.clear(),
             "snapshot" | "frontier" => return Some(data["as_of"].clone()),
             other => panic!("an event of kind {other}"),
@@ -308,4 +313,111 @@ fn a_run_is_followed_until_it_ends_and_after() {
     meet(&api, &mut connection, &mut copy, START * 1_000);
     again.signal(Signal::Terminate);
     again.wait().expect_code(0);
+}
+
+const SCORED: &str = "\
+    data_dir = \"data\"\n\
+    [source.files]\npaths = [\"in.log\"]\npoll_interval = \"20ms\"\n[store.ndjson]\n[checkpoint]\nevery = \"1s\"\n\
+    [api]\nlisten = \"127.0.0.1:0\"\n\
+    [[view]]\nname = \"per_service\"\nwindow = \"10s\"\nallowed_lateness = \"5s\"\nretention = \"5m\"\n\
+    score = [\"rate\", \"p95\"]\n";
+
+/// JSON records of two services, each second one of each but those of `s0` in `gap`.
+fn steady(from: u64, to: u64, gap: std::ops::Range<u64>) -> String {
+    (from..to).fold(String::new(), |mut text, second| {
+        for service in 0..2 {
+            let at = second * 1_000 + second * 7 % 13;
+            if service > 0 || !gap.contains(&second) {
+                let ms = 10 + second * 31 % 17;
+                let _ = writeln!(text, r#"{{"timestamp":{at},"service_name":"s{service}","response_time_ms":{ms}}}"#);
+            }
+        }
+        text
+    })
+}
+
+#[test]
+fn scores_are_read_and_followed_like_the_windows_they_are_of() {
+    let dir = Dir::new();
+    dir.file("floodmark.toml", SCORED);
+    let (start, gap) = (START / 10 * 10, START / 10 * 10 + 2_000..START / 10 * 10 + 2_040);
+    dir.file("in.log", &steady(start, start + 1_900, gap.clone()));
+    let run = dir.command(&["run"]).start();
+    let mut run = run;
+    let api = run.api();
+    let mut connection = Connection::open(api.address(), "", None);
+    let mut copy = Copy::default();
+    let append = |text: &str| {
+        let mut log = std::fs::OpenOptions::new().append(true).open(dir.path().join("in.log")).unwrap();
+        log.write_all(text.as_bytes()).unwrap();
+    };
+    append(&steady(start + 1_900, start + 2_085, gap.clone()));
+    meet(&api, &mut connection, &mut copy, (start + 2_084) * 1_000);
+    let silent = |copy: &Copy| {
+        let without = copy.windows.values().filter(|window| window["count"] == 0);
+        without.map(|window| window["start"].as_u64().unwrap() / 1_000 - start).collect::<Vec<_>>()
+    };
+    assert!(silent(&copy).starts_with(&[2_000]), "{:?}", silent(&copy));
+    let scores = copy.windows.values().filter(|window| window["score"]["learning"] == false).count();
+    assert!(scores > 40, "{scores} windows are scored");
+
+    // A restart answers the same.
+    let before = api.get("/views/per_service?size=1000").unwrap();
+    // The second from now is of all of this.
+    let checkpoints = || {
+        let entries = std::fs::read_dir(dir.path().join("data/checkpoints/a")).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| name.strip_prefix("manifest-")?.parse::<u64>().ok()).max().unwrap_or(0)
+    };
+    let newest = checkpoints();
+    eventually("two more checkpoints", || (checkpoints() >= newest + 2).then_some(()));
+    run.signal(Signal::Kill);
+    run.wait();
+    let mut again = dir.command(&["run"]).start();
+    let api = again.api();
+    let after = eventually("the same as before, scores after everything else", || {
+        let answer = api.get("/views/per_service?size=1000")?;
+        let is_scored = |window: &Value| window["final"] == false || !window["score"].is_null();
+        let is_there = answer["as_of"].as_u64() >= before["as_of"].as_u64();
+        (is_there && answer["windows"].as_array()?.iter().all(is_scored)).then_some(answer)
+    });
+    // The clock may go on a little: those that are not final at first may be later, and the oldest may be gone.
+    let finals = |answer: &Value| {
+        let windows = answer["windows"].as_array().unwrap().iter();
+        windows.map(|window| (window["start"].to_string() + &window["key"].to_string(), window.clone())).collect()
+    };
+    let (before, mut after): (BTreeMap<_, _>, BTreeMap<_, _>) = (finals(&before), finals(&after));
+    let is_kept = |window: &Value| window["final"] == true && window["start"].as_u64() >= Some((start + 1_900) * 1_000);
+    for (place, window) in before.into_iter().filter(|(_, window)| is_kept(window)) {
+        assert_eq!(after.remove(&place), Some(window), "{place}");
+    }
+
+    // The records of the gap come after all: nobody was silent.
+    let late = steady(gap.start, gap.end, 0..0);
+    let late: String = late.lines().filter(|line| line.contains("s0")).map(|line| format!("{line}\n")).collect();
+    let mut connection = Connection::open(api.address(), "", None);
+    let mut copy = Copy::default();
+    meet(&api, &mut connection, &mut copy, (start + 2_084) * 1_000);
+    append(&late);
+    append(&steady(start + 2_085, start + 2_100, 0..0));
+    meet(&api, &mut connection, &mut copy, (start + 2_099) * 1_000);
+    assert!(silent(&copy).is_empty(), "{:?}", silent(&copy));
+    again.signal(Signal::Terminate);
+    again.wait().expect_code(0);
+
+    // What was published last is what was answered.
+    let stored = std::fs::read_to_string(dir.path().join("windows.ndjson")).unwrap();
+    let mut last = BTreeMap::new();
+    for mut document in stored.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        // Only the document says where the records are.
+        if let Some(score) = document["score"].as_object_mut() {
+            score.remove("offsets");
+        }
+        last.insert((document["start"].as_u64().unwrap(), document["key"].to_string()), document);
+    }
+    for ((_, start, key), window) in &copy.windows {
+        if window["final"] == true {
+            assert_eq!(last.get(&(*start, key.clone())), Some(window));
+        }
+    }
 }

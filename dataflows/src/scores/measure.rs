@@ -29,6 +29,18 @@ pub enum ScoredMeasure {
 }
 
 impl ScoredMeasure {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [ScoredMeasure; 8] = [
+        ScoredMeasure::Rate,
+        ScoredMeasure::ErrorRatio,
+        ScoredMeasure::AnomalyRatio,
+        ScoredMeasure::Mean,
+        ScoredMeasure::P50,
+        ScoredMeasure::P90,
+        ScoredMeasure::P95,
+        ScoredMeasure::P99,
+    ];
+
     /// The name in configuration and documents.
     pub fn name(self) -> &'static str {
         match self {

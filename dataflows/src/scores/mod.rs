@@ -8,6 +8,7 @@
 //! - `plan`: the times of a view in numbers of windows, and what a document shows.
 //! - `learned`: what windows teach, one after the other; sleep and forgetting.
 //! - `series`: the windows of one key, and the baselines kept for corrections.
+//! - `shown`: what is shown of a score, as it is kept and sent.
 //!
 //! # Which windows count
 //!
@@ -20,12 +21,15 @@ mod learned;
 mod measure;
 mod plan;
 mod series;
+mod shown;
 
 use std::collections::BTreeMap;
 
 pub use learned::Learned;
 pub use measure::ScoredMeasure;
 pub use plan::{Plan, SLEEP_AFTER, windows_until_learned};
+pub(crate) use series::News;
+pub use shown::{ScoreUpdate, ShownMeasure, ShownScore};
 
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{Restored, SeriesRow, StateRow, ValuesRow};
@@ -94,18 +98,18 @@ impl ViewScores {
     }
 
     /// Scores the windows of a key that have closed or changed. `changed` gets those whose score did.
-    pub fn score_key(&mut self, key: &Key, progress: Progress, changed: impl FnMut(u64)) {
+    pub fn score_key(&mut self, key: &Key, progress: Progress, changed: impl FnMut(News)) {
         if let Some(series) = self.series.get_mut(key) {
             series.score(&self.plan, progress.scored, changed);
         }
     }
 
-    /// The same for all keys.
-    pub fn score_all(&mut self, progress: Progress, mut changed: impl FnMut(&Key, u64)) {
+    /// The same for all keys. Of windows without records that became final there is no news.
+    pub fn score_all(&mut self, progress: Progress, mut changed: impl FnMut(&Key, u64, Option<News>)) {
         self.closed = progress.scored.max(self.closed);
         for (key, series) in &mut self.series {
-            series.score(&self.plan, progress.scored, |window| changed(key, window));
-            series.settle(progress.settled, |window| changed(key, window));
+            series.score(&self.plan, progress.scored, |news| changed(key, news.window, Some(news)));
+            series.settle(progress.settled, |window| changed(key, window, None));
         }
     }
 
@@ -164,9 +168,13 @@ impl ViewScores {
         }
     }
 
-    /// Ends the restoration: what happened before the checkpoint was published.
-    pub fn restored(&mut self, progress: Progress, now: Millis) {
-        self.score_all(progress, |_, _| {});
+    /// Ends the restoration: what happened before the checkpoint was published. `scored` gets what is shown now.
+    pub fn restored(&mut self, progress: Progress, now: Millis, mut scored: impl FnMut(&Key, News)) {
+        self.score_all(progress, |key, _, news| {
+            if let Some(news) = news {
+                scored(key, news);
+            }
+        });
         self.series.values_mut().for_each(Series::drop_published);
         self.forget(now);
         self.saved = self.gone;

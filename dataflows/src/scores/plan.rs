@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::detect::{Band, Baseline, Part, Scored, WindowScore as Combined};
-use crate::output::{MeasureScore, WindowScore};
-use crate::rules::severity_level;
+use super::shown::{REASONS, ShownMeasure, ShownScore};
+use crate::detect::{Band, Baseline, Scored, WindowScore as Combined};
+use crate::output::WindowScore;
 use crate::scores::ScoredMeasure;
 use crate::time::Millis;
 use crate::view::{Key, View};
@@ -19,15 +19,12 @@ pub const SLEEP_AFTER: u64 = 1_000;
 const KEEP_EVERY: u64 = 16;
 /// Windows between two old ones, at the least: each is written to a checkpoint once.
 const LEAST_STRETCH: u64 = 32;
-/// Reasons named of a measure.
-const REASONS: usize = 3;
 
 /// How the windows of a view are scored. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What is scored.
     pub measures: Arc<[ScoredMeasure]>,
-    texts: Arc<Texts>,
     width_ms: u64,
     slide_ms: u64,
     lateness_ms: u64,
@@ -38,27 +35,6 @@ pub struct Plan {
     pub(super) stretch: u64,
     /// So many windows of silence, and nothing learned is left.
     pub(super) forget_after: u64,
-}
-
-/// What documents say, shared by all of them.
-#[derive(Debug)]
-struct Texts {
-    /// By measure, its name.
-    measures: Vec<Arc<str>>,
-    /// By part, what it says.
-    reasons: Vec<Arc<str>>,
-    /// By score, the name of its range.
-    levels: Vec<Arc<str>>,
-}
-
-impl Texts {
-    fn of(measures: &[ScoredMeasure]) -> Self {
-        Self {
-            measures: measures.iter().map(|measure| measure.name().into()).collect(),
-            reasons: Part::ALL.into_iter().map(|part| part.describe().into()).collect(),
-            levels: (0..=100).map(|score| severity_level(score).into()).collect(),
-        }
-    }
 }
 
 /// After how many windows at the latest one that is gone is part of the first kept baseline: the next one is kept when
@@ -85,7 +61,6 @@ impl Plan {
     pub fn of(view: &View) -> Option<Self> {
         (!view.scored.is_empty()).then(|| Self {
             measures: view.scored.clone().into(),
-            texts: Arc::new(Texts::of(&view.scored)),
             width_ms: view.width_ms,
             slide_ms: view.slide_ms,
             lateness_ms: view.lateness_ms,
@@ -163,34 +138,33 @@ impl Plan {
 
     /// What a document shows of the scores of a window's measures.
     pub fn explain(&self, scored: &[Scored], combined: &Combined) -> WindowScore {
+        self.shown(scored, combined).document()
+    }
+
+    /// The same, as it is kept.
+    pub(super) fn shown(&self, scored: &[Scored], combined: &Combined) -> ShownScore {
         let mut places: Vec<usize> = (0..scored.len()).collect();
         // Of equals the first that is configured.
         places.sort_by_key(|&place| std::cmp::Reverse((scored[place].value.is_some(), scored[place].fine)));
-        let reason = |part: Part| self.texts.reasons[part as usize].clone();
-        let measures = places
-            .into_iter()
-            .filter(|&place| scored[place].value.is_some())
-            .map(|place| {
-                let of = &scored[place];
-                MeasureScore {
-                    measure: self.texts.measures[place].clone(),
-                    score: of.score,
-                    actual: of.value,
-                    expected: rounded(of.expected, 3),
-                    low: rounded(of.low, 3),
-                    high: rounded(of.high, 3),
-                    rarity: rounded(of.rarity, 1),
-                    reasons: of.parts().into_iter().take(REASONS).map(|(part, _)| reason(part)).collect(),
-                }
+        let measure = |place: usize| {
+            let of = &scored[place];
+            let mut reasons = [None; REASONS];
+            for (reason, (part, _)) in reasons.iter_mut().zip(of.parts()) {
+                *reason = Some(part);
+            }
+            Some(ShownMeasure {
+                measure: self.measures[place],
+                score: of.score,
+                actual: of.value?,
+                expected: rounded(of.expected, 3),
+                low: rounded(of.low, 3),
+                high: rounded(of.high, 3),
+                rarity: rounded(of.rarity, 1),
+                reasons,
             })
-            .collect();
-        WindowScore {
-            score: combined.score,
-            level: self.texts.levels[usize::from(combined.score.min(100))].clone(),
-            learning: combined.learning,
-            measures,
-            offsets: Vec::new(),
-        }
+        };
+        let measures = places.into_iter().filter_map(measure).collect();
+        ShownScore { score: combined.score, learning: combined.learning, measures }
     }
 }
 

@@ -6,13 +6,11 @@
 //! not leaves no trace.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
-
-use foldhash::fast::FixedState;
 
 use super::learned::Learned;
 use super::plan::{Plan, is_telling};
+use super::shown::ShownScore;
 use crate::detect::WindowScore as Combined;
 use crate::output::WindowScore;
 use crate::view::Key;
@@ -26,7 +24,19 @@ struct Entry {
     /// What is shown of its score, as a hash; 0 for nothing.
     shown: u64,
     /// Its score, until it is published as final.
-    score: Option<Arc<WindowScore>>,
+    score: Option<Arc<ShownScore>>,
+}
+
+/// A window whose score changed.
+#[derive(Debug)]
+pub(crate) struct News {
+    pub window: u64,
+    /// It was not scored before.
+    pub is_first: bool,
+    /// It has no records.
+    pub is_silent: bool,
+    /// What is shown of it; `None` where there is no document any more.
+    pub shown: Option<Arc<ShownScore>>,
 }
 
 /// The scores of a key's windows.
@@ -99,8 +109,9 @@ impl Series {
 
     /// Scores the windows that have closed, those before `closed`, and again those whose score may have changed.
     /// `changed` gets each window whose score did.
-    pub fn score(&mut self, plan: &Plan, closed: u64, mut changed: impl FnMut(u64)) {
-        let mut window = self.scored;
+    pub fn score(&mut self, plan: &Plan, closed: u64, mut changed: impl FnMut(News)) {
+        let scored_before = self.scored;
+        let mut window = scored_before;
         if let Some(dirty) = self.dirty.take().filter(|dirty| *dirty < window) {
             // What is before the first kept baseline is gone.
             window = dirty.max(first_scored(plan, &self.kept[0])).min(window);
@@ -128,16 +139,18 @@ impl Series {
             let is_shown = values.is_some() || is_telling(&combined);
             let was_shown = place.is_ok_and(|place| self.entries[place].shown != 0);
             if is_shown || was_shown {
-                let score = plan.explain(&scored, &combined);
-                let shown = if is_shown { hash(&score) } else { 0 };
+                let is_silent = values.is_none();
+                let score = Arc::new(plan.shown(&scored, &combined));
+                let shown = if is_shown { score.hash() } else { 0 };
                 let place = place.unwrap_or_else(|place| {
                     self.entries.insert(place, Entry { window, values: None, shown: 0, score: None });
                     place
                 });
                 let entry = &mut self.entries[place];
                 if entry.shown != shown {
-                    (entry.shown, entry.score) = (shown, Some(Arc::new(score)));
-                    changed(window);
+                    (entry.shown, entry.score) = (shown, Some(score.clone()));
+                    let is_first = window >= scored_before;
+                    changed(News { window, is_first, is_silent, shown: is_shown.then_some(score) });
                 }
             }
             window += 1;
@@ -157,7 +170,7 @@ impl Series {
         let score = &mut self.entries[place].score;
         let score = if is_final { score.take() } else { score.clone() };
         debug_assert!(score.is_some(), "window {window}");
-        score.map(Arc::unwrap_or_clone)
+        score.map(|score| score.document())
     }
 
     /// Lets go of the scores of windows that are published as final.
@@ -273,19 +286,6 @@ fn first_scored(plan: &Plan, learned: &Learned) -> u64 {
 
 fn same_bits((a, b): (&f64, &f64)) -> bool {
     a.to_bits() == b.to_bits()
-}
-
-/// Of everything that a document shows of a score; never 0.
-fn hash(score: &WindowScore) -> u64 {
-    let mut hasher = FixedState::with_seed(2).build_hasher();
-    (score.score, score.learning, score.measures.len()).hash(&mut hasher);
-    for of in &score.measures {
-        (&of.measure, of.score, &of.reasons).hash(&mut hasher);
-        for number in [of.actual.unwrap_or(f64::NAN), of.expected, of.low, of.high, of.rarity] {
-            number.to_bits().hash(&mut hasher);
-        }
-    }
-    hasher.finish() | 1
 }
 
 #[cfg(test)]

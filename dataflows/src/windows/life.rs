@@ -16,7 +16,7 @@ use crate::aggregate::Aggregate;
 use crate::checkpoint::{LateRow, Restored, StateRow};
 use crate::corrections::{KEPT_REVISIONS, Late, Measures};
 use crate::output::{RecordRange, WindowDocument, WindowScore, WindowState};
-use crate::scores::ViewScores;
+use crate::scores::{ScoreUpdate, ViewScores};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 
@@ -39,6 +39,8 @@ pub(super) struct Change {
     pub window: WindowId,
     pub key: Key,
     pub late: Option<Tick>,
+    /// Its tick, if the window had closed but was not final. Only where a live state shows scores.
+    pub unordered: Option<Tick>,
 }
 
 /// Which keys of a window to publish.
@@ -81,6 +83,12 @@ pub(super) struct Windows {
     pub(super) partial_before: BTreeMap<ViewId, Tick>,
     /// Only where checkpoints are made.
     dirty: Option<Dirty>,
+    /// There is a live state to show scores.
+    pub(super) has_live: bool,
+    /// The tick as of which everything is scored.
+    pub(super) scored_at: Tick,
+    /// What is shown of scores and was not sent yet.
+    pub(super) shown: Vec<ScoreUpdate>,
 }
 
 impl Windows {
@@ -92,6 +100,7 @@ impl Windows {
         restored: &Restored,
         is_own: impl Fn(ViewId, &Key) -> bool,
         has_checkpoints: bool,
+        has_live: bool,
     ) -> Self {
         let is_kept = |row: &LateRow| {
             let view = views.get(usize::from(row.view));
@@ -122,8 +131,11 @@ impl Windows {
             start: restored.at,
             partial_before: restored.partial_before.clone(),
             dirty: has_checkpoints.then(Dirty::default),
+            has_live,
+            scored_at: restored.at,
+            shown: Vec::new(),
         };
-        windows.scores = windows.restored_scores(restored, is_own);
+        (windows.scores, windows.shown) = windows.restored_scores(restored, is_own);
         windows
     }
 
@@ -148,6 +160,7 @@ impl Windows {
             let mut is_live = false;
             while let Some(key) = cursor.get_val(batch) {
                 let (tick_ms, start) = (self.tick_ms, self.start);
+                let shows_scores = self.has_live && self.scores[id as usize].is_some();
                 let (changes, later) = (&mut self.changes, &mut self.later_changes);
                 let (mut before, mut after) = (None, None);
                 let mut is_restored = false;
@@ -168,7 +181,9 @@ impl Windows {
                     for window in view.windows_of(pane).filter(|&w| time_ms < view.gone_at(w)) {
                         is_live = true;
                         let late = (view.final_at(window) <= time_ms).then_some(time);
-                        changes.push(Change { window: (id, window), key: key.clone(), late });
+                        let is_unordered = shows_scores && late.is_none() && view.end_of(window) <= time_ms;
+                        let unordered = is_unordered.then_some(time);
+                        changes.push(Change { window: (id, window), key: key.clone(), late, unordered });
                     }
                 });
                 if let Some(dirty) = &mut self.dirty {

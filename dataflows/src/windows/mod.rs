@@ -1,7 +1,7 @@
 //! Windows: an arrangement of panes, and the operator that turns its changes into window documents.
 //!
 //! In: combined updates of all workers, and the end of the input. Out: [`WindowDocument`]s, each window at the times
-//! that [`Publish`] says. Nothing here fails.
+//! that [`Publish`] says, and [`ScoreUpdate`]s for the live state. Nothing here fails.
 //!
 //! Panes are arranged by (view, start) with the key as value and the aggregate as difference, sharded by (view,
 //! key). So a row is there once per (key, pane), whatever the number of records; a window is the sum of its panes; and
@@ -31,8 +31,8 @@
 //!
 //! # Capabilities
 //!
-//! One for the documents, at the frontier of the arrangement; one a pane start for its negation. At the end of the
-//! input, which the second input tells, all are dropped.
+//! One for the documents and one for the scores, at the frontier of the arrangement; one a pane start for its negation. At
+//! the end of the input, which the second input tells, all are dropped.
 
 mod dirty;
 mod life;
@@ -61,6 +61,7 @@ use crate::checkpoint::Restored;
 use crate::cuts::Cuts;
 use crate::ingest::ClockConfig;
 use crate::output::{ViewUpdate, WindowDocument};
+use crate::scores::ScoreUpdate;
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 use dirty::Taking;
@@ -104,7 +105,16 @@ fn pane_gone_at(view: &View, pane: Millis, tick_ms: u64) -> Tick {
     view.gone_at(view.last_window_of(pane)) / tick_ms
 }
 
-/// The windows of all views, as documents. They go on from `restored`.
+/// The windows of all views, and their scores.
+pub struct WindowStreams<'scope> {
+    /// Documents, as they are published.
+    pub documents: Stream<'scope, Tick, Vec<WindowDocument>>,
+    /// What is shown of scores, for the live state: all that is so before a tick has been sent when the frontier is there.
+    pub scores: Stream<'scope, Tick, Vec<ScoreUpdate>>,
+}
+
+/// The windows of all views, as documents. They go on from `restored`. `has_live` says whether there is a live state.
+#[expect(clippy::too_many_arguments, reason = "what the operator is given, each of a type of its own")]
 pub fn windows<'scope>(
     updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
     ends: Stream<'scope, Tick, Vec<Tick>>,
@@ -113,7 +123,8 @@ pub fn windows<'scope>(
     publish: Publish,
     restored: &Restored,
     cuts: Option<Rc<Cuts>>,
-) -> Stream<'scope, Tick, Vec<WindowDocument>> {
+    has_live: bool,
+) -> WindowStreams<'scope> {
     let scope = updates.scope();
     let delay = clock.max_ahead().max(1);
     let (gone_handle, gone) = scope.feedback::<Vec<PaneUpdate>>(delay);
@@ -144,13 +155,15 @@ pub fn windows<'scope>(
     // Nothing is sent because of the second input.
     let of_batches = [(0, Antichain::from_elem(Default::default()))];
     let (documents, documents_stream) = builder.new_output_connection(of_batches.clone());
-    let (negations, negations_stream) = builder.new_output_connection(of_batches);
+    let (negations, negations_stream) = builder.new_output_connection(of_batches.clone());
+    let (scores, scores_stream) = builder.new_output_connection(of_batches);
     let mut documents: OutputBuilder<Tick, CapacityContainerBuilder<Vec<WindowDocument>>> =
         OutputBuilder::from(documents);
     let mut negations: OutputBuilder<Tick, CapacityContainerBuilder<Vec<PaneUpdate>>> = OutputBuilder::from(negations);
+    let mut scores: OutputBuilder<Tick, CapacityContainerBuilder<Vec<ScoreUpdate>>> = OutputBuilder::from(scores);
     let (index, peers, start) = (scope.index(), scope.peers(), restored.at);
     let is_own = |view, key: &Key| is_own(view, key, index, peers);
-    let mut windows = Windows::new(views, clock.tick_ms, publish, restored, is_own, cuts.is_some());
+    let mut windows = Windows::new(views, clock.tick_ms, publish, restored, is_own, cuts.is_some(), has_live);
 
     let activator = scope.activator_for(builder.operator_info().address);
     // The rows of a cut that are still to be given.
@@ -158,6 +171,8 @@ pub fn windows<'scope>(
     // Where the batches received so far end.
     let mut upper = Antichain::from_elem(Tick::MIN);
     builder.build(move |mut capabilities| {
+        // What is restored is sent before `start`: whoever waits for that tick has it.
+        let mut scores_capability = capabilities.pop();
         capabilities.truncate(1);
         let mut documents_capability = capabilities.pop();
         if let Some(capability) = &mut documents_capability {
@@ -189,7 +204,13 @@ pub fn windows<'scope>(
                     }
                 }
             });
-            let Some(capability) = &mut documents_capability else { return };
+            let (Some(capability), Some(of_scores)) = (&mut documents_capability, &mut scores_capability) else {
+                return;
+            };
+            if *of_scores.time() < start {
+                scores.activate().session(of_scores).give_iterator(windows.take_shown().into_iter());
+                of_scores.downgrade(&start);
+            }
             // Not this operator's frontier: the trace may have been sealed beyond it, and can be cut at its seals only.
             trace.advance_upper(&mut upper);
             // What the sources have reached, whatever still comes out of the loop.
@@ -212,6 +233,8 @@ pub fn windows<'scope>(
                         documents.session(capability).give_iterator(windows.advance(frontier, &rows).into_iter());
                     }
                     drop(documents);
+                    scores.activate().session(of_scores).give_iterator(windows.take_shown().into_iter());
+                    of_scores.downgrade(&frontier);
                     let mut negations = negations.activate();
                     for (capability, mut updates) in windows.let_go(&rows, delay) {
                         negations.session(&capability).give_iterator(updates.drain(..));
@@ -224,7 +247,8 @@ pub fn windows<'scope>(
                 None if has_ended => {
                     let rows = trace.batches_through(upper.borrow()).unwrap_or_default();
                     documents.activate().session(capability).give_iterator(windows.finish(&rows).into_iter());
-                    documents_capability = None;
+                    scores.activate().session(of_scores).give_iterator(windows.take_shown().into_iter());
+                    (documents_capability, scores_capability) = (None, None);
                 }
                 _ => {}
             }
@@ -234,5 +258,5 @@ pub fn windows<'scope>(
         }
     });
     negations_stream.connect_loop(gone_handle);
-    documents_stream
+    WindowStreams { documents: documents_stream, scores: scores_stream }
 }

@@ -1,10 +1,12 @@
 //! Which windows of which keys are scored when the frontier advances.
 //!
-//! In: what changed, and the rows of the arrangement. Out: the windows whose scores changed.
+//! In: what changed, and the rows of the arrangement. Out: the windows whose scores changed, and for the live state from
+//! which tick on.
 //!
 //! Where late records changed a key, its windows are gone through late tick by late tick, however many of them the
 //! frontier has passed at once: as of each late tick, and one tick later. So the last tick that changed a score, and
-//! with it the `as_of` of the document, depends on the records alone.
+//! with it the `as_of` of the document, depends on the records alone. With a live state, the same is done for all records
+//! that came after their windows closed: workers do not stop at the same ticks, and its reads name one for all keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use super::Publish;
 use super::life::{Batch, Change, Contents, Keys, Rescored, Windows, contents_of};
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{PaneRow, Restored, StateRow};
-use crate::scores::{Plan, Progress, ViewScores};
+use crate::scores::{News, Plan, Progress, ScoreUpdate, ViewScores};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 
@@ -30,19 +32,40 @@ impl Windows {
         limit: Tick,
         is_end: bool,
     ) -> (Rescored, Contents) {
-        let (mut rescored, mut contents) = (Rescored::new(), Contents::new());
+        let (mut rescored, mut contents, mut updates) = (Rescored::new(), Contents::new(), Vec::new());
         for id in 0..self.scores.len() {
             // Out of its place, so that the rest can be used meanwhile.
             let Some(mut scores) = self.scores[id].take() else { continue };
             let id = id as ViewId;
             let first = changes.partition_point(|change| change.window.0 < id);
             let end = changes.partition_point(|change| change.window.0 <= id);
-            let mut of_view =
-                OfView { windows: self, scores: &mut scores, id, now, rows, limit, is_end, rescored: &mut rescored };
+            let said =
+                Said { windows: self, id, plan: scores.plan().clone(), rescored: &mut rescored, updates: &mut updates };
+            let mut of_view = OfView { windows: self, scores: &mut scores, id, now, rows, limit, is_end, said };
             of_view.score(&changes[first..end], &mut contents);
             self.scores[id as usize] = Some(scores);
         }
+        self.shown.append(&mut updates);
+        self.scored_at = now / self.tick_ms;
         (rescored, contents)
+    }
+
+    /// What is shown of scores since the last call. Nothing without a live state.
+    pub fn take_shown(&mut self) -> Vec<ScoreUpdate> {
+        std::mem::take(&mut self.shown)
+    }
+
+    fn update(&self, view: ViewId, window: Millis, key: &Key, from: Tick, news: News) -> ScoreUpdate {
+        ScoreUpdate { view, window, key: key.clone(), from, is_silent: news.is_silent, score: news.shown }
+    }
+
+    /// The tick as of which a window of a view is scored.
+    fn scored_from(&self, view: ViewId, window: Millis) -> Tick {
+        let view = &self.views[view as usize];
+        match self.publish {
+            Publish::Live { .. } => view.end_of(window).div_ceil(self.tick_ms),
+            Publish::Final => view.final_at(window).div_ceil(self.tick_ms),
+        }
     }
 
     /// The scores to go on with, of the keys that `is_own` tells.
@@ -50,8 +73,9 @@ impl Windows {
         &self,
         restored: &Restored,
         is_own: impl Fn(ViewId, &Key) -> bool,
-    ) -> Vec<Option<ViewScores>> {
+    ) -> (Vec<Option<ViewScores>>, Vec<ScoreUpdate>) {
         let now = restored.at * self.tick_ms;
+        let mut shown = Vec::new();
         let new = |(id, view): (ViewId, &Arc<View>)| {
             let whole_from = self.partial_before.get(&id).map_or(0, |tick| tick * self.tick_ms);
             let mut scores = ViewScores::new(id, view, whole_from)?;
@@ -78,10 +102,17 @@ impl Windows {
                 }
                 windows.iter().for_each(|(&window, content)| scores.set(window, key, content, false));
             }
-            scores.restored(progress, now);
+            let plan = scores.plan().clone();
+            scores.restored(progress, now, |key, news| {
+                let window = plan.start_of(news.window);
+                if self.has_live && view.gone_at(window) > now {
+                    shown.push(self.update(id, window, key, self.scored_from(id, window).min(restored.at), news));
+                }
+            });
             Some(scores)
         };
-        (0..).zip(&self.views).map(new).collect()
+        let scores = (0..).zip(&self.views).map(new).collect();
+        (scores, shown)
     }
 
     /// By when which windows of a view are done. What is not final is not published, and so not scored, where only final
@@ -102,7 +133,35 @@ struct OfView<'a> {
     rows: &'a [Batch],
     limit: Tick,
     is_end: bool,
+    said: Said<'a>,
+}
+
+/// What is said of the scores of a view in an advance.
+struct Said<'a> {
+    windows: &'a Windows,
+    id: ViewId,
+    plan: Plan,
     rescored: &'a mut Rescored,
+    updates: &'a mut Vec<ScoreUpdate>,
+}
+
+impl Said<'_> {
+    /// The score of a window changed as of `at`; by `late`, if by late records.
+    fn take(&mut self, key: &Key, news: News, at: Tick, is_after: bool, late: Option<Tick>) {
+        let window = self.plan.start_of(news.window);
+        self.note(key, window, late);
+        if self.windows.has_live {
+            // A window that was only waiting to be closed was scored when it was, whenever somebody looked.
+            let was_due = news.is_first && !is_after;
+            let from = if was_due { self.windows.scored_from(self.id, window).min(at) } else { at };
+            self.updates.push(self.windows.update(self.id, window, key, from, news));
+        }
+    }
+
+    fn note(&mut self, key: &Key, window: Millis, late: Option<Tick>) {
+        let last = self.rescored.entry((self.id, window)).or_default().entry(key.clone()).or_default();
+        *last = late.unwrap_or(0).max(*last);
+    }
 }
 
 impl OfView<'_> {
@@ -116,14 +175,15 @@ impl OfView<'_> {
             changed.entry(&change.key).or_default().push(change);
         }
         for (key, changes) in &changed {
-            let ticks: BTreeSet<Tick> = changes.iter().filter_map(|change| change.late).collect();
-            let mut before = None;
+            let ticks: BTreeSet<Tick> = changes.iter().filter_map(|change| change.late.or(change.unordered)).collect();
+            // So far the last advance has gone.
+            let mut before = self.windows.scored_at;
             for tick in ticks {
-                if before != Some(tick) {
+                if before != tick {
                     self.step(key, changes, tick, None);
                 }
                 self.step(key, changes, tick + 1, Some(tick));
-                before = Some(tick + 1);
+                before = tick + 1;
             }
         }
         let start = self.scores.plan().start_of(closed_before);
@@ -139,40 +199,41 @@ impl OfView<'_> {
         for (key, changes) in &changed {
             self.read(key, changes.iter().map(|change| change.window.1).filter(|window| *window < start), self.limit);
         }
-        let (id, plan) = (self.id, self.scores.plan().clone());
+        let at = self.now / self.windows.tick_ms;
+        let said = &mut self.said;
         if closed > closed_before || self.is_end {
             if self.is_end {
                 progress.settled = u64::MAX;
             }
-            self.scores.score_all(progress, |key, window| note(self.rescored, (id, plan.start_of(window)), key, 0));
+            self.scores.score_all(progress, |key, window, news| match news {
+                Some(news) => said.take(key, news, at, false, None),
+                None => said.note(key, said.plan.start_of(window), None),
+            });
         } else {
             for key in changed.into_keys() {
-                self.scores.score_key(key, progress, |window| {
-                    note(self.rescored, (id, plan.start_of(window)), key, 0);
-                });
+                self.scores.score_key(key, progress, |news| said.take(key, news, at, false, None));
             }
         }
     }
 
-    /// Goes to the state of a key as of `at`. The windows whose scores are changed by that were changed by `late`.
-    fn step(&mut self, key: &Key, changes: &[&Change], at: Tick, late: Option<Tick>) {
+    /// Goes to the state of a key as of `at`: the tick before which records came, or with `came` the one after they did.
+    fn step(&mut self, key: &Key, changes: &[&Change], at: Tick, came: Option<Tick>) {
         let now = (at * self.windows.tick_ms).min(self.now);
         let progress = self.windows.progress(self.scores.plan(), now, self.is_end);
         let start = self.scores.plan().start_of(self.scores.scored(key).max(self.scores.closed()));
         let end = self.scores.plan().start_of(progress.scored);
         let closed: Vec<Millis> =
             self.windows.known.range((self.id, start)..(self.id, end.max(start))).map(|(_, window)| *window).collect();
-        let of_late = changes.iter().filter(|change| change.late.is_some() && change.late == late);
+        let of_late = changes.iter().filter(|change| came.is_some() && change.late == came);
         let of_late: BTreeSet<Millis> = of_late.map(|change| change.window.1).collect();
         let others = changes.iter().map(|change| change.window.1).filter(|window| *window < end);
         self.read(key, others.chain(closed).filter(|window| !of_late.contains(window)).collect::<BTreeSet<_>>(), at);
         for &window in &of_late {
             self.read_one(key, window, at, true);
         }
-        let (id, plan) = (self.id, self.scores.plan().clone());
-        self.scores.score_key(key, progress, |window| {
-            note(self.rescored, (id, plan.start_of(window)), key, late.unwrap_or(0));
-        });
+        let late = came.filter(|_| !of_late.is_empty());
+        let said = &mut self.said;
+        self.scores.score_key(key, progress, |news| said.take(key, news, at, came.is_some(), late));
     }
 
     fn read(&mut self, key: &Key, windows: impl IntoIterator<Item = Millis>, limit: Tick) {
@@ -199,9 +260,4 @@ impl OfView<'_> {
         let view = &self.windows.views[self.id as usize];
         limit.min(view.gone_at(window).div_ceil(self.windows.tick_ms))
     }
-}
-
-fn note(rescored: &mut Rescored, window: (ViewId, Millis), key: &Key, late: Tick) {
-    let last = rescored.entry(window).or_default().entry(key.clone()).or_default();
-    *last = late.max(*last);
 }

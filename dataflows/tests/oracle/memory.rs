@@ -13,6 +13,7 @@ use floodmark_dataflows::output::{
 use floodmark_dataflows::patterns::PatternUpdate;
 use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::Verdict;
+use floodmark_dataflows::scores::ScoreUpdate;
 use floodmark_dataflows::time::{Millis, Tick};
 
 use crate::reference::{PatternCounts, Samples};
@@ -203,6 +204,10 @@ pub struct Seen {
     pub live: Vec<(Tick, Vec<ViewUpdate>)>,
     /// Counts of patterns, applied with each entry of `live`.
     pub patterns: Vec<Vec<PatternUpdate>>,
+    /// Scores that belong to the next entry of `live`.
+    pub coming: Vec<ScoreUpdate>,
+    /// Scores for the live state, each with the frontier at which it was passed on.
+    pub scores: Vec<(Tick, ScoreUpdate)>,
     /// Cuts of the live state: the tick, and how many entries of `live` are before it.
     pub live_cuts: Vec<(Tick, usize)>,
 }
@@ -283,7 +288,13 @@ impl LiveSink for SeenSink {
     fn apply(&mut self, frontier: Tick, updates: Vec<ViewUpdate>, patterns: Vec<PatternUpdate>) {
         let mut seen = self.0.lock().unwrap();
         seen.live.push((frontier, updates));
+        let coming = std::mem::take(&mut seen.coming);
+        seen.scores.extend(coming.into_iter().map(|update| (frontier, update)));
         seen.patterns.push(patterns);
+    }
+
+    fn scores(&mut self, updates: Vec<ScoreUpdate>) {
+        self.0.lock().unwrap().coming.extend(updates);
     }
 
     fn cut(&mut self, at: Tick) {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use floodmark_dataflows::output::{WindowDocument, WindowScore};
-use floodmark_dataflows::time::Millis;
+use floodmark_dataflows::scores::{ScoreUpdate, ShownScore};
+use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::windows::Publish;
 use proptest::prelude::*;
 
@@ -107,5 +108,53 @@ fn silence_has_documents_and_late_records_take_them_back() {
         |document: &WindowDocument| document.score.clone().map(|score| WindowScore { offsets: Vec::new(), ..score });
     for (minute, document) in &steady {
         assert_eq!(shown(&filled[minute]), shown(document), "minute {minute}: late records leave no trace");
+    }
+}
+
+/// By view, key and start: what is shown of a score, with the tick from which it is so.
+type Shown = BTreeMap<(String, String, Millis), Vec<(Tick, bool, Option<ShownScore>)>>;
+
+/// What the live state shows of the scores of each window.
+fn shown(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize) -> Shown {
+    let seen = crate::windows::run(partitions, workers, cut, Publish::Live { open_every_ms: 5_000 });
+    let views = crate::windows::views();
+    let mut shown = Shown::new();
+    let mut reached = 0;
+    for (frontier, ScoreUpdate { view, window, key, from, is_silent, score }) in seen.scores {
+        assert!(from <= frontier && from > reached, "as of {from}, passed on with {frontier} after {reached}");
+        let of = shown.entry((views[usize::from(view)].name.clone(), key.values().join("/"), window)).or_default();
+        let state = (from, is_silent, score.map(|score| ShownScore::clone(&score)));
+        if of.last().is_none_or(|(_, was_silent, last)| (was_silent, last) != (&state.1, &state.2)) {
+            of.push(state);
+        }
+        reached = seen.live.iter().map(|(at, _)| *at).take_while(|at| *at < frontier).last().unwrap_or(0);
+    }
+    // The live state shows exactly the scores of the documents.
+    for (place, all) in &seen.windows {
+        let document = &all[all.len() - 1];
+        let last = shown.get(place).and_then(|states| states.last()).and_then(|(_, _, score)| score.clone());
+        let expected = document.score.clone().filter(|score| document.count > 0 || score.score >= 50);
+        // Where the records are is not shown there.
+        let expected = expected.map(|score| WindowScore { offsets: Vec::new(), ..score });
+        assert_eq!(last.map(|score| score.document()), expected, "{place:?}");
+    }
+    shown
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3, ..ProptestConfig::default() })]
+
+    /// From which tick on a score is shown depends on the records alone: reads of the live state name one tick for all keys,
+    /// and the workers that score them take steps of their own.
+    #[test]
+    fn scores_of_live_reads_are_exact_for_their_tick(mut gaps in gaps()) {
+        // One of which a part comes after the windows have closed and before they are final.
+        gaps.insert(0, Gap { minute: 200, minutes: 2, service: 0, filled_after: Some(0) });
+        let partitions = steady(&gaps, 260, 2);
+        let every_tick = shown(&partitions, timely::Config::thread(), 1);
+        assert!(every_tick.values().any(|states| states.len() > 1));
+        for (workers, cut) in [(timely::Config::thread(), 500), (serialised(2), 64), (serialised(4), 300)] {
+            assert_eq!(every_tick, shown(&partitions, workers, cut));
+        }
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::step::{Position, Step};
 use crate::api::ApiConfig;
 use crate::live::LiveView;
+use crate::live::changes::ViewChanges;
 
 /// Steps are no closer than this. A live run advances once a tick; when it catches up, more steps would only say the
 /// same windows more often.
@@ -194,7 +195,7 @@ impl Hub {
         let from = self.head();
         let Some(changes) = self.live.changes(from.tick) else { return };
         let version = changes.version;
-        let is_empty = changes.views.iter().all(|view| view.changed.is_empty() && view.gone.is_none());
+        let is_empty = changes.views.iter().all(ViewChanges::is_empty);
         if changes.frontier > from.tick || !is_empty {
             let step = Step::new(&self.live, &self.instance, from, changes);
             let mut ring = self.ring.lock();

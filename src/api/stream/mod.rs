@@ -33,9 +33,10 @@ const WAITING: usize = 4;
 /// The windows of the views and what becomes of them, as server-sent events.
 ///
 /// First `window` events with the state, ended by `snapshot`; then for each advance of the event clock what changed, as
-/// `window`, `final` (the allowed lateness is over), `correction` (late records came) and `gone` (windows of the view that
-/// end at `end` or before are no longer kept), ended by `frontier`. The data of the first three is a window as in
-/// `/views/{name}`: put it in the place of what you had for its view, key and start. After `snapshot` and after each
+/// `window`, `final` (the allowed lateness is over), `correction` (late records came), `withdrawn` (a window without
+/// records, whose silence is not unusual after all: drop it) and `gone` (windows of the view that end at `end` or before are
+/// no longer kept), ended by `frontier`. The data of the first three is a window as in `/views/{name}`: put it in the place
+/// of what you had for its view, key and start. After `snapshot` and after each
 /// `frontier` you have what `/views/{name}` answers for the same `as_of`.
 ///
 /// Come back with `Last-Event-ID` and the same parameters to go on where you were. If that is too long ago, `reset` comes

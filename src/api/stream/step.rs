@@ -8,12 +8,13 @@ use std::io::Write;
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use floodmark_dataflows::output::KeyFields;
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, ViewId};
 use serde::Serialize;
 
 use crate::live::changes::{ChangeKind, Changes};
-use crate::live::{KeyFilter, LiveView};
+use crate::live::{KeyFilter, LiveView, key_fields};
 
 /// A place in the stream: behind this many events of a tick.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +86,13 @@ struct Gone<'a> {
     end: Millis,
 }
 
+#[derive(Serialize)]
+struct Withdrawn<'a> {
+    view: &'a str,
+    key: KeyFields,
+    start: Millis,
+}
+
 /// The data of `frontier` and `snapshot`.
 #[derive(Serialize)]
 pub struct Reached {
@@ -122,9 +130,13 @@ impl Step {
             for (kind, key, document) in of_view.changed {
                 step.add(view, Some(key), kind_name(kind), &document);
             }
-            let name = live.listed().find(|(id, _)| *id == of_view.view).map(|(_, view)| &*view.name);
-            if let (Some(end), Some(name)) = (of_view.gone, name) {
-                step.add(view, None, "gone", &Gone { view: name, end });
+            let Some((_, definition)) = live.listed().find(|(id, _)| *id == of_view.view) else { continue };
+            for (start, key) in of_view.withdrawn {
+                let data = Withdrawn { view: &definition.name, key: key_fields(definition, &key), start };
+                step.add(view, Some(key), "withdrawn", &data);
+            }
+            if let Some(end) = of_view.gone {
+                step.add(view, None, "gone", &Gone { view: &definition.name, end });
             }
         }
         step.add(None, None, "frontier", &Reached::at(live, tick));
