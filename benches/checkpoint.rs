@@ -76,7 +76,7 @@ impl Batch for SecondBatch {
         let end = *self.lines.get(self.next)?;
         let start = self.next.checked_sub(1).map_or(0, |before| self.lines[before]);
         let offset = self.first_offset + self.next as u64;
-        Some(RawRecord { offset, bytes: &self.bytes[start..end], appended_ms: None })
+        Some(RawRecord { offset, bytes: &self.bytes[start..end], appended_ms: None, redriven_from: None })
     }
 
     fn advance(&mut self) {

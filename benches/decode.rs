@@ -141,7 +141,7 @@ fn bench(c: &mut Criterion) {
                     out.clear();
                 }
                 let record = decoder.decode(raw).expect("valid");
-                let raw = RawRecord { offset: offset as u64, bytes: raw, appended_ms: None };
+                let raw = RawRecord { offset: offset as u64, bytes: raw, appended_ms: None, redriven_from: None };
                 write_document(&mut out, &partition, raw, &record, rules.judge(&record), &rules);
             }
             black_box(out.len())

@@ -19,7 +19,7 @@ fn main() -> anyhow::Result<()> {
         match decoder.decode(&line) {
             Ok(record) => {
                 let verdict = compiled.rules.judge(&record);
-                let raw = RawRecord { offset, bytes: &line, appended_ms: None };
+                let raw = RawRecord { offset, bytes: &line, appended_ms: None, redriven_from: None };
                 out.clear();
                 write_document(&mut out, &partition, raw, &record, verdict, &compiled.rules);
                 out.push(b'\n');

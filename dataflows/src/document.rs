@@ -6,7 +6,9 @@
 //! A document is the raw object, byte for byte up to its closing brace, followed by
 //!
 //! - `topic`, `partition`, `offset`, `severity`, `severity_level`, `anomaly`, `reasons`; `pattern_id` where patterns are
-//!   wanted; and
+//!   wanted;
+//! - `redriven_from`, of a record that was a dead letter and is read again: the topic, partition and offset of the letter;
+//!   and
 //! - our default fields that stand elsewhere or otherwise in the raw record: under another name by the field map, or
 //!   in another form. `timestamp` is always there in epoch milliseconds, `service_name` as text, `level` by its
 //!   normalised name; the others where the record has them.
@@ -22,8 +24,8 @@ use crate::record::{FIELD_NAMES, Fields, Kind, Record, slot};
 use crate::rules::{Rules, Verdict, severity_level};
 
 /// The fields that a document has beside those of the record.
-pub const COMPUTED_NAMES: [&str; 8] =
-    ["topic", "partition", "offset", "severity", "severity_level", "anomaly", "reasons", "pattern_id"];
+pub const COMPUTED_NAMES: [&str; 9] =
+    ["topic", "partition", "offset", "severity", "severity_level", "anomaly", "reasons", "pattern_id", "redriven_from"];
 
 /// Stands before the name of a raw field whose name the document takes for itself.
 pub const ORIGINAL_PREFIX: &str = "original.";
@@ -53,14 +55,7 @@ pub fn write_document(
         out.extend_from_slice(object.strip_suffix('}').unwrap_or(object).as_bytes());
     }
     out.extend_from_slice(FIRST_COMPUTED);
-    write_text(out, &partition.topic);
-    out.extend_from_slice(b",\"partition\":");
-    if partition.number < 0 {
-        out.push(b'-');
-    }
-    write_integer(out, u64::from(partition.number.unsigned_abs()));
-    out.extend_from_slice(b",\"offset\":");
-    write_integer(out, raw.offset);
+    write_place(out, &partition.topic, partition.number, raw.offset);
     out.extend_from_slice(b",\"severity\":");
     write_integer(out, u64::from(verdict.severity));
     out.extend_from_slice(b",\"severity_level\":\"");
@@ -81,6 +76,11 @@ pub fn write_document(
         out.extend_from_slice(&hexadecimal(id));
         out.push(b'"');
     }
+    if let Some(origin) = raw.redriven_from {
+        out.extend_from_slice(b",\"redriven_from\":{\"topic\":");
+        write_place(out, &origin.topic, origin.partition, origin.offset);
+        out.push(b'}');
+    }
     if fields.write != 0 {
         write_defaults(out, record);
     }
@@ -91,6 +91,18 @@ pub fn write_document(
             *byte = b' ';
         }
     }
+}
+
+/// The values of `topic`, `partition` and `offset`, with the names of the last two.
+fn write_place(out: &mut Vec<u8>, topic: &str, partition: i32, offset: u64) {
+    write_text(out, topic);
+    out.extend_from_slice(b",\"partition\":");
+    if partition < 0 {
+        out.push(b'-');
+    }
+    write_integer(out, u64::from(partition.unsigned_abs()));
+    out.extend_from_slice(b",\"offset\":");
+    write_integer(out, offset);
 }
 
 /// The raw record of a document, for when a store refuses it: byte for byte, unless line feeds, reserved names or white
@@ -249,6 +261,7 @@ mod tests {
 
     use super::*;
     use crate::decode::{Decoder, Format, Preset, RecordsConfig, Schema};
+    use crate::input::Origin;
     use crate::rules::RulesConfig;
 
     const PATTERN: &str = "00000000000001ab";
@@ -261,7 +274,7 @@ mod tests {
         record.pattern_id = Some(0x1ab);
         let partition = PartitionInfo { topic: "logs \"raw\"".into(), identity: "x".into(), number: 3 };
         let mut out = b"before".to_vec();
-        let raw = RawRecord { offset: 1234567, bytes: raw.as_bytes(), appended_ms: None };
+        let raw = RawRecord { offset: 1234567, bytes: raw.as_bytes(), appended_ms: None, redriven_from: None };
         write_document(&mut out, &partition, raw, &record, rules.judge(&record), &rules);
         String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned()
     }
@@ -280,6 +293,23 @@ mod tests {
         );
         assert_eq!(document, raw.strip_suffix('}').unwrap().to_owned() + computed);
         assert_eq!(raw_of(document.as_bytes()).unwrap(), raw.as_bytes());
+    }
+
+    #[test]
+    fn where_a_redriven_record_was_a_dead_letter_is_in_the_document() {
+        let text = r#"{"timestamp":5,"redriven_from":"theirs"}"#;
+        let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
+        let rules = Rules::compile(&RulesConfig::default(), &mut schema).unwrap();
+        let record = Decoder::new(schema).decode(text.as_bytes()).unwrap();
+        let partition = PartitionInfo { topic: "__redrive".into(), identity: "x".into(), number: 2 };
+        let origin = Origin { topic: "a\"b".into(), partition: -3, offset: 17 };
+        let raw = RawRecord { offset: 1, bytes: text.as_bytes(), appended_ms: None, redriven_from: Some(&origin) };
+        let mut out = Vec::new();
+        write_document(&mut out, &partition, raw, &record, rules.judge(&record), &rules);
+        let value: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value["redriven_from"], json!({ "topic": "a\"b", "partition": -3, "offset": 17 }));
+        assert_eq!((&value["topic"], &value["offset"]), (&json!("__redrive"), &json!(1)));
+        assert_eq!(value["original.redriven_from"], json!("theirs"));
     }
 
     #[test]
@@ -344,7 +374,7 @@ mod tests {
         let config = RecordsConfig { format: Format::AccessLog, ..Default::default() };
         let line = r#"::1 - - [01/Jan/1970:00:00:01 +0000] "GET /\"a\" HTTP/1.1" 200 0012 "-" "x\x0a" 0.0015"#;
         let mut value = parsed(&config, line);
-        for name in COMPUTED_NAMES {
+        for name in COMPUTED_NAMES.into_iter().filter(|name| *name != "redriven_from") {
             assert!(value.as_object_mut().unwrap().remove(name).is_some(), "{name}");
         }
         let expected = json!({

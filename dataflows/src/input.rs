@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::Decoder;
+use crate::rules::Rules;
 use crate::time::Millis;
+use crate::view::View;
 
 /// Called by a feed from any thread when a worker that found nothing should look again.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -31,8 +34,34 @@ pub struct RawRecord<'a> {
     pub offset: u64,
     /// The bytes of the record, without a line terminator.
     pub bytes: &'a [u8],
-    /// When the broker appended it (`LogAppendTime` topics only): the same in every run.
+    /// When it arrived, where that is the same in every run: the broker appended it (`LogAppendTime` topics only), or
+    /// somebody had it read again.
     pub appended_ms: Option<Millis>,
+    /// Where it was a dead letter, if it is read again.
+    pub redriven_from: Option<&'a Origin>,
+}
+
+/// Where a record stood that became a dead letter and is read again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub partition: i32,
+    /// The offset.
+    pub offset: u64,
+}
+
+/// How the records of a partition are read where it is not as those of the others: the same rules and views, compiled
+/// for the fields that its own decoder finds.
+#[derive(Clone, Debug)]
+pub struct ReadAs {
+    /// Bytes to records.
+    pub decoder: Decoder,
+    /// Records to severities.
+    pub rules: Arc<Rules>,
+    /// The views, in the same order.
+    pub views: Vec<Arc<View>>,
 }
 
 /// Some records of one partition in offset order, with a place in it.
@@ -120,9 +149,14 @@ pub trait Feed {
         self.is_live()
     }
 
-    /// Whether offsets are positions in bytes, rather than numbers of records.
-    fn offsets_are_bytes(&self) -> bool {
+    /// Whether a partition's offsets are positions in bytes, rather than numbers of records.
+    fn offsets_are_bytes(&self, _partition: PartitionIndex) -> bool {
         false
+    }
+
+    /// How a partition that joined is read, where it is not as the others. Asked once, before it is polled.
+    fn read_as(&mut self, _partition: PartitionIndex) -> Option<ReadAs> {
+        None
     }
 
     /// The next event of a partition, if there is one now. Never blocks.

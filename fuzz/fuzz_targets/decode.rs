@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
         match decoder.decode(raw) {
             Ok(record) => {
                 let info = PartitionInfo { topic: "logs".into(), identity: "logs".into(), number: 0 };
-                let at = RawRecord { offset: 1, bytes: raw, appended_ms: None };
+                let at = RawRecord { offset: 1, bytes: raw, appended_ms: None, redriven_from: None };
                 let mut document = Vec::new();
                 write_document(&mut document, &info, at, &record, rules.judge(&record), &rules);
                 let parsed = serde_json::from_slice::<serde_json::Value>(&document);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use floodmark_dataflows::checkpoint::RecordedMark;
 use floodmark_dataflows::input::{
-    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RecordedMarks, Waker,
+    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, ReadAs, RecordedMarks, Waker,
 };
 use floodmark_dataflows::time::Millis;
 use parking_lot::Mutex;
@@ -230,8 +230,12 @@ impl<F: Feed> Feed for Marked<F> {
         self.feed.is_live()
     }
 
-    fn offsets_are_bytes(&self) -> bool {
-        self.feed.offsets_are_bytes()
+    fn offsets_are_bytes(&self, partition: PartitionIndex) -> bool {
+        self.feed.offsets_are_bytes(partition)
+    }
+
+    fn read_as(&mut self, partition: PartitionIndex) -> Option<ReadAs> {
+        self.feed.read_as(partition)
     }
 
     fn has_marks(&self) -> bool {

@@ -215,6 +215,24 @@ impl CopyStore {
         Ok(value)
     }
 
+    /// Whether there is a copy of a file.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub async fn has(&self, name: &str) -> Result<bool, StoreError> {
+        for copy in &COPIES[..self.copies] {
+            match self.store.head(&self.path(copy, name)).await {
+                Ok(_) => return Ok(true),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => {
+                    let context = format!("cannot look for {}", self.shown(copy, name));
+                    return Err(StoreError::Failed { context, source });
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// What is wrong with each copy of a file, if something is.
     pub async fn problems<T>(&self, name: &str, check: impl Fn(&Bytes) -> Result<T, Damage>) -> Vec<String> {
         let mut problems = Vec::new();

@@ -1,26 +1,27 @@
-//! `floodmark dead-letters`: what could not be used, and why.
+//! `floodmark dead-letters`: what could not be used, and why; and what is to be read again.
 //!
-//! In: the files that dead letters are kept in, also while a run writes to them. Out: a table, one letter in full, its raw
-//! bytes, or JSON. On error: a place that is not a file is named, with where to look instead.
+//! In: the letters where they are kept, also while a run writes to them. Out: a table, one letter in full, its raw bytes,
+//! or JSON; with [`redrive`], a recorded redrive. On error: a place that cannot be read is named.
+
+mod redrive;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::PathBuf;
+use std::io::{BufWriter, Write};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use floodmark_dataflows::output::Reason;
 use floodmark_dataflows::time::Millis;
 
 use super::detect::parse_time;
 use super::{ConfigArgs, Failure, table, time_text};
-use crate::config::Config;
-use crate::dead_letters::{Document, Place, files};
+use crate::dead_letters::{Document, each};
+use crate::sources::redrive::{self as redrives, Recorded};
 
 /// Bytes of a record shown in a row of the table.
 const SHOWN_BYTES: usize = 60;
 
-/// Look at records that could not be read, indexed or trusted.
+/// Look at records that could not be read, indexed or trusted, and have them read again.
 #[derive(Clone, Debug, Args)]
 pub struct DeadLettersArgs {
     #[command(subcommand)]
@@ -33,6 +34,38 @@ enum What {
     List(ListArgs),
     /// Show one in full: what was expected, what came, and the record
     Show(ShowArgs),
+    /// Send records through the pipeline again, to be indexed and to correct windows
+    Redrive(redrive::RedriveArgs),
+}
+
+/// Which letters.
+#[derive(Clone, Debug, Args)]
+struct Chosen {
+    /// Only with this reason; as often as needed
+    #[arg(long, value_parser = reason)]
+    reason: Vec<Reason>,
+    /// Only of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only of this partition of the topic
+    #[arg(long, value_name = "N", requires = "topic", allow_hyphen_values = true)]
+    partition: Option<i32>,
+    /// Only those that became dead letters at this time or later: RFC 3339, or milliseconds since the epoch
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    from: Option<Millis>,
+    /// Only those that became dead letters before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    to: Option<Millis>,
+}
+
+impl Chosen {
+    fn has(&self, letter: &Document<'_>) -> bool {
+        (self.reason.is_empty() || self.reason.contains(&letter.reason))
+            && self.topic.as_ref().is_none_or(|topic| *topic == letter.topic)
+            && self.partition.is_none_or(|partition| partition == letter.partition)
+            && self.from.is_none_or(|from| letter.timestamp >= from)
+            && self.to.is_none_or(|to| letter.timestamp < to)
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -43,18 +76,8 @@ Examples:
 struct ListArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Only with this reason; as often as needed
-    #[arg(long, value_parser = reason)]
-    reason: Vec<Reason>,
-    /// Only of this topic
-    #[arg(long)]
-    topic: Option<String>,
-    /// Only those that became dead letters at this time or later: RFC 3339, or milliseconds since the epoch
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    from: Option<Millis>,
-    /// Only those that became dead letters before this time
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    to: Option<Millis>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// How many to list
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     limit: u64,
@@ -100,6 +123,7 @@ pub(super) fn run(args: &DeadLettersArgs) -> Result<(), Failure> {
     match &args.command {
         What::List(args) => list(args),
         What::Show(args) => show(args),
+        What::Redrive(args) => redrive::run(args),
     }
 }
 
@@ -111,14 +135,10 @@ fn id(letter: &Document<'_>) -> Id {
 }
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
-    let paths = paths(&args.config.load(&[])?)?;
+    let config = args.config.load(&[])?;
     let mut newest = Newest::new(args.limit as usize);
-    each(&paths, |letter| {
-        let is_wanted = (args.reason.is_empty() || args.reason.contains(&letter.reason))
-            && args.topic.as_ref().is_none_or(|topic| *topic == letter.topic)
-            && args.from.is_none_or(|from| letter.timestamp >= from)
-            && args.to.is_none_or(|to| letter.timestamp < to);
-        if is_wanted {
+    each(&config, &mut |letter| {
+        if args.chosen.has(&letter) {
             newest.add(letter);
         }
         Ok(())
@@ -152,9 +172,9 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
 /// The newest letters. One that is there twice, because a run was killed, is there once.
 struct Newest {
     limit: usize,
-    /// In the order in which they were read.
-    letters: BTreeMap<u64, Document<'static>>,
-    places: BTreeMap<Id, u64>,
+    /// By when they became dead letters, then in the order in which they were read.
+    letters: BTreeMap<(Millis, u64), Document<'static>>,
+    places: BTreeMap<Id, (Millis, u64)>,
     next: u64,
     left_out: u64,
 }
@@ -165,10 +185,11 @@ impl Newest {
     }
 
     fn add(&mut self, letter: Document<'static>) {
-        if let Some(before) = self.places.insert(id(&letter), self.next) {
+        let place = (letter.timestamp, self.next);
+        if let Some(before) = self.places.insert(id(&letter), place) {
             self.letters.remove(&before);
         }
-        self.letters.insert(self.next, letter);
+        self.letters.insert(place, letter);
         self.next += 1;
         if self.letters.len() > self.limit
             && let Some((_, oldest)) = self.letters.pop_first()
@@ -180,10 +201,10 @@ impl Newest {
 }
 
 fn show(args: &ShowArgs) -> Result<(), Failure> {
-    let paths = paths(&args.config.load(&[])?)?;
+    let config = args.config.load(&[])?;
     // A topic that was made anew has the same offsets again, under another identity.
     let mut found = BTreeMap::new();
-    each(&paths, |letter| {
+    each(&config, &mut |letter| {
         if (&*letter.topic, letter.partition, letter.offset) == (&*args.topic, args.partition, args.offset) {
             found.insert(id(&letter), letter);
         }
@@ -200,7 +221,15 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
             found.len()
         )));
     }
+    let redriven = match args.topic == redrives::TOPIC {
+        true => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Some(runtime.block_on(Recorded::open(&config)?.redriven())?)
+        }
+        false => None,
+    };
     for letter in found.values() {
+        let first = redriven.as_ref().and_then(|redriven| redriven.origin(letter));
         let raw = letter.bytes().ok_or_else(|| anyhow!("the letter of {place} has no record that can be read"))?;
         if args.raw {
             out.write_all(&raw)?;
@@ -212,6 +241,9 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
             writeln!(out, "identity   {}", letter.identity)?;
             writeln!(out, "partition  {}", letter.partition)?;
             writeln!(out, "offset     {}", letter.offset)?;
+            if let Some(first) = &first {
+                writeln!(out, "first at   {}:{} at offset {}", first.topic, first.partition, first.offset)?;
+            }
             writeln!(out, "time       {}", time_text(letter.timestamp))?;
             writeln!(out, "reason     {}", letter.reason.name())?;
             writeln!(out, "detail     {}", escaped(letter.detail.as_bytes(), usize::MAX))?;
@@ -220,39 +252,6 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
         }
     }
     Ok(out.flush()?)
-}
-
-/// The files of all processes, the oldest of each first.
-fn paths(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
-    let letters = &config.dead_letters;
-    match letters.to {
-        Place::File => {}
-        Place::Index => bail!("dead letters are in the store (dead_letters.to = \"index\"): search its index of them"),
-        Place::Topic => bail!("dead letters are in the topic {} (dead_letters.to = \"topic\"): read it", letters.topic),
-    }
-    let mut paths = Vec::new();
-    for process in 0..config.cluster.processes {
-        let mut cluster = config.cluster.clone();
-        cluster.process = process;
-        let path = config.data_dir.join(cluster.own_path(&letters.file));
-        paths.extend(files(&path).with_context(|| format!("cannot read the folder of {}", path.display()))?);
-    }
-    Ok(paths)
-}
-
-/// Gives every letter away. A last line that is under way is left out.
-fn each(paths: &[PathBuf], mut take: impl FnMut(Document<'static>) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    for path in paths {
-        let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        for (number, line) in (1..).zip(BufReader::new(file).split(b'\n')) {
-            let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-            match serde_json::from_slice::<Document<'static>>(&line) {
-                Ok(letter) => take(letter)?,
-                Err(error) => tracing::warn!("line {number} of {} is no dead letter: {error}", path.display()),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The first bytes as text that is safe to print: what is not UTF-8, and what steers a terminal, in escapes.

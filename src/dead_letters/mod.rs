@@ -8,10 +8,12 @@
 //! - [`letter`]: the form of a record.
 //! - [`queue`]: between the workers and the place; counters.
 //! - [`mod@file`], [`store`], [`topic`]: the places.
+//! - [`reading`]: letters read back from there.
 
 mod file;
 mod letter;
 mod queue;
+mod reading;
 mod store;
 mod topic;
 
@@ -24,6 +26,7 @@ use tokio::runtime::Handle;
 pub use file::files;
 pub use letter::{DeadLetter, Document};
 pub use queue::DeadLetterQueue;
+pub use reading::each;
 
 use crate::sources::kafka::ProducerConfig;
 use crate::stores::Store;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::letter::DeadLetter;
+use super::letter::{DeadLetter, Document};
 use super::{Sink, SinkError};
+use crate::config::{Config, StoreChoice};
+use crate::stores::elasticsearch::ElasticsearchStore;
 use crate::stores::{DeadLetterWrite, Store};
 
 /// Hands dead letters to the store.
@@ -35,5 +37,31 @@ impl Sink for StoreSink {
 
     fn describe(&self) -> String {
         format!("the store {}", self.store.name())
+    }
+}
+
+/// Gives every letter away that is in the index, the oldest first.
+pub(super) fn each(
+    config: &Config,
+    take: &mut dyn FnMut(Document<'static>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let Ok(StoreChoice::Elasticsearch(store)) = config.store.chosen() else {
+        anyhow::bail!("an index for dead letters needs [store.elasticsearch]");
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let store = ElasticsearchStore::new(store)?;
+    let mut after = None;
+    loop {
+        let page = runtime.block_on(store.dead_letters(after.as_ref()))?;
+        for letter in page.letters {
+            match serde_json::from_str::<Document<'static>>(letter.get()) {
+                Ok(letter) => take(letter)?,
+                Err(error) => tracing::warn!("a document in the index of dead letters is none: {error}"),
+            }
+        }
+        match page.last {
+            Some(last) => after = Some(last),
+            None => return Ok(()),
+        }
     }
 }

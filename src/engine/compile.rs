@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use floodmark_dataflows::alerts::config::Alert;
-use floodmark_dataflows::decode::Decoder;
+use floodmark_dataflows::decode::{Decoder, RecordsConfig};
 use floodmark_dataflows::ingest::ClockConfig;
+use floodmark_dataflows::input::ReadAs;
 use floodmark_dataflows::record::FieldRef;
 use floodmark_dataflows::rules::Rules;
 use floodmark_dataflows::view::{View, ViewId};
@@ -57,6 +58,19 @@ pub(super) fn compile(config: &Config) -> Result<Compiled, Vec<Mistake>> {
         service_view: service_view as ViewId,
         clock,
     })
+}
+
+/// How records of another form are read by a configuration: its rules and views, compiled for the fields of these.
+///
+/// # Errors
+/// What does not go with it, in a sentence.
+pub fn read_as(config: &Config, records: &RecordsConfig) -> Result<ReadAs, String> {
+    let config = Config { records: records.clone(), ..config.clone() };
+    let Compiled { decoder, rules, views, .. } = compile(&config).map_err(|mistakes| {
+        let texts: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        texts.join("; ")
+    })?;
+    Ok(ReadAs { decoder, rules, views })
 }
 
 fn counts_services(view: &View) -> bool {

@@ -36,7 +36,9 @@ use crate::config::Config;
 use crate::sources::SourceError;
 use crate::stores::StoreError;
 
+pub use compile::read_as;
 pub use observe::RunCounts;
+pub use resume::last_generation;
 pub use shutdown::Shutdown;
 
 /// How to run.

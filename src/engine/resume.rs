@@ -23,6 +23,7 @@ use crate::checkpoint::store::{CopyStore, StoreError};
 use crate::checkpoint::{CheckpointError, Line, marks};
 use crate::config::{Config, SourceChoice};
 use crate::sources::Positions;
+use crate::sources::redrive::is_redrive;
 
 /// Holds the number of this line of runs, in the data directory.
 const GENERATION_FILE: &str = "generation";
@@ -41,6 +42,8 @@ pub(super) struct Resumed {
     pub live: LiveRows,
     /// Where reading goes on.
     pub positions: Positions,
+    /// Where redrives go on.
+    pub redrives: Positions,
 }
 
 impl Resumed {
@@ -102,16 +105,22 @@ impl Resumed {
         let Manifest { generation, began_ms, .. } = line.manifest;
         let mut recorded = marks::read(&store, generation, began_ms).await.map_err(CheckpointError::from)?;
         let mut partitions = BTreeMap::new();
-        let mut positions = Positions::new();
+        let (mut positions, mut redrives) = (Positions::new(), Positions::new());
         for (partition, mut cut) in standing.cuts {
             cut.ledger.refuse(line.manifest.refused.get(&partition).copied().unwrap_or(0));
             let mut marks = recorded.remove(&partition).unwrap_or_default();
             marks.retain(|mark| mark.next_offset >= cut.next_offset);
-            positions.insert(partition.clone(), cut.next_offset);
+            let of_whom = if is_redrive(&partition) { &mut redrives } else { &mut positions };
+            of_whom.insert(partition.clone(), cut.next_offset);
             partitions.insert(partition, PartitionStart { cut: Some(cut), marks });
         }
         let source = config.source.chosen();
         for (partition, marks) in recorded {
+            if is_redrive(&partition) {
+                redrives.insert(partition.clone(), 0);
+                partitions.insert(partition, PartitionStart { cut: None, marks });
+                continue;
+            }
             // Where it began: it was not read before its first mark was recorded.
             let began = marks.front().map(|mark| mark.next_offset);
             let began = match source {
@@ -134,7 +143,7 @@ impl Resumed {
         let views = (0..).zip(&line.configuration.views).filter(|(_, view)| view.partial_before > 0);
         let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
-        Ok(Self { store, line, restored, live: standing.live, positions })
+        Ok(Self { store, line, restored, live: standing.live, positions, redrives })
     }
 }
 
@@ -171,16 +180,8 @@ async fn choose(
 /// that its windows replace those of earlier ones.
 pub(super) fn next_generation(data_dir: &Path, at_least: u64) -> Result<u64, EngineError> {
     let path = data_dir.join(GENERATION_FILE);
-    let failed =
-        |what: &str, error: std::io::Error| EngineError::Process(format!("cannot {what} {}: {error}", path.display()));
-    let last = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse::<u64>().map_err(|_| {
-            let advice = "remove the file, or put the last generation's number into it";
-            EngineError::Process(format!("expected a number in {}, got \"{}\": {advice}", path.display(), text.trim()))
-        })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(failed("read", error)),
-    };
+    let failed = |what: &str, error| cannot(what, &path, &error);
+    let last = last_generation(data_dir)?;
     std::fs::create_dir_all(data_dir).map_err(|error| failed("make the directory of", error))?;
     let next = last.max(at_least) + 1;
     // Of its own: several processes may share the directory and start together.
@@ -188,4 +189,24 @@ pub(super) fn next_generation(data_dir: &Path, at_least: u64) -> Result<u64, Eng
     std::fs::write(&new, format!("{next}\n")).map_err(|error| failed("write", error))?;
     std::fs::rename(&new, &path).map_err(|error| failed("replace", error))?;
     Ok(next)
+}
+
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> EngineError {
+    EngineError::Process(format!("cannot {what} {}: {error}", path.display()))
+}
+
+/// The number of the last start that began anew; 0 before the first.
+///
+/// # Errors
+/// When the file that it is in cannot be read.
+pub fn last_generation(data_dir: &Path) -> Result<u64, EngineError> {
+    let path = data_dir.join(GENERATION_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse::<u64>().map_err(|_| {
+            let advice = "remove the file, or put the last generation's number into it";
+            EngineError::Process(format!("expected a number in {}, got \"{}\": {advice}", path.display(), text.trim()))
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(cannot("read", &path, &error)),
+    }
 }

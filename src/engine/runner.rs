@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::Computation;
+use floodmark_dataflows::decode::RecordsConfig;
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::output::{WindowDocument, WindowSink};
 use floodmark_dataflows::patterns::Cutter;
@@ -14,7 +15,7 @@ use floodmark_dataflows::windows::Publish;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-use super::compile::{Compiled, SERVICES_VIEW, compile};
+use super::compile::{Compiled, SERVICES_VIEW, compile, read_as};
 use super::housekeeping::Housekeeping;
 use super::observe::{self, Gathered, Observed, RunCounts};
 use super::parts::{Begin, WithSource, open_store, with_source};
@@ -27,14 +28,16 @@ use crate::api::{ApiInfo, ApiState, Health, Server, serve};
 use crate::audit;
 use crate::checkpoint::marks::Marked;
 use crate::checkpoint::marks::Recorder;
-use crate::checkpoint::{self, Checkpoints, Stats};
+use crate::checkpoint::{self, CheckpointError, Checkpoints, Stats};
 use crate::cluster::{Cluster, ClusterError, share_progress};
-use crate::config::Config;
+use crate::config::{Config, SourceChoice};
 use crate::dead_letters::{DeadLetterQueue, DeadLettersConfig, Place};
 use crate::live::LiveView;
 use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
-use crate::sources::{Source, WorkerPlace, wall_clock_ms};
+use crate::sources::kafka::StartAt;
+use crate::sources::redrive::{Recorded, Wanted, WithRedrives};
+use crate::sources::{Positions, Source, WorkerPlace, wall_clock_ms};
 use crate::stores::Store;
 use crate::stores::writer::{SpoolState, WindowIds, Writer};
 use crate::units::ByteSize;
@@ -90,6 +93,7 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
             None if options.bare || options.replay.is_some() => 0,
             None => decide(others.as_ref(), || next_generation(&config.data_dir, 0))?,
         };
+        let redrives = Redrives::of(config, &options, resumed.as_ref(), generation)?;
         let positions = resumed.as_ref().map(|resumed| resumed.positions.clone()).unwrap_or_default();
         let origin_ms = resumed.as_ref().map_or_else(wall_clock_ms, |resumed| resumed.line.manifest.origin_ms);
         let begin = Begin { positions, origin_ms };
@@ -97,8 +101,18 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
         let dead_letters = open_dead_letters(config, options.replay.as_ref(), store.clone())?;
         let on_ready = options.on_ready.take();
         let runtime = &runtime;
-        let parts =
-            Parts { config, options: &options, compiled, runtime, store, dead_letters, peers, resumed, generation };
+        let parts = Parts {
+            config,
+            options: &options,
+            compiled,
+            runtime,
+            store,
+            dead_letters,
+            peers,
+            resumed,
+            generation,
+            redrives,
+        };
         with_source(config, &options, begin, Run { parts, on_ready })
     };
     // What is left there are connections that nothing waits for any more.
@@ -136,6 +150,52 @@ struct Parts<'a> {
     peers: Option<Peers>,
     resumed: Option<Resumed>,
     generation: u64,
+    redrives: Redrives,
+}
+
+/// Which redrives are taken in.
+struct Redrives {
+    /// `None` for none at all.
+    recorded: Option<Recorded>,
+    wanted: Wanted,
+    /// Where those stand that the checkpoint knows.
+    positions: Positions,
+}
+
+impl Redrives {
+    fn of(
+        config: &Config,
+        options: &RunOptions,
+        resumed: Option<&Resumed>,
+        generation: u64,
+    ) -> Result<Self, EngineError> {
+        let recorded = (!options.bare).then(|| Recorded::open(config)).transpose().map_err(CheckpointError::from)?;
+        let begins_anew = resumed.is_none_or(|resumed| resumed.restored.at == 0);
+        let wanted = match options.replay {
+            Some(_) => Wanted::Covered,
+            None => Wanted::Since { generation, all: begins_anew && reads_from_the_beginning(config) },
+        };
+        let positions = resumed.map(|resumed| resumed.redrives.clone()).unwrap_or_default();
+        Ok(Self { recorded, wanted, positions })
+    }
+}
+
+/// Whether a run that begins anew reads all that the source has.
+fn reads_from_the_beginning(config: &Config) -> bool {
+    match config.source.chosen() {
+        Ok(SourceChoice::Kafka(kafka)) => kafka.start == StartAt::Earliest,
+        Ok(SourceChoice::Files(_) | SourceChoice::Generator(_)) => true,
+        Err(_) => false,
+    }
+}
+
+/// Whether the source has an end also in a live run.
+fn ends_by_itself(config: &Config) -> bool {
+    match config.source.chosen() {
+        Ok(SourceChoice::Generator(generator)) => generator.count > 0,
+        Ok(SourceChoice::Files(files)) => !files.follow,
+        Ok(SourceChoice::Kafka(_)) | Err(_) => false,
+    }
 }
 
 struct Run<'a> {
@@ -148,10 +208,27 @@ impl WithSource for Run<'_> {
 
     fn with<S: Source>(self, source: S) -> Self::Output {
         let Run { parts, on_ready } = self;
-        let Parts { config, options, compiled, runtime, store, dead_letters, peers: met, resumed, generation } = parts;
+        let Parts {
+            config,
+            options,
+            compiled,
+            runtime,
+            store,
+            dead_letters,
+            peers: met,
+            resumed,
+            generation,
+            redrives,
+        } = parts;
         let others = met.as_ref().map(|(cluster, _)| cluster.clone());
-        let source = Arc::new(source);
         let is_live = !options.until_end && options.replay.is_none() && !options.bare;
+        let source = {
+            let Redrives { recorded, wanted, positions } = redrives;
+            let of_run = config.clone();
+            let read_as = Box::new(move |records: &RecordsConfig| read_as(&of_run, records));
+            let has_end = !is_live || ends_by_itself(config);
+            Arc::new(WithRedrives::new(Arc::new(source), recorded, wanted, positions, has_end, read_as))
+        };
         let options_of_writer = config.store.writer_options(&config.data_dir, config.cluster.process, is_live);
         let writer = Writer::start(store.clone(), dead_letters.clone(), options_of_writer, runtime.handle())
             .map_err(|error| EngineError::Process(format!("cannot prepare the directory of the spool: {error}")))?;
@@ -212,6 +289,8 @@ impl WithSource for Run<'_> {
                 metrics.watch_live(live.clone());
                 let (audited, accepted) = (board.clone(), config.audit.clone());
                 let audit = move || std::future::ready(audit::check(&audited, &accepted));
+                let of_redrives = source.clone();
+                let redrives = move || std::future::ready(of_redrives.redrives_health());
                 let state = ApiState {
                     live: live.clone(),
                     alerts: alerts.clone(),
@@ -220,7 +299,8 @@ impl WithSource for Run<'_> {
                     metrics: metrics.clone(),
                     health: Arc::new(
                         health(&store, &source, &dead_letters, &writer, others.clone(), checkpoints.clone())
-                            .check("audit", audit),
+                            .check("audit", audit)
+                            .check("redrives", redrives),
                     ),
                     info: Arc::new(info(config, runtime, &*source)),
                 };
@@ -280,6 +360,7 @@ impl WithSource for Run<'_> {
             });
         }
         drop((restored, recorder));
+        runtime.block_on(source.take_recorded()).map_err(CheckpointError::from)?;
 
         let housekeeping = Housekeeping {
             source: source.clone(),
@@ -294,11 +375,15 @@ impl WithSource for Run<'_> {
             runtime.spawn(share_progress(others, housekeeping.board.clone()));
         }
         let keeping = runtime.spawn(housekeeping.clone().run());
+        let watching = is_live.then(|| runtime.spawn((*source).clone().watch()));
         let Compiled { views, alerts: watched, clock, .. } = compiled;
         let max_patterns = config.patterns.enabled.then_some(config.patterns.max_patterns);
         let computation = Computation { views, alerts: watched, clock, publish, max_patterns, live_workers };
         let computed = execute(cluster, met, computation, parts, stop);
         keeping.abort();
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         let finished = computed.and_then(|seconds| {
             runtime.block_on(writer.drain()).map_err(EngineError::Store)?;
             if let Some(alerts) = &alerts {

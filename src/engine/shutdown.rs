@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use floodmark_dataflows::input::{
-    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RecordedMarks, Waker,
+    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, ReadAs, RecordedMarks, Waker,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -102,8 +102,12 @@ impl<F: Feed> Feed for Stoppable<F> {
         self.feed.has_marks()
     }
 
-    fn offsets_are_bytes(&self) -> bool {
-        self.feed.offsets_are_bytes()
+    fn offsets_are_bytes(&self, partition: PartitionIndex) -> bool {
+        self.feed.offsets_are_bytes(partition)
+    }
+
+    fn read_as(&mut self, partition: PartitionIndex) -> Option<ReadAs> {
+        self.feed.read_as(partition)
     }
 
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<Self::Batch>> {

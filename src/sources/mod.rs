@@ -7,6 +7,7 @@
 pub mod files;
 pub mod generator;
 pub mod kafka;
+pub mod redrive;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -46,6 +47,12 @@ pub trait Source: Send + Sync + 'static {
     /// position that was reached, say.
     fn failure(&self) -> Option<String> {
         None
+    }
+
+    /// Whether what this run reads of a partition has this offset, or had it before it began. Matters to runs over a part
+    /// of the log only.
+    fn covers(&self, _partition: &PartitionInfo, _offset: u64) -> bool {
+        true
     }
 
     /// Whether the source answers, and what it has, in one line each.

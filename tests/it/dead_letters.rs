@@ -10,6 +10,7 @@ use floodmark::stores::writer::DeadLetters;
 use floodmark::units::Span;
 use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::output::Reason;
+use rdkafka::mocking::MockCluster;
 
 use crate::stub_elasticsearch::{Fault, Stub};
 use crate::support::Dir;
@@ -102,6 +103,28 @@ fn letters_in_all_files_are_listed_filtered_and_shown_byte_by_byte() {
     assert_eq!(show(dead[2], &["--raw"]).expect_code(0).stdout().as_bytes(), bad[2]);
     let none = show(offsets[0], &[]).expect_code(1).stderr();
     assert!(none.contains("there is no dead letter of app:0 at offset 0"), "{none}");
-    let elsewhere = dir.command(&["dead-letters", "list", "--set", "dead_letters.to=topic"]).run().expect_code(1);
-    assert!(elsewhere.stderr().contains("are in the topic logs_dead_letters"), "{}", elsewhere.stderr());
+}
+
+#[test]
+fn letters_in_a_topic_are_listed() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("logs_dead_letters", 2, 1).unwrap();
+    let dir = Dir::new();
+    let to = format!("[dead_letters]\nto = \"topic\"\nkafka.brokers = \"{}\"\n", cluster.bootstrap_servers());
+    dir.file("floodmark.toml", &format!("{CONFIG}{to}"));
+    dir.file("in.log", "{\"broken\":\n{\"message\":\"no time\"}\nnot json\n");
+    dir.command(&["run", "--until-end"]).run().expect_code(0);
+    let list = |flags: &[&str]| {
+        let arguments: Vec<_> = ["dead-letters", "list", "--json"].iter().chain(flags).copied().collect();
+        dir.command(&arguments).run().expect_code(0).stdout()
+    };
+    let reasons: Vec<String> = list(&[])
+        .lines()
+        .map(|line| serde_json::from_str::<Document<'_>>(line).unwrap().reason.name().to_owned())
+        .collect();
+    assert_eq!(reasons.iter().filter(|reason| *reason == "malformed").count(), 2, "{reasons:?}");
+    assert_eq!(reasons.len(), 3, "{reasons:?}");
+    assert!(list(&["--reason", "missing_timestamp"]).contains("no time"));
+    // A topic that is not there yet has none.
+    assert_eq!(list(&["--set", "dead_letters.topic=other"]), "");
 }

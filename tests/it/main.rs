@@ -22,6 +22,7 @@ mod patterns;
 mod produce;
 #[path = "../support/reading.rs"]
 mod reading;
+mod redrive;
 // Its totals are compared in the tests of the dataflow.
 #[allow(dead_code)]
 #[path = "../../dataflows/tests/oracle/reference.rs"]

@@ -104,7 +104,7 @@ impl Outcome {
             let info = PartitionInfo { topic: topic.into(), identity: topic.into(), number };
             let (mut taken, mut places) = (Vec::new(), Vec::new());
             for (offset, bytes) in records {
-                let raw = RawRecord { offset: *offset, bytes, appended_ms: None };
+                let raw = RawRecord { offset: *offset, bytes, appended_ms: None, redriven_from: None };
                 let dead = match decoder.decode(bytes) {
                     Ok(record) if record.timestamp_ms == FAR_FUTURE_MS => "clock_ahead",
                     Ok(mut record) => {

@@ -328,11 +328,15 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             if let Some(mark) = start.marks.back() {
                 self.last_record_ms = self.last_record_ms.max(mark.wall_ms);
             }
-            let ledger = Ledger::new(self.feed.offsets_are_bytes());
+            let index = self.partitions.len();
+            let ledger = Ledger::new(self.feed.offsets_are_bytes(index));
+            let read_as = self.feed.read_as(index);
+            let views = read_as.as_ref().map_or(&self.views, |own| &own.views);
             let info = Arc::new(info);
-            let combiner = Combiner::new(info.clone(), &self.views, self.config.tick_ms);
+            let combiner = Combiner::new(info.clone(), views, self.config.tick_ms);
             let patterns = self.max_patterns.map(|max| PatternCounter::new(info.clone(), max));
-            let partition = Partition::new(info, spare.clone(), combiner, patterns, ledger, start);
+            let mut partition = Partition::new(info, spare.clone(), combiner, patterns, ledger, start);
+            partition.read_as = read_as.map(|own| (own.decoder, own.rules));
             // Of what went on while the run was down nothing is known; its silence is counted from its holds.
             self.highest = self.highest.max(Some(partition.timestamp()).filter(|&time| time > 0));
             self.partitions.push(partition);

@@ -9,10 +9,12 @@ use super::{Gathered, RecordPath};
 use crate::checkpoint::{PartitionCut, PartitionStart, RecordedMark};
 use crate::combine::{Combiner, RecordPlace};
 use crate::cuts::Gate;
+use crate::decode::Decoder;
 use crate::input::{Batch, PartitionEvent, PartitionInfo};
 use crate::ledger::Ledger;
 use crate::output::{PartitionProgress, Reason, RecordSink};
 use crate::patterns::PatternCounter;
+use crate::rules::Rules;
 use crate::time::{Millis, Tick};
 
 /// Bounds on one round of reading.
@@ -58,6 +60,8 @@ pub(super) struct Partition<B> {
     pub combiner: Combiner,
     /// Where patterns are counted.
     pub patterns: Option<PatternCounter>,
+    /// Its own decoder, and the rules for that, where it is not read as the others.
+    pub read_as: Option<(Decoder, Arc<Rules>)>,
     pub batch: Option<B>,
     pub clock: Option<Tick>,
     pub hold: Tick,
@@ -117,6 +121,7 @@ impl<B: Batch> Partition<B> {
             capability: Some(capability),
             combiner,
             patterns,
+            read_as: None,
             batch: None,
             ledger: cut.as_ref().map_or(ledger, |cut| cut.ledger),
             clock: cut.and_then(|cut| cut.clock),
@@ -184,7 +189,11 @@ impl<B: Batch> Partition<B> {
             if budget == 0 {
                 break Reading::Budget;
             }
-            match path.decoder.decode(raw.bytes) {
+            let (decoder, rules) = match &mut self.read_as {
+                None => (&mut path.decoder, &path.rules),
+                Some((decoder, rules)) => (decoder, &*rules),
+            };
+            match decoder.decode(raw.bytes) {
                 Ok(mut record) => {
                     let covering_ms = self.marks.front().map(|mark| mark.wall_ms).or(self.covering_mark_ms);
                     let is_ahead = match raw.appended_ms.or(covering_ms).or(limits.arrived_by_ms) {
@@ -236,7 +245,7 @@ impl<B: Batch> Partition<B> {
                                 None => cut,
                             });
                         }
-                        let verdict = path.rules.judge(&record);
+                        let verdict = rules.judge(&record);
                         self.ledger.read(raw.offset, raw.bytes.len());
                         self.ledger.take(path.sink.indexes(verdict));
                         let place = RecordPlace { offset: raw.offset, clock };

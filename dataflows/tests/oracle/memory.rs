@@ -32,7 +32,7 @@ pub struct MemoryBatch {
 impl Batch for MemoryBatch {
     fn current(&self) -> Option<RawRecord<'_>> {
         let bytes = self.records.front()?;
-        Some(RawRecord { offset: self.first_offset, bytes, appended_ms: None })
+        Some(RawRecord { offset: self.first_offset, bytes, appended_ms: None, redriven_from: None })
     }
 
     fn advance(&mut self) {

@@ -94,7 +94,7 @@ impl Feed for FilesFeed {
         self.follow
     }
 
-    fn offsets_are_bytes(&self) -> bool {
+    fn offsets_are_bytes(&self, _: PartitionIndex) -> bool {
         true
     }
 
@@ -160,6 +160,7 @@ impl Batch for FileBatch {
             offset: self.block.offset + start as u64,
             bytes: &self.block.bytes[start..end],
             appended_ms: None,
+            redriven_from: None,
         })
     }
 

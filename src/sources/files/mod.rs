@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use floodmark_dataflows::decode::RecordsConfig;
+use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::units::{ByteSize, Span};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -162,6 +163,10 @@ impl Source for FilesSource {
 
     fn failure(&self) -> Option<String> {
         self.failure.lock().clone()
+    }
+
+    fn covers(&self, partition: &PartitionInfo, offset: u64) -> bool {
+        self.registry.lock().covers(partition, offset)
     }
 
     async fn commit(&self, _positions: &Positions) -> Result<(), SourceError> {

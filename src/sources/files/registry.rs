@@ -300,6 +300,12 @@ impl Registry {
         Ok(())
     }
 
+    /// Whether what is read of a file has this position.
+    pub fn covers(&self, partition: &PartitionInfo, offset: u64) -> bool {
+        let log = self.logs.iter().find(|log| log.info == *partition);
+        log.is_some_and(|log| offset >= log.from && log.to.is_none_or(|to| offset < to))
+    }
+
     fn is_of(&self, range: &FileRange, log: &Log) -> bool {
         let is_path = |path: &Path| path == Path::new(&range.file);
         *range.file == *log.info.identity || self.candidates(log.fingerprint).iter().any(|file| is_path(&file.path))

@@ -252,6 +252,7 @@ impl Batch for GeneratorBatch {
             offset: self.offset,
             bytes: &self.bytes[start..end],
             appended_ms: None,
+            redriven_from: None,
         })
     }
 

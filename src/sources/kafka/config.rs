@@ -129,6 +129,13 @@ impl Properties {
         self.0.insert(name.into(), value.into());
     }
 
+    /// Those that say how brokers are reached and what they are shown, whether to read or to write.
+    pub fn of_connections(&self) -> Self {
+        const OF: [&str; 6] = ["security.", "sasl.", "ssl.", "enable.ssl", "socket.", "broker."];
+        let is_of = |name: &str| OF.iter().any(|of| name.starts_with(of));
+        Self(self.0.iter().filter(|(name, _)| is_of(name)).map(|(name, value)| (name.clone(), value.clone())).collect())
+    }
+
     fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), if is_secret(name) { "***" } else { value.as_str() }))
     }

@@ -342,6 +342,7 @@ impl Batch for KafkaBatch {
             offset: message.offset() as u64,
             bytes: message.payload(),
             appended_ms: message.appended_ms(),
+            redriven_from: None,
         })
     }
 

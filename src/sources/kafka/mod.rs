@@ -33,6 +33,7 @@ mod topics;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use floodmark_dataflows::input::PartitionInfo;
 use rdkafka::Offset;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -89,6 +90,10 @@ impl Source for KafkaSource {
 
     fn failure(&self) -> Option<String> {
         self.state().failure.lock().clone()
+    }
+
+    fn covers(&self, partition: &PartitionInfo, offset: u64) -> bool {
+        self.state().covers(partition, offset)
     }
 
     /// Sends the group's positions without waiting for the answer; a failure is logged. A replay commits nothing.

@@ -262,6 +262,13 @@ impl Drop for Service {
 }
 
 impl State {
+    /// Whether the plan has this offset of a partition.
+    pub(super) fn covers(&self, partition: &PartitionInfo, offset: u64) -> bool {
+        let plan = self.plan.lock();
+        let planned = plan.iter().find(|planned| planned.info == *partition);
+        planned.is_some_and(|planned| offset >= planned.start && planned.end.is_none_or(|end| offset < end))
+    }
+
     fn run(&self) {
         let interval = self.config.discover_interval.0;
         let mut discover_at = Instant::now() + interval;

@@ -14,6 +14,7 @@
 //! - `deliver`: requests in flight, what is sent again, what is refused.
 //! - `retry`: how long to wait.
 //! - `held`: what there is of a range of offsets.
+//! - [`letters`]: dead letters read back.
 //! - `search`: a query to a request, an answer to a page.
 //!
 //! # Privileges
@@ -28,6 +29,7 @@ mod config;
 mod deliver;
 mod held;
 mod index;
+pub mod letters;
 mod retry;
 mod search;
 mod templates;
@@ -117,6 +119,24 @@ impl ElasticsearchStore {
     /// names.
     pub async fn delete_older_than(&self, days: u32, now_ms: u64) -> Result<Vec<String>, StoreError> {
         self.shared.delete_older_than(days, now_ms).await
+    }
+
+    /// A page of the dead letters that are in the index, by when they became that; the first one, or the one behind the
+    /// last of another.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or refuses.
+    pub async fn dead_letters(&self, after: Option<&letters::Place>) -> Result<letters::Page, StoreError> {
+        let Shared { client, config } = &*self.shared;
+        if after.is_none() {
+            // What was written a moment ago is to be seen.
+            cluster::refresh(client, config).await?;
+        }
+        let path = format!("/{}*/_search", config.index_prefix(config::Kind::DeadLetters));
+        let parameters =
+            [("ignore_unavailable", "true"), ("allow_no_indices", "true"), ("allow_partial_search_results", "false")];
+        let body = Payload::Json(letters::request(after));
+        letters::page(&client.send(Method::Post, &path, &parameters, body, None).await?)
     }
 
     async fn wait_until_ready(&self) -> Result<(), StoreError> {

@@ -77,6 +77,14 @@ fn logs() -> Value {
             "anomaly": { "type": "boolean" },
             "reasons": keyword(),
             "pattern_id": keyword(),
+            "redriven_from": {
+                "dynamic": false,
+                "properties": {
+                    "topic": keyword(),
+                    "partition": { "type": "integer" },
+                    "offset": { "type": "long" },
+                },
+            },
             "topic": keyword(),
             "partition": { "type": "integer" },
             "offset": { "type": "long" },

@@ -48,7 +48,12 @@ impl Records {
         let record = self.decoder.decode(json.as_bytes()).unwrap();
         let verdict = self.rules.judge(&record);
         assert_eq!(verdict.anomaly, anomaly);
-        sink.log(partition, RawRecord { offset, bytes: json.as_bytes(), appended_ms: None }, &record, verdict);
+        sink.log(
+            partition,
+            RawRecord { offset, bytes: json.as_bytes(), appended_ms: None, redriven_from: None },
+            &record,
+            verdict,
+        );
     }
 }
 
