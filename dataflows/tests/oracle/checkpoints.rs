@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use floodmark_dataflows::checkpoint::{CheckpointSink, PaneRow, PartitionCut, PartitionStart, Restored, StateRow};
-use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
+use floodmark_dataflows::dataflow::{Dataflow, build};
 use floodmark_dataflows::ingest::RecordPath;
-use floodmark_dataflows::input::{
-    Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RecordedMarks, Waker,
-};
+use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::output::ViewUpdate;
 use floodmark_dataflows::patterns::{Cutter, PatternUpdate};
 use floodmark_dataflows::time::{Millis, Tick};
@@ -17,9 +15,9 @@ use floodmark_dataflows::view::ViewId;
 use floodmark_dataflows::windows::Publish;
 use proptest::prelude::*;
 
-use crate::memory::{LogFeed, MemoryBatch, Seen, SeenSink, sum_of_patterns};
-use crate::reference::{MAX_PATTERNS, expected, is_withdrawn};
-use crate::windows::{Setup, TICK_MS, clock_config, log, serialised, setup, views};
+use crate::memory::{LogFeed, Seen, SeenSink, SlowFeed, sum_of_patterns};
+use crate::reference::{expected, is_withdrawn};
+use crate::windows::{Setup, TICK_MS, computation, log, serialised, setup, views};
 
 type Partitions = Vec<Vec<Vec<u8>>>;
 /// What rows replace each other by: the kind, the view, the start, the key.
@@ -131,45 +129,6 @@ impl CheckpointSink for MemorySink {
     }
 }
 
-/// A feed that has one batch at a time, so that a run takes many activations.
-struct SlowFeed {
-    inner: LogFeed,
-    waker: Option<Waker>,
-    has_more: Vec<bool>,
-}
-
-impl Feed for SlowFeed {
-    type Batch = MemoryBatch;
-
-    fn attach(&mut self, waker: Waker) {
-        self.waker = Some(waker);
-    }
-
-    fn joined(&mut self) -> Vec<PartitionInfo> {
-        let infos = self.inner.joined();
-        self.has_more.resize(self.has_more.len() + infos.len(), false);
-        infos
-    }
-
-    fn is_discovering(&self) -> bool {
-        false
-    }
-
-    fn is_live(&self) -> bool {
-        false
-    }
-
-    fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<MemoryBatch>> {
-        self.waker.as_ref().unwrap()();
-        self.has_more[partition] = !self.has_more[partition];
-        if self.has_more[partition] { self.inner.poll(partition) } else { None }
-    }
-
-    fn mark(&mut self, _: &[MarkPosition]) -> Option<RecordedMarks> {
-        None
-    }
-}
-
 /// Runs from the last checkpoint until the end of the input, or until so many records are logged.
 fn run(
     partitions: &Partitions,
@@ -197,15 +156,8 @@ fn run(
         // Another worker reads a partition after each restart.
         let is_mine = |p: usize| (p + restored.at as usize) % peers == index;
         let mine = partitions.iter().enumerate().filter(|(p, _)| is_mine(*p));
-        let feed = SlowFeed { inner: LogFeed::from(mine, batch, &starts), waker: None, has_more: Vec::new() };
-        let computation = Computation {
-            views,
-            alerts: vec![],
-            clock: clock_config(),
-            publish,
-            max_patterns: Some(MAX_PATTERNS),
-            live_workers: vec![0],
-        };
+        let feed = SlowFeed::new(LogFeed::from(mine, batch, &starts));
+        let computation = computation(views, publish);
         let path = RecordPath { decoder, rules, cutter: Some(Cutter::default()), sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
         let sink = MemorySink::new(store.clone());

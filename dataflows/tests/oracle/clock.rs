@@ -1,18 +1,12 @@
 //! The event clock, step by step: idle and stalled partitions, silence, and clocks gone mad.
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
-
 use floodmark_dataflows::checkpoint::Restored;
-use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
-use floodmark_dataflows::ingest::RecordPath;
-use floodmark_dataflows::input::{MarkPosition, PartitionEvent, PartitionIndex};
+use floodmark_dataflows::input::{PartitionEvent, PartitionIndex};
 use floodmark_dataflows::output::{Reason, WindowDocument};
 use floodmark_dataflows::time::Millis;
-use floodmark_dataflows::windows::Publish;
 
-use crate::memory::{MemoryBatch, ScriptFeed, Seen, SeenSink, Step, partition};
-use crate::windows::{Setup, clock_config, setup, views};
+use crate::memory::{Marks, MemoryBatch, Seen, Step};
+use crate::script;
 
 pub const T0: Millis = 1_700_000_000_000;
 
@@ -36,7 +30,7 @@ pub fn mark(second: u64) -> Step {
 
 struct Outcome {
     seen: Seen,
-    marks: Vec<(Millis, Vec<MarkPosition>)>,
+    marks: Marks,
 }
 
 impl Outcome {
@@ -53,46 +47,8 @@ impl Outcome {
 
 fn play(partitions: i32, steps: Vec<Step>) -> Outcome {
     // The source first says where each partition stands, or no mark would have them.
-    let steps: Vec<_> = (0..partitions as usize).map(|p| at_end(p, 0)).chain(steps).collect();
-    let seen = SeenSink::default();
-    let marks = Arc::new(Mutex::new(Vec::new()));
-    let (out, made) = (seen.clone(), marks.clone());
-    timely::execute_directly(move |worker| {
-        let Setup { decoder, rules, views } = setup(&views());
-        let feed = ScriptFeed {
-            infos: (0..partitions).map(partition).collect(),
-            steps: steps.into(),
-            goes_on: None,
-            marks: made,
-            waker: None,
-        };
-        let publish = Publish::Live { open_every_ms: 1_000_000_000 };
-        let computation = Computation {
-            views,
-            alerts: vec![],
-            clock: clock_config(),
-            publish,
-            max_patterns: None,
-            live_workers: vec![],
-        };
-        let path = RecordPath { decoder, rules, cutter: None, sink: out.clone() };
-        let Dataflow { probe, .. } = build(
-            worker,
-            &computation,
-            feed,
-            path,
-            out,
-            None::<SeenSink>,
-            None::<Infallible>,
-            Restored::default(),
-            None::<Infallible>,
-        );
-        while !probe.done() {
-            worker.step_or_park(Some(std::time::Duration::from_millis(1)));
-        }
-    });
-    let seen = seen.0.lock().unwrap().clone();
-    let marks = marks.lock().unwrap().clone();
+    let steps = (0..partitions as usize).map(|p| at_end(p, 0)).chain(steps).collect();
+    let (seen, marks) = script::play(partitions, steps, Restored::default(), None, false);
     Outcome { seen, marks }
 }
 

@@ -4,10 +4,12 @@
 // Helpers outside test functions are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod alerts;
 mod checkpoints;
 mod clock;
 mod marks;
 mod memory;
 mod reference;
 mod scores;
+mod script;
 mod windows;

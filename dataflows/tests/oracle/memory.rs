@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use floodmark_dataflows::alerts::{AlertEvent, AlertSink};
 use floodmark_dataflows::input::{
     Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, RecordedMarks, Waker,
 };
@@ -93,6 +94,51 @@ impl Feed for LogFeed {
 
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<MemoryBatch>> {
         Some(self.batches[partition].pop_front().map_or(PartitionEvent::Ended, PartitionEvent::Records))
+    }
+
+    fn mark(&mut self, _: &[MarkPosition]) -> Option<RecordedMarks> {
+        None
+    }
+}
+
+/// A feed that has one batch at a time, so that a run takes many activations.
+pub struct SlowFeed {
+    inner: LogFeed,
+    waker: Option<Waker>,
+    has_more: Vec<bool>,
+}
+
+impl SlowFeed {
+    pub fn new(inner: LogFeed) -> Self {
+        Self { inner, waker: None, has_more: Vec::new() }
+    }
+}
+
+impl Feed for SlowFeed {
+    type Batch = MemoryBatch;
+
+    fn attach(&mut self, waker: Waker) {
+        self.waker = Some(waker);
+    }
+
+    fn joined(&mut self) -> Vec<PartitionInfo> {
+        let infos = self.inner.joined();
+        self.has_more.resize(self.has_more.len() + infos.len(), false);
+        infos
+    }
+
+    fn is_discovering(&self) -> bool {
+        false
+    }
+
+    fn is_live(&self) -> bool {
+        false
+    }
+
+    fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<MemoryBatch>> {
+        self.waker.as_ref().unwrap()();
+        self.has_more[partition] = !self.has_more[partition];
+        if self.has_more[partition] { self.inner.poll(partition) } else { None }
     }
 
     fn mark(&mut self, _: &[MarkPosition]) -> Option<RecordedMarks> {
@@ -210,6 +256,8 @@ pub struct Seen {
     pub scores: Vec<(Tick, ScoreUpdate)>,
     /// Cuts of the live state: the tick, and how many entries of `live` are before it.
     pub live_cuts: Vec<(Tick, usize)>,
+    /// What was said of alerts, in order.
+    pub alerts: Vec<AlertEvent>,
 }
 
 /// What updates come to that several runs sent, one after the other.
@@ -281,6 +329,12 @@ impl WindowSink for SeenSink {
             let key: Vec<_> = document.key.0.iter().map(|(_, value)| value.as_str()).collect();
             windows.entry((document.view.to_string(), key.join("/"), document.start)).or_default().push(document);
         }
+    }
+}
+
+impl AlertSink for SeenSink {
+    fn alerts(&mut self, events: Vec<AlertEvent>) {
+        self.0.lock().unwrap().alerts.extend(events);
     }
 }
 

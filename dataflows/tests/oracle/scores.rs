@@ -28,7 +28,7 @@ fn gaps() -> impl Strategy<Value = Vec<Gap>> {
     })
 }
 
-const T0: Millis = 1_700_000_000_000 / 60_000 * 60_000;
+pub const T0: Millis = 1_700_000_000_000 / 60_000 * 60_000;
 
 /// Partitions of records: every 20 s one of each service, every fifth an error where the service has a gap nearby.
 fn steady(gaps: &[Gap], minutes: u64, partitions: usize) -> Vec<Vec<Vec<u8>>> {

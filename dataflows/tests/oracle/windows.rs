@@ -5,10 +5,12 @@ use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use floodmark_dataflows::alerts::config::{AlertConfig, compile_alerts};
 use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::{Computation, Dataflow, build};
 use floodmark_dataflows::decode::{Decoder, RecordsConfig, Schema};
 use floodmark_dataflows::ingest::{ClockConfig, RecordPath};
+use floodmark_dataflows::input::Feed;
 use floodmark_dataflows::patterns::Cutter;
 use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::scores::ScoredMeasure;
@@ -92,8 +94,27 @@ pub fn views() -> Vec<ViewConfig> {
     ]
 }
 
+/// What to compute over some views: with patterns, and for live reads of worker 0.
+pub fn computation(views: Vec<Arc<View>>, publish: Publish) -> Computation {
+    let (clock, max_patterns) = (clock_config(), Some(MAX_PATTERNS));
+    Computation { views, alerts: vec![], clock, publish, max_patterns, live_workers: vec![0] }
+}
+
 /// Runs the whole dataflow over partitions, cut into batches of `cut` records.
 pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, publish: Publish) -> Seen {
+    run_with(&[], partitions, workers, cut, publish, |feed| feed)
+}
+
+/// The same with alerts, and another feed made of that of a worker.
+pub fn run_with<F: Feed + 'static>(
+    alerts: &[AlertConfig],
+    partitions: &[Vec<Vec<u8>>],
+    workers: timely::Config,
+    cut: usize,
+    publish: Publish,
+    feed: impl Fn(LogFeed) -> F + Send + Sync + 'static,
+) -> Seen {
+    let alerts = alerts.to_vec();
     let seen = SeenSink::default();
     let out = seen.clone();
     let partitions = partitions.to_vec();
@@ -101,15 +122,10 @@ pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, pub
         let (index, peers) = (worker.index(), worker.peers());
         let Setup { decoder, rules, views } = setup(&views());
         let mine = partitions.iter().enumerate().filter(|(p, _)| p % peers == index);
-        let feed = LogFeed::new(mine, cut);
-        let computation = Computation {
-            views,
-            alerts: vec![],
-            clock: clock_config(),
-            publish,
-            max_patterns: Some(MAX_PATTERNS),
-            live_workers: vec![0],
-        };
+        let feed = feed(LogFeed::new(mine, cut));
+        let plain: Vec<View> = views.iter().map(|view| View::clone(view)).collect();
+        let alerts = compile_alerts(&alerts, &plain).unwrap().into_iter().map(Arc::new).collect();
+        let computation = Computation { alerts, ..computation(views, publish) };
         let path = RecordPath { decoder, rules, cutter: Some(Cutter::default()), sink: out.clone() };
         let live = (index == 0).then(|| out.clone());
         let Dataflow { probe, .. } = build(
@@ -119,7 +135,7 @@ pub fn run(partitions: &[Vec<Vec<u8>>], workers: timely::Config, cut: usize, pub
             path,
             out.clone(),
             live,
-            None::<Infallible>,
+            (index == 0).then(|| out.clone()),
             Restored::default(),
             None::<Infallible>,
         );

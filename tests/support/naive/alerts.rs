@@ -59,7 +59,13 @@ const COMPARED: [&str; 14] = [
 
 /// The members of an alert's document that are compared.
 pub fn compared(document: &Value) -> String {
-    let document = without_identities(document.clone());
+    let mut document = without_identities(document.clone());
+    for name in ["first", "strongest"] {
+        let window = &document[name];
+        let members =
+            ["key", "start", "end", "value", "score"].map(|member| (member.to_owned(), window[member].clone()));
+        document[name] = members.into_iter().collect();
+    }
     canonical(&COMPARED.iter().map(|name| ((*name).to_owned(), document[*name].clone())).collect())
 }
 
