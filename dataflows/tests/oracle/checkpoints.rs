@@ -16,7 +16,7 @@ use floodmark_dataflows::windows::Publish;
 use proptest::prelude::*;
 
 use crate::memory::{LogFeed, Seen, SeenSink, SlowFeed, sum_of_patterns};
-use crate::reference::{expected, is_withdrawn};
+use crate::reference::{MAX_PATTERNS, expected, is_withdrawn};
 use crate::windows::{Setup, TICK_MS, computation, log, serialised, setup, views};
 
 type Partitions = Vec<Vec<Vec<u8>>>;
