@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use floodmark::sources::generator::{Generator, GeneratorConfig, Label};
 use floodmark_dataflows::detect::{ALERT_SCORE, Baseline, Measure, WindowScore};
 
-const WEEK_MS: u64 = 7 * 86_400_000;
-const DAY_MS: u64 = 86_400_000;
-const START_MS: u64 = 1_767_225_600_000;
+pub const WEEK_MS: u64 = 7 * 86_400_000;
+pub const DAY_MS: u64 = 86_400_000;
+pub const START_MS: u64 = 1_767_225_600_000;
 /// Alerts closer than this many windows are one.
-const TOGETHER: u64 = 30;
+pub const TOGETHER: u64 = 30;
 /// Records a second over five services, of which the smallest has an eighth.
-const RATE: u64 = 20;
+pub const RATE: u64 = 20;
 
 /// Records, server errors and response times of one window.
 #[derive(Clone, Default)]

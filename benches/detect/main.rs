@@ -2,22 +2,28 @@
 //!
 //! `cargo bench --profile ci --bench detect -- [NAB_FOLDER]` prints, with a folder of the Numenta Anomaly Benchmark
 //! (`data/` and `labels/combined_windows.json`), its score; then nanoseconds a window, bytes of state, false alerts per key
-//! and week on the generator's logs without incidents, and how soon its incidents are found.
+//! and week on the generator's logs without incidents, and how soon its incidents are found, by services
+//! and by patterns. `-- --patterns` does the last alone.
 
 mod generated;
 mod nab;
+mod patterns;
 
 use std::time::Instant;
 
 use floodmark_dataflows::detect::{Baseline, KEEP_EVERY, Measure, Series};
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--patterns") {
+        return patterns::report();
+    }
     // Cargo passes --bench.
     if let Some(folder) = std::env::args().skip(1).find(|argument| !argument.starts_with("--")) {
         nab::report(folder.as_ref());
     }
     cost();
     generated::report();
+    patterns::report();
 }
 
 /// Nanoseconds of one thread, and bytes.

@@ -19,7 +19,7 @@ pub use crate::corrections::Late;
 use crate::input::PartitionInfo;
 use crate::ledger::Ledger;
 use crate::patterns::SeenPatterns;
-use crate::scores::{Learned, ScoredMeasure};
+use crate::scores::{Learned, Past, ScoredMeasure};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, ViewId};
 
@@ -68,6 +68,8 @@ pub enum StateRow {
     Values(ValuesRow),
     /// What is known of a key for an alert.
     Alert(Box<AlertRow>),
+    /// How often patterns were new in a part of a view.
+    Novelty(NoveltyRow),
 }
 
 /// What is counted of a key in a pane.
@@ -111,6 +113,19 @@ pub struct SeriesRow {
     pub learned: Arc<Learned>,
 }
 
+/// How often patterns were new in a part of a view.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NoveltyRow {
+    /// The view.
+    pub view: ViewId,
+    /// A key of the part, with an empty pattern.
+    pub key: Key,
+    /// The measures of the view's series, by which it is known which keys came before.
+    pub measures: Vec<ScoredMeasure>,
+    /// Of the windows that are gone.
+    pub past: Past,
+}
+
 /// What a window of a key that is gone teaches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValuesRow {
@@ -133,6 +148,7 @@ impl StateRow {
             StateRow::Series(row) => &mut row.view,
             StateRow::Values(row) => &mut row.view,
             StateRow::Alert(row) => &mut row.view,
+            StateRow::Novelty(row) => &mut row.view,
         }
     }
 }

@@ -46,6 +46,17 @@ impl fmt::Display for Key {
     }
 }
 
+/// What stands before and behind a value in a key.
+pub(crate) fn around(key: &Key, place: usize) -> (&str, &str) {
+    let mut ends = key.0.match_indices('/').map(|(at, _)| at);
+    let start = match place.checked_sub(1) {
+        None => 0,
+        Some(before) => ends.nth(before).map_or(key.0.len(), |at| at + 1),
+    };
+    let end = ends.next().unwrap_or(key.0.len());
+    (&key.0[..start], &key.0[end..])
+}
+
 /// Appends `value` to `text` with `%`, `/` and control characters percent-encoded.
 pub fn push_escaped(text: &mut String, value: &str) {
     for c in value.chars() {
@@ -119,6 +130,11 @@ impl View {
     pub fn names_pattern(&self) -> bool {
         let is_pattern = |field: &FieldRef| matches!(field, FieldRef::Pattern | FieldRef::PatternId);
         self.key_fields.iter().any(is_pattern) || self.conditions.iter().any(Condition::names_pattern)
+    }
+
+    /// The place of the pattern among the key fields, where it is scored whether one is new.
+    pub fn news_place(&self) -> Option<usize> {
+        self.pattern_place().filter(|_| self.scored.contains(&ScoredMeasure::New))
     }
 
     /// The width of a pane: the largest width that both `width_ms` and `slide_ms` are multiples of.

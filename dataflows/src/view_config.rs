@@ -131,7 +131,8 @@ pub struct ViewConfig {
     /// forgotten.
     pub forget_after: Span,
     /// What of its windows is scored: how unusual it is against the key's earlier windows, 0 to 100, once the window is
-    /// closed. Rates count when they rise and when they fall; the others when they rise. Changing it begins to learn anew.
+    /// closed. Rates count when they rise and when they fall; the others when they rise. `new` is for views
+    /// with `pattern` in their key: how unusual it is that a pattern comes for the first time. Changing it begins to learn anew.
     /// Empty: nothing is.
     pub score: Vec<ScoredMeasure>,
 }
@@ -154,6 +155,17 @@ impl Default for ViewConfig {
 }
 
 impl ViewConfig {
+    /// The rate of each pattern of each service, by the minute, and whether a pattern is new.
+    pub fn per_pattern() -> Self {
+        Self {
+            name: "per_pattern".to_owned(),
+            key: vec!["service_name".to_owned(), "pattern".to_owned()],
+            window: Span::from_secs(60),
+            score: vec![ScoredMeasure::New, ScoredMeasure::Rate],
+            ..Self::default()
+        }
+    }
+
     /// The distance between the starts of windows.
     pub fn slide(&self) -> Span {
         self.slide.unwrap_or(self.window)
@@ -168,6 +180,7 @@ impl ViewConfig {
             let message = format!("\"{}\" is named twice; remove one", measure.name());
             mistakes.push(Mistake::new(format!("score[{i}]"), message));
         }
+        mistakes.extend(self.news_mistakes());
         if self.max_keys == 0 {
             mistakes.push(Mistake::new("max_keys", "expected at least 1, got 0"));
         }
@@ -176,6 +189,20 @@ impl ViewConfig {
             mistakes.push(Mistake::new("forget_after", message));
         }
         mistakes
+    }
+
+    fn news_mistakes(&self) -> Option<Mistake> {
+        let place = self.score.iter().position(|measure| *measure == ScoredMeasure::New)?;
+        let message = if !self.key.iter().any(|field| field == "pattern") {
+            "\"new\" says whether a pattern is new, and needs \"pattern\" among the fields of the key"
+        } else if self.slide() != self.window {
+            "\"new\" is for tumbling windows; leave out the slide"
+        } else if self.score.len() == 1 {
+            "\"new\" is scored in the first window of a pattern only; add a measure for the others, such as \"rate\""
+        } else {
+            return None;
+        };
+        Some(Mistake::new(format!("score[{place}]"), message))
     }
 
     fn name_mistakes(&self) -> Option<Mistake> {

@@ -38,8 +38,11 @@ pub struct PatternParams {
     /// Last seen before (event time): milliseconds since the epoch or RFC 3339.
     #[param(value_type = Option<String>)]
     pub to: Option<Millis>,
-    /// Text that occurs in the template or in the sample, in any case of letters.
+    /// Text that occurs in the template, in that of a first cut or in the sample, in any case of letters.
     pub q: Option<String>,
+    /// The pattern of this id, or with a first cut of this id: the `pattern_id` of a log document.
+    #[param(value_type = Option<String>, example = "7f9c2ba4e88f827d")]
+    pub id: Option<u64>,
     /// Only patterns that are new, or only those that are not.
     pub new: Option<bool>,
     /// The page, from 1.
@@ -65,6 +68,7 @@ impl PatternParams {
             from,
             to,
             q: params.text("q").map(|text| text.to_lowercase()),
+            id: params.pattern_id("id"),
             new: params.flag("new"),
             page: params.number("page", 1..=MAX_PAGED),
             size: params.number("size", 1..=config.max_page_size),
@@ -79,7 +83,11 @@ impl PatternParams {
         self.from.is_none_or(|from| pattern.last_ms >= from)
             && self.to.is_none_or(|to| pattern.last_ms < to)
             && self.new.is_none_or(|new| new == is_new)
-            && self.q.as_deref().is_none_or(|q| contains(&pattern.template, q) || contains(sample, q))
+            && self.id.is_none_or(|id| pattern.id == id || pattern.cuts.iter().any(|(cut, ..)| *cut == id))
+            && self.q.as_deref().is_none_or(|q| {
+                let in_cut = || pattern.cuts.iter().any(|(_, template, _)| contains(template, q));
+                contains(&pattern.template, q) || contains(sample, q) || in_cut()
+            })
     }
 }
 

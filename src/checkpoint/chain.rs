@@ -33,6 +33,7 @@ fn place(row: &StateRow) -> Place {
         StateRow::Late(row) => (row.view, 1, row.window, row.key.clone()),
         StateRow::Series(row) => (row.view, 2, 0, row.key.clone()),
         StateRow::Values(row) => (row.view, 3, row.window, row.key.clone()),
+        StateRow::Novelty(row) => (row.view, 5, 0, row.key.clone()),
         // A key has no control characters, so the two cannot run into each other.
         StateRow::Alert(row) => (row.view, 4, row.window, Key(format!("{}\n{}", row.key, row.alert).into())),
     }
@@ -249,6 +250,7 @@ impl<'a> Living<'a> {
                 learned.is_none_or(|next| row.window >= *next)
                     && view(row.view).is_some_and(|view| view.values_gone_at(row.window) > now)
             }
+            StateRow::Novelty(row) => view(row.view).is_some_and(|view| view.news_gone_at(row.past.last()) > now),
             StateRow::Alert(row) => match &row.value {
                 AlertRowValue::Fact(_) => view(row.view).is_some_and(|view| view.window_gone_at(row.window) > now),
                 AlertRowValue::Gone { at: of, .. } => *of == self.at,

@@ -65,6 +65,11 @@ impl ViewPrint {
         self.values_gone_at(learned.last.unwrap_or(learned.next))
     }
 
+    /// When it is forgotten at the latest which patterns were new, by the last window with records.
+    pub fn news_gone_at(&self, last: u64) -> Millis {
+        self.values_gone_at(last).saturating_add(self.forget_after_ms)
+    }
+
     /// When the values of a window that is gone are forgotten at the latest, if nothing has learned them.
     pub fn values_gone_at(&self, window: u64) -> Millis {
         let slide_ms = self.slide_ms.max(1);

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use floodmark_dataflows::view_config::ViewConfig;
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
@@ -60,6 +61,9 @@ pub struct BenchArgs {
     /// Score each window: rate, error ratio and p95
     #[arg(long)]
     scores: bool,
+    /// Keep windows of a minute by service and pattern too; with --scores, scored by their rate and whether they are new
+    #[arg(long, requires = "patterns")]
+    per_pattern: bool,
     /// Keep the state that the API answers from
     #[arg(long)]
     live: bool,
@@ -120,6 +124,9 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
     config.cluster.workers = workers;
     config.api.enabled = false;
     config.patterns.enabled = args.patterns;
+    if args.per_pattern {
+        config.view.push(ViewConfig::per_pattern());
+    }
     if !args.scores {
         config.view.iter_mut().for_each(|view| view.score.clear());
     }
@@ -171,7 +178,12 @@ fn measure_apart(args: &BenchArgs, workers: usize) -> anyhow::Result<Measured> {
     let program = std::env::current_exe().context("cannot find this program to start it again")?;
     let mut command = Command::new(program);
     command.args(["bench", "--json", "--workers", &workers.to_string()]);
-    let flags = [("--patterns", args.patterns), ("--scores", args.scores), ("--live", args.live)];
+    let flags = [
+        ("--patterns", args.patterns),
+        ("--per-pattern", args.per_pattern),
+        ("--scores", args.scores),
+        ("--live", args.live),
+    ];
     command.args(flags.iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag));
     let mut option = |name: &str, value: Option<&std::ffi::OsStr>| {
         if let Some(value) = value {

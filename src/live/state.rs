@@ -227,7 +227,7 @@ impl ViewState {
                 self.late.entry(*window).or_default().insert(id, late.clone());
             }
             // Not of live reads.
-            StateRow::Series(_) | StateRow::Values(_) | StateRow::Alert(_) => {}
+            StateRow::Series(_) | StateRow::Values(_) | StateRow::Alert(_) | StateRow::Novelty(_) => {}
         }
     }
 

@@ -173,3 +173,70 @@ fn the_patterns_of_a_run_lead_to_its_documents() {
     assert_eq!(api.get("/patterns?to=1700000070000").unwrap()["patterns"][0]["id"], sessions["id"]);
     assert_eq!(api.get("/patterns?new=true").unwrap()["total"], 0, "at the beginning nothing is");
 }
+
+#[test]
+fn a_new_pattern_raises_an_alert_that_names_it() {
+    let dir = Dir::new();
+    let line = |second: u64, message: &str| {
+        let timestamp = 1_700_000_000_000 + second * 1_000;
+        json!({ "timestamp": timestamp, "service_name": "api", "message": message }).to_string()
+    };
+    let mut lines: Vec<String> = (0..8_000).step_by(5).map(|s| line(s, &format!("request {s} done"))).collect();
+    // Everything is new at first; two hours later only this is.
+    lines.insert(1_500, line(7_500, "fallback engaged on shard 7"));
+    dir.file("app.jsonl", &(lines.join("\n") + "\n"));
+    dir.file(
+        "floodmark.toml",
+        r#"
+            [source.files]
+            paths = ["app.jsonl"]
+            [time]
+            idle_after = "10m"
+            [api]
+            listen = "127.0.0.1:0"
+            [store.none]
+            [[view]]
+            name = "per_pattern"
+            key = ["service_name", "pattern"]
+            window = "10s"
+            score = ["new", "rate"]
+            [[alert]]
+            name = "news"
+            view = "per_pattern"
+            when = ["score >= 75"]
+        "#,
+    );
+    let mut run = dir.command(&["run", "-c", "floodmark.toml"]).start();
+    let api = run.api();
+    let is_raised = |answer: &Value| answer["alerts"].as_array().is_some_and(|alerts| !alerts.is_empty());
+    let alerts = eventually("an alert", || api.get("/alerts").filter(is_raised));
+    assert_eq!(alerts["alerts"].as_array().unwrap().len(), 1, "{alerts}");
+    let first = &alerts["alerts"][0]["first"];
+    let template = "fallback engaged on shard <*>";
+    assert_eq!(first["key"], json!({ "service_name": "api", "pattern": template }));
+    assert_eq!(first["score"]["measures"][0]["measure"], "new");
+    assert!(alerts["alerts"][0]["summary"].as_str().unwrap().contains(template), "{alerts}");
+    let found = api.get("/patterns?q=fallback%20engaged%20on%20shard%20%3C*%3E").unwrap();
+    let id = found["patterns"][0]["cuts"][0]["id"].as_str().unwrap();
+    let by_id = api.get(&format!("/patterns?id={id}")).unwrap();
+    assert_eq!((&by_id["total"], &by_id["patterns"][0]["template"]), (&json!(1), &json!(template)));
+}
+
+#[test]
+fn a_pattern_needs_patterns_to_be_looked_for() {
+    let dir = Dir::new();
+    let config = |patterns: &str, key: &str, more: &str| {
+        let source = "[source.files]\npaths = [\"app.jsonl\"]\n";
+        let view = format!("[[view]]\nname = \"v\"\nkey = [{key}]\nscore = [\"new\", \"rate\"]\n{more}");
+        dir.file("floodmark.toml", &format!("{source}[patterns]\nenabled = {patterns}\n{view}"));
+        dir.command(&["check", "-c", "floodmark.toml"]).run()
+    };
+    for (patterns, key, more, expected) in [
+        ("false", "\"pattern\"", "", "patterns.enabled = true"),
+        ("true", "\"service_name\"", "", "needs \"pattern\" among the fields of the key"),
+        ("true", "\"pattern\"", "slide = \"5s\"\n", "for tumbling windows"),
+    ] {
+        let stderr = config(patterns, key, more).expect_code(2).stderr();
+        assert!(stderr.contains(expected), "{expected} not in {stderr}");
+    }
+}

@@ -27,7 +27,7 @@ const SMOOTHING: f64 = 20.0;
 /// The share of the smoothed sum's rarity in the score; the rest is that of the window's own.
 const SMOOTHED_SHARE: f64 = 0.4;
 /// A value beyond all seen adds this much rarity, if it is beyond by this share of the range seen.
-const EXTREME_BONUS: f64 = 1.0;
+pub(super) const EXTREME_BONUS: f64 = 1.0;
 const EXTREME_MARGIN: f64 = 0.005;
 /// The longer the history, the more often the same rarity occurs by chance: this share of its growth is taken off,
 /// beginning at 4,000 windows, the length at which nothing is.
@@ -35,7 +35,7 @@ const HISTORY_SHARE: f64 = 0.2;
 const HISTORY: f64 = 4_000.0;
 /// Likewise windows shorter than this occur more often in a day, and so do chance alerts: ten times as often takes two
 /// powers of ten off. One is for how often; with that alone, quiet logs gave 3.4 false alerts a week in windows of 60 s.
-const USUAL_STEP_MS: f64 = 300_000.0;
+pub(super) const USUAL_STEP_MS: f64 = 300_000.0;
 const OFTEN_SHARE: f64 = 2.0;
 /// After an unusual window the gate closes: only what is rarer by this much is news, ...
 const GATE_MARGIN: f64 = 0.2;

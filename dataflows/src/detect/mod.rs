@@ -11,10 +11,12 @@
 //! - [`levels`]: levels and spreads that forget, and steps between levels.
 //! - [`tail`]: how rare a number is among the earlier ones.
 //! - [`seasons`]: what is usual at an hour.
+//! - [`first`]: what happens for the first time.
 //! - [`scored`]: the result. [`window`]: one for all measures of a window.
 //! - [`series`]: baselines along a key's windows, and how a correction folds forward again.
 
 mod baseline;
+mod first;
 mod levels;
 mod measure;
 mod parts;

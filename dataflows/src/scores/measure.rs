@@ -26,11 +26,13 @@ pub enum ScoredMeasure {
     P95,
     /// 99th percentile of response times in milliseconds; rises count.
     P99,
+    /// Whether the key's pattern comes for the first time, judged by how often the rest of the key gets new patterns.
+    New,
 }
 
 impl ScoredMeasure {
     /// All of them, in the order of their numbers.
-    pub const ALL: [ScoredMeasure; 8] = [
+    pub const ALL: [ScoredMeasure; 9] = [
         ScoredMeasure::Rate,
         ScoredMeasure::ErrorRatio,
         ScoredMeasure::AnomalyRatio,
@@ -39,6 +41,7 @@ impl ScoredMeasure {
         ScoredMeasure::P90,
         ScoredMeasure::P95,
         ScoredMeasure::P99,
+        ScoredMeasure::New,
     ];
 
     /// The name in configuration and documents.
@@ -52,10 +55,11 @@ impl ScoredMeasure {
             ScoredMeasure::P90 => "p90",
             ScoredMeasure::P95 => "p95",
             ScoredMeasure::P99 => "p99",
+            ScoredMeasure::New => "new",
         }
     }
 
-    /// How it is judged.
+    /// How it is judged against a baseline; [`ScoredMeasure::New`] has none.
     pub fn measure(self) -> Measure {
         match self {
             ScoredMeasure::Rate => Measure::RATE,
@@ -84,6 +88,7 @@ impl ScoredMeasure {
             ScoredMeasure::P90 => quantile(900),
             ScoredMeasure::P95 => quantile(950),
             ScoredMeasure::P99 => quantile(990),
+            ScoredMeasure::New => None,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! whose score shows it is published again. Nothing here fails.
 //!
 //! - [`ScoredMeasure`]: what of a window can be scored.
+//! - `novelty`: patterns that were never there before.
 //! - `plan`: the times of a view in numbers of windows, and what a document shows.
 //! - `learned`: what windows teach, one after the other; sleep and forgetting.
 //! - `series`: the windows of one key, and the baselines kept for corrections.
@@ -19,20 +20,23 @@
 
 mod learned;
 mod measure;
+mod novelty;
 mod plan;
 mod series;
 mod shown;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use learned::Learned;
 pub use measure::ScoredMeasure;
+use novelty::Novelties;
+pub use novelty::Past;
 pub use plan::{Plan, SLEEP_AFTER, windows_until_learned};
 pub(crate) use series::News;
 pub use shown::{ScoreUpdate, ShownMeasure, ShownScore};
 
 use crate::aggregate::Aggregate;
-use crate::checkpoint::{Restored, SeriesRow, StateRow, ValuesRow};
+use crate::checkpoint::{NoveltyRow, Restored, SeriesRow, StateRow, ValuesRow};
 use crate::output::WindowScore;
 use crate::time::Millis;
 use crate::view::{Key, View, ViewId};
@@ -45,6 +49,8 @@ pub(crate) struct ViewScores {
     /// Windows from this number on are whole.
     first: u64,
     series: BTreeMap<Key, Series>,
+    /// Where it is scored whether a pattern is new.
+    unseen: Option<Novelties>,
     /// The first window that is not closed.
     closed: u64,
     /// The first window that is not gone.
@@ -65,7 +71,8 @@ impl ViewScores {
     pub fn new(id: ViewId, view: &View, whole_from: Millis) -> Option<Self> {
         let plan = Plan::of(view)?;
         let first = plan.number_of(whole_from) + u64::from(plan.start_of(plan.number_of(whole_from)) < whole_from);
-        Some(Self { view: id, plan, first, series: BTreeMap::new(), closed: 0, gone: 0, saved: 0 })
+        let unseen = plan.news_place.map(Novelties::new);
+        Some(Self { view: id, plan, first, series: BTreeMap::new(), unseen, closed: 0, gone: 0, saved: 0 })
     }
 
     /// The times of the view.
@@ -97,10 +104,26 @@ impl ViewScores {
         series.set(window, values, is_changed);
     }
 
+    /// The first of the windows whose keys are to [pass](Self::pass), and the first that is not gone at `now`. `None` where
+    /// they do not matter.
+    pub fn to_pass(&self, now: Millis) -> Option<(u64, u64)> {
+        let next = self.unseen.as_ref()?.next().max(self.first);
+        Some((next, self.plan.gone_before(now))).filter(|(next, gone)| next < gone)
+    }
+
+    /// Takes the keys of the windows before `gone` that have records.
+    pub fn pass(&mut self, gone: u64, windows: &BTreeMap<u64, BTreeSet<Key>>) {
+        let Some(unseen) = &mut self.unseen else { return };
+        let series = &self.series;
+        unseen.pass(&self.plan, windows, |key, window| series.get(key)?.last_before(window));
+        unseen.passed(&self.plan, gone);
+    }
+
     /// Scores the windows of a key that have closed or changed. `changed` gets those whose score did.
     pub fn score_key(&mut self, key: &Key, progress: Progress, changed: impl FnMut(News)) {
         if let Some(series) = self.series.get_mut(key) {
-            series.score(&self.plan, progress.scored, changed);
+            let unseen = |window| self.unseen.as_ref()?.judge(&self.plan, key, window);
+            series.score(&self.plan, progress.scored, unseen, changed);
         }
     }
 
@@ -108,7 +131,8 @@ impl ViewScores {
     pub fn score_all(&mut self, progress: Progress, mut changed: impl FnMut(&Key, u64, Option<News>)) {
         self.closed = progress.scored.max(self.closed);
         for (key, series) in &mut self.series {
-            series.score(&self.plan, progress.scored, |news| changed(key, news.window, Some(news)));
+            let unseen = |window| self.unseen.as_ref()?.judge(&self.plan, key, window);
+            series.score(&self.plan, progress.scored, unseen, |news| changed(key, news.window, Some(news)));
             series.settle(progress.settled, |window| changed(key, window, None));
         }
     }
@@ -140,6 +164,14 @@ impl ViewScores {
                 rows.push(StateRow::Series(SeriesRow { view, key, measures, learned }));
             }
         }
+        for (key, past) in self.unseen.iter_mut().flat_map(Novelties::cut) {
+            rows.push(StateRow::Novelty(NoveltyRow {
+                view: self.view,
+                key,
+                measures: self.plan.measures.to_vec(),
+                past,
+            }));
+        }
         self.saved = self.saved.max(gone);
         rows
     }
@@ -157,6 +189,15 @@ impl ViewScores {
             }
         }
         for row in restored.rows.iter() {
+            if let (StateRow::Novelty(NoveltyRow { view, key, measures, past }), Some(unseen)) = (row, &mut self.unseen)
+                && *view == self.view
+                && measures[..] == self.plan.measures[..]
+                && is_own(*view, key)
+            {
+                unseen.restore(key.clone(), past.clone());
+            }
+        }
+        for row in restored.rows.iter() {
             if let StateRow::Values(ValuesRow { view, window, key, values }) = row
                 && *view == self.view
                 && values.len() == self.plan.measures.len()
@@ -170,6 +211,7 @@ impl ViewScores {
 
     /// Ends the restoration: what happened before the checkpoint was published. `scored` gets what is shown now.
     pub fn restored(&mut self, progress: Progress, now: Millis, mut scored: impl FnMut(&Key, News)) {
+        self.unseen.iter_mut().for_each(|unseen| unseen.passed(&self.plan, self.plan.gone_before(now)));
         self.score_all(progress, |key, _, news| {
             if let Some(news) = news {
                 scored(key, news);

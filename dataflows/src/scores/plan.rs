@@ -23,8 +23,10 @@ const LEAST_STRETCH: u64 = 32;
 /// How the windows of a view are scored. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is scored.
+    /// What is scored against baselines.
     pub measures: Arc<[ScoredMeasure]>,
+    /// The place of the pattern in the key, where it is scored whether one is new.
+    pub(super) news_place: Option<usize>,
     width_ms: u64,
     slide_ms: u64,
     lateness_ms: u64,
@@ -60,7 +62,8 @@ impl Plan {
     /// Of a view; `None` if nothing of it is scored.
     pub fn of(view: &View) -> Option<Self> {
         (!view.scored.is_empty()).then(|| Self {
-            measures: view.scored.clone().into(),
+            measures: view.scored.iter().copied().filter(|measure| *measure != ScoredMeasure::New).collect(),
+            news_place: view.news_place(),
             width_ms: view.width_ms,
             slide_ms: view.slide_ms,
             lateness_ms: view.lateness_ms,
@@ -74,6 +77,16 @@ impl Plan {
     /// The width of a window.
     pub fn width_ms(&self) -> u64 {
         self.width_ms
+    }
+
+    /// The distance between the starts of windows.
+    pub fn slide_ms(&self) -> u64 {
+        self.slide_ms
+    }
+
+    /// Windows kept behind their end.
+    pub(super) fn retained(&self) -> u64 {
+        self.retention_ms.div_ceil(self.slide_ms)
     }
 
     /// The number of the first window that ends after a time.
@@ -153,7 +166,8 @@ impl Plan {
                 *reason = Some(part);
             }
             Some(ShownMeasure {
-                measure: self.measures[place],
+                // What has no baseline comes behind all that have.
+                measure: self.measures.get(place).copied().unwrap_or(ScoredMeasure::New),
                 score: of.score,
                 actual: of.value?,
                 expected: rounded(of.expected, 3),
@@ -175,7 +189,7 @@ pub(super) fn is_telling(combined: &Combined) -> bool {
 
 /// With so many significant digits. A correction reaches far into what is expected of later windows, and gets ever
 /// smaller there: what does not show in this many digits is no reason to publish a document again.
-fn rounded(number: f64, digits: i32) -> f64 {
+pub(super) fn rounded(number: f64, digits: i32) -> f64 {
     if number.abs() < 1e-30 || !number.is_finite() {
         return 0.0;
     }

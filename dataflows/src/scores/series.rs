@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::learned::Learned;
 use super::plan::{Plan, is_telling};
 use super::shown::ShownScore;
-use crate::detect::WindowScore as Combined;
+use crate::detect::{Scored, WindowScore as Combined};
 use crate::output::WindowScore;
 use crate::view::Key;
 
@@ -109,7 +109,14 @@ impl Series {
 
     /// Scores the windows that have closed, those before `closed`, and again those whose score may have changed.
     /// `changed` gets each window whose score did.
-    pub fn score(&mut self, plan: &Plan, closed: u64, mut changed: impl FnMut(News)) {
+    /// Where the key comes for the first time, `unseen` says how unusual that is.
+    pub fn score(
+        &mut self,
+        plan: &Plan,
+        closed: u64,
+        unseen: impl Fn(u64) -> Option<Scored>,
+        mut changed: impl FnMut(News),
+    ) {
         let scored_before = self.scored;
         let mut window = scored_before;
         if let Some(dirty) = self.dirty.take().filter(|dirty| *dirty < window) {
@@ -129,12 +136,14 @@ impl Series {
                 window = next.map_or(self.scored, |next| next.window).max(window + 1);
                 continue;
             }
-            let scored = if plan.overlap == 1 {
+            let is_new = values.is_some() && self.head.last.is_none();
+            let mut scored = if plan.overlap == 1 {
                 keep(&mut self.kept, &self.head, self.phase, plan);
                 self.head.step(plan, values)
             } else {
                 self.head.score(plan, window, values)
             };
+            scored.extend(Some(window).filter(|_| is_new).and_then(&unseen));
             let combined = Combined::of(&scored);
             let is_shown = values.is_some() || is_telling(&combined);
             let was_shown = place.is_ok_and(|place| self.entries[place].shown != 0);
@@ -214,6 +223,13 @@ impl Series {
     pub fn values(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &[f64])> {
         let places = self.place_of(from)..self.place_of(to.max(from));
         self.entries.range(places).filter_map(|entry| Some((entry.window, entry.values.as_deref()?)))
+    }
+
+    /// The last window with records before one, which is not before the first kept baseline.
+    pub fn last_before(&self, window: u64) -> Option<u64> {
+        let entries = self.entries.range(..self.place_of(window));
+        let last = entries.rev().find(|entry| entry.values.is_some()).map(|entry| entry.window);
+        last.or(self.kept[0].last)
     }
 
     fn find(&self, window: u64) -> Result<usize, usize> {
@@ -329,7 +345,7 @@ mod tests {
     ) {
         for window in windows {
             series.set(window, value(window), false);
-            series.score(plan, window + 1, |_| {});
+            series.score(plan, window + 1, |_| None, |_| {});
             series.settle(window.saturating_sub(6), |_| {});
             series.drop_published();
             assert!(series.forget(plan, (window + 1).saturating_sub(RETAINED)));
@@ -399,7 +415,7 @@ mod tests {
         for (window, values) in values {
             restored.set(window, values.into(), false);
         }
-        restored.score(&plan, 1_000_777, |_| {});
+        restored.score(&plan, 1_000_777, |_| None, |_| {});
         assert_eq!(kept(&restored), kept(&series));
         go_on(&plan, &mut series, 1_000_777..1_001_000, |_, _| {});
         go_on(&plan, &mut restored, 1_000_777..1_001_000, |_, _| {});

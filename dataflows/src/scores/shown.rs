@@ -57,6 +57,8 @@ struct Texts {
     measures: [Arc<str>; ScoredMeasure::ALL.len()],
     /// By part, what it says.
     reasons: [Arc<str>; Part::ALL.len()],
+    /// What is said of a pattern that is new.
+    never_before: Arc<str>,
     /// By score, the name of its range.
     levels: Vec<Arc<str>>,
 }
@@ -64,6 +66,7 @@ struct Texts {
 static TEXTS: LazyLock<Texts> = LazyLock::new(|| Texts {
     measures: ScoredMeasure::ALL.map(|measure| measure.name().into()),
     reasons: Part::ALL.map(|part| part.describe().into()),
+    never_before: "never seen before".into(),
     levels: (0..=100).map(|score| severity_level(score).into()).collect(),
 });
 
@@ -79,7 +82,10 @@ impl ShownScore {
             low: of.low,
             high: of.high,
             rarity: of.rarity,
-            reasons: of.reasons.iter().flatten().map(|part| texts.reasons[*part as usize].clone()).collect(),
+            reasons: match of.measure {
+                ScoredMeasure::New => vec![texts.never_before.clone()],
+                _ => of.reasons.iter().flatten().map(|part| texts.reasons[*part as usize].clone()).collect(),
+            },
         });
         WindowScore {
             score: self.score,

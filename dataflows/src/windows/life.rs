@@ -471,6 +471,29 @@ pub(super) fn contents_of(
     sums
 }
 
+/// The keys of a window that have records before `limit`.
+pub(super) fn keys_of(view: &View, rows: &[Batch], window: WindowId, limit: Tick) -> BTreeSet<Key> {
+    let mut keys = BTreeSet::new();
+    for pane in (window.1..view.end_of(window.1)).step_by(view.pane_ms() as usize) {
+        for batch in rows {
+            let mut cursor = batch.cursor();
+            cursor.seek_key(batch, &(window.0, pane));
+            if cursor.get_key(batch) != Some(&(window.0, pane)) {
+                continue;
+            }
+            while let Some(key) = cursor.get_val(batch) {
+                let mut has_records = false;
+                cursor.map_times(batch, |&time, _| has_records |= time < limit);
+                if has_records {
+                    keys.insert(key.clone());
+                }
+                cursor.step_val(batch);
+            }
+        }
+    }
+    keys
+}
+
 /// Adds the rows of a place before a time to `sums`. Batch by batch, not through one merged cursor: of most places only
 /// a few batches have anything.
 fn add_rows(rows: &[Batch], place: Place, keys: &Keys, before: Tick, sums: &mut BTreeMap<Key, Aggregate>) {

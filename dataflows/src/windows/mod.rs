@@ -63,7 +63,7 @@ use crate::ingest::ClockConfig;
 use crate::output::{ViewUpdate, WindowDocument};
 use crate::scores::ScoreUpdate;
 use crate::time::{Millis, Tick};
-use crate::view::{Key, View, ViewId};
+use crate::view::{Key, View, ViewId, around};
 use dirty::Taking;
 use life::Windows;
 use restore::restored_panes;
@@ -90,14 +90,19 @@ pub enum Publish {
     Final,
 }
 
-/// By which panes and windows are spread over the workers.
-fn shard(view: ViewId, key: &Key) -> u64 {
-    FixedState::with_seed(1).hash_one((view, key))
+/// By which panes and windows are spread over the workers. Keys that differ only in their pattern are on one worker,
+/// where it is scored whether a pattern is new.
+fn shard(views: &[Arc<View>], view: ViewId, key: &Key) -> u64 {
+    let hasher = FixedState::with_seed(1);
+    match views.get(usize::from(view)).and_then(|view| view.news_place()) {
+        Some(place) => hasher.hash_one((view, around(key, place))),
+        None => hasher.hash_one((view, key)),
+    }
 }
 
 /// Whether a key's windows are kept on the worker `index` of `peers`. As timely exchanges by [`shard`].
-fn is_own(view: ViewId, key: &Key, index: usize, peers: usize) -> bool {
-    shard(view, key) % peers as u64 == index as u64
+fn is_own(views: &[Arc<View>], view: ViewId, key: &Key, index: usize, peers: usize) -> bool {
+    shard(views, view, key) % peers as u64 == index as u64
 }
 
 /// The tick from which on no window over a pane is kept.
@@ -140,7 +145,8 @@ pub fn windows<'scope>(
         })
         .concat(gone)
         .concat(restored_panes(scope, restored, views, clock));
-    let by_key = Exchange::new(|((place, key), _, _): &PaneUpdate| shard(place.0, key));
+    let of_exchange = views.to_vec();
+    let by_key = Exchange::new(move |((place, key), _, _): &PaneUpdate| shard(&of_exchange, place.0, key));
     let arranged = arrange_core::<_, _, ValBatcher<Place, Key, Tick, Shared>, PaneSpine>(
         panes,
         by_key,
@@ -162,7 +168,7 @@ pub fn windows<'scope>(
     let mut negations: OutputBuilder<Tick, CapacityContainerBuilder<Vec<PaneUpdate>>> = OutputBuilder::from(negations);
     let mut scores: OutputBuilder<Tick, CapacityContainerBuilder<Vec<ScoreUpdate>>> = OutputBuilder::from(scores);
     let (index, peers, start) = (scope.index(), scope.peers(), restored.at);
-    let is_own = |view, key: &Key| is_own(view, key, index, peers);
+    let is_own = |view, key: &Key| is_own(views, view, key, index, peers);
     let mut windows = Windows::new(views, clock.tick_ms, publish, restored, is_own, cuts.is_some(), has_live);
 
     let activator = scope.activator_for(builder.operator_info().address);

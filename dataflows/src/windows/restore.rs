@@ -42,7 +42,7 @@ pub(super) fn restored_panes<'scope>(
                     if let StateRow::Pane(row) = row
                         && let Some(view) = views.get(usize::from(row.view))
                         && pane_gone_at(view, row.pane, clock.tick_ms) > at
-                        && is_own(row.view, &row.key, index, peers)
+                        && is_own(&views, row.view, &row.key, index, peers)
                     {
                         session.give((((row.view, row.pane), row.key.clone()), time, row.aggregate.clone().into()));
                     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use differential_dataflow::difference::Semigroup;
 
 use super::Publish;
-use super::life::{Batch, Change, Contents, Keys, Rescored, Windows, contents_of};
+use super::life::{Batch, Change, Contents, Keys, Rescored, Windows, contents_of, keys_of};
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{PaneRow, Restored, StateRow};
 use crate::scores::{News, Plan, Progress, ScoreUpdate, ViewScores};
@@ -166,6 +166,7 @@ impl Said<'_> {
 
 impl OfView<'_> {
     fn score(&mut self, changes: &[Change], contents: &mut Contents) {
+        self.pass();
         let view = &*self.windows.views[self.id as usize];
         let mut progress = self.windows.progress(self.scores.plan(), self.now, self.is_end);
         let (closed_before, closed) = (self.scores.closed(), progress.scored);
@@ -214,6 +215,21 @@ impl OfView<'_> {
                 self.scores.score_key(key, progress, |news| said.take(key, news, at, false, None));
             }
         }
+    }
+
+    /// Tells the keys of windows that are gone since the last time. Nothing changes those any more, also not by what came
+    /// in this advance.
+    fn pass(&mut self) {
+        let Some((next, gone)) = self.scores.to_pass(self.now) else { return };
+        let plan = self.scores.plan();
+        let (start, end) = (plan.start_of(next), plan.start_of(gone));
+        let keys = |&(_, window): &(ViewId, Millis)| {
+            let view = &*self.windows.views[self.id as usize];
+            let limit = self.content_limit(window, self.limit);
+            (plan.number_of(window), keys_of(view, self.rows, (self.id, window), limit))
+        };
+        let windows = self.windows.known.range((self.id, start)..(self.id, end)).map(keys).collect();
+        self.scores.pass(gone, &windows);
     }
 
     /// Goes to the state of a key as of `at`: the tick before which records came, or with `came` the one after they did.

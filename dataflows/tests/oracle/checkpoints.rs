@@ -43,6 +43,7 @@ impl Store {
                 StateRow::Late(row) => (1, row.view, row.window, row.key.to_string()),
                 StateRow::Series(row) => (2, row.view, 0, row.key.to_string()),
                 StateRow::Values(row) => (3, row.view, row.window, row.key.to_string()),
+                StateRow::Novelty(row) => (5, row.view, 0, row.key.to_string()),
                 StateRow::Alert(row) => panic!("there are no alerts: {row:?}"),
             };
             if let StateRow::Pane(PaneRow { changed, .. }) = &row {

@@ -7,6 +7,7 @@ use differential_dataflow::difference::Semigroup;
 use floodmark_dataflows::aggregate::{Accumulator, Aggregate};
 use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
+use floodmark_dataflows::detect::Scored as Judged;
 use floodmark_dataflows::output::{Previous, RecordRange, ResponseTime, WindowDocument, WindowScore, WindowState};
 use floodmark_dataflows::patterns::{Cutter, FirstCut};
 use floodmark_dataflows::record::Level;
@@ -17,7 +18,7 @@ use floodmark_dataflows::view::{Key, OTHER, View};
 
 #[path = "../support/scores.rs"]
 mod fold;
-use fold::{Content, Scored};
+use fold::{Content, Scored, with_baselines};
 
 /// What is counted of a first cut, a service and a level: records, first and last event time.
 pub type PatternCounts = BTreeMap<(String, String, Level), (u64, Millis, Millis)>;
@@ -163,11 +164,17 @@ pub fn expected(
     let rows: BTreeMap<_, _> = rows.into_iter().map(|(place, row)| (place, Contents::of(row))).collect();
     let mut scores = Vec::new();
     for (id, view) in views.iter().enumerate() {
-        let keys: BTreeSet<_> = rows.keys().filter(|(of, ..)| *of == id).map(|(_, key, _)| key.clone()).collect();
-        for key in keys {
-            let of_key = |(of, other, _): &(usize, Key, Millis)| *of == id && *other == key;
+        let mut presence = Presence::new();
+        for (_, key, start) in rows.keys().filter(|(of, ..)| *of == id) {
+            presence.entry(key.clone()).or_default().insert(start / view.slide_ms);
+        }
+        for key in presence.keys() {
+            let of_key = |(of, other, _): &(usize, Key, Millis)| *of == id && other == key;
             let windows = rows.iter().filter(|(place, _)| of_key(place)).map(|(place, row)| (place.2, row)).collect();
-            scores.extend(scores_of(view, &windows, end, tick_ms).into_iter().map(|(w, s)| ((id, key.clone(), w), s)));
+            let news = |window| news_of(view, &presence, key, window);
+            scores.extend(
+                scores_of(view, &windows, news, end, tick_ms).into_iter().map(|(w, s)| ((id, key.clone(), w), s)),
+            );
         }
     }
     let mut scores: BTreeMap<_, _> = scores.into_iter().collect();
@@ -231,18 +238,82 @@ pub fn expected(
     Expected { windows, too_late, totals, patterns, samples }
 }
 
+/// Windows in which keys and groups of keys had records, by the number of the window.
+type Presence = BTreeMap<Key, BTreeSet<u64>>;
+
+/// The score of the window in which a key comes for the first time, if its view scores that.
+fn news_of(view: &View, presence: &Presence, key: &Key, window: u64) -> Option<Judged> {
+    let place = view.news_place()?;
+    let group = |key: &Key| {
+        let mut values = key.values();
+        values.remove(place);
+        values
+    };
+    if key.values()[place] == OTHER {
+        return None;
+    }
+    let forget = (view.forget_after_ms / view.slide_ms).max(1_001);
+    // Windows that are gone when this one closes.
+    let close = window * view.slide_ms + view.width_ms;
+    let is_gone = |at: &u64| at * view.slide_ms + view.width_ms + view.retention_ms <= close;
+    let of_group: Vec<_> = presence.iter().filter(|(other, _)| group(other) == group(key)).collect();
+    let mut present: Vec<u64> = of_group.iter().flat_map(|(_, at)| at.iter().copied().filter(is_gone)).collect();
+    present.sort_unstable();
+    let born = |by: u64| {
+        let mut life = None;
+        for &at in present.iter().filter(|at| **at <= by) {
+            life = match life {
+                Some((first, last)) if at <= last + forget => Some((first, at)),
+                _ => Some((at, at)),
+            };
+        }
+        life
+    };
+    let horizon = (close - view.width_ms + 1).saturating_sub(view.retention_ms).div_ceil(view.slide_ms);
+    let known = born(u64::MAX).filter(|(first, last)| window >= first + 144 && horizon <= last + forget);
+    let expected = known.map(|(first, _)| {
+        let from = first.max(horizon.saturating_sub(forget));
+        let mut news = BTreeSet::new();
+        for (_, at) in of_group.iter().filter(|(key, _)| key.values()[place] != OTHER) {
+            let mut last: Option<u64> = None;
+            for &at in at.iter().filter(|at| is_gone(at)) {
+                let is_new = last.is_none_or(|last| at > last + forget);
+                if is_new && at >= from && born(at).is_some_and(|(first, _)| at >= first + 144) {
+                    news.insert(at);
+                }
+                last = Some(at);
+            }
+        }
+        assert!(news.len() < 256, "more news than are counted");
+        significant((news.len() + 1) as f64 / (window - from) as f64)
+    });
+    Some(Judged::never_before(expected.unwrap_or(1.0), view.slide_ms, expected.is_none()))
+}
+
+/// With three significant digits.
+fn significant(number: f64) -> f64 {
+    let scale = 10f64.powi(2 - number.log10().floor() as i32);
+    (number * scale).round() / scale
+}
+
 /// The scores of a key's windows as of the end.
-fn scores_of(view: &View, windows: &BTreeMap<Millis, &Contents>, end: u64, tick_ms: u64) -> BTreeMap<Millis, Scored> {
+fn scores_of(
+    view: &View,
+    windows: &BTreeMap<Millis, &Contents>,
+    news: impl Fn(u64) -> Option<Judged>,
+    end: u64,
+    tick_ms: u64,
+) -> BTreeMap<Millis, Scored> {
     let content = |row: &Contents, at: u64| {
         let mut sum = Aggregate::default();
         row.ticks.range(..at).for_each(|(_, records)| sum.plus_equals(records));
         let value = |measure: &ScoredMeasure| measure.value(&sum, view.width_ms).unwrap_or(f64::NAN);
-        (sum.count() > 0).then(|| view.scored.iter().map(value).collect())
+        (sum.count() > 0).then(|| with_baselines(view).map(value).collect())
     };
     let mut contents = BTreeMap::new();
     for (&start, &row) in windows {
         let ticks = row.ticks.keys().copied().collect();
         contents.insert(start, Content { ticks, late: &row.late, values: Box::new(move |at| content(row, at)) });
     }
-    fold::scores_of(view, &contents, end, tick_ms)
+    fold::scores_of(view, &contents, &news, end, tick_ms)
 }

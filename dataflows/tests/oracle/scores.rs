@@ -55,13 +55,21 @@ fn steady(gaps: &[Gap], minutes: u64, partitions: usize) -> Vec<Vec<Vec<u8>>> {
     for (i, (_, event, service)) in records.into_iter().enumerate() {
         let level = if event % 7 == 0 { "ERROR" } else { "INFO" };
         let text = format!(
-            r#"{{"timestamp":{},"service_name":"s{service}","level":"{level}","response_time_ms":{}}}"#,
+            r#"{{"timestamp":{},"service_name":"s{service}","level":"{level}","response_time_ms":{},"message":"{}"}}"#,
             T0 + event,
-            10 + event % 13
+            10 + event % 13,
+            message(gaps, event / 60_000)
         );
         logs[i % partitions].push(text.into_bytes());
     }
     logs
+}
+
+/// After each gap, for three minutes, another message than usual.
+fn message(gaps: &[Gap], minute: u64) -> &'static str {
+    let is_behind = |gap: &Gap| (gap.minute + gap.minutes..gap.minute + gap.minutes + 3).contains(&minute);
+    let words = ["quorum lost", "disk is full", "no route to peer", "fallback engaged", "lease expired"];
+    gaps.iter().position(is_behind).map_or("all is well", |number| words[number % words.len()])
 }
 
 proptest! {
@@ -157,4 +165,51 @@ proptest! {
             assert_eq!(every_tick, shown(&partitions, workers, cut));
         }
     }
+}
+
+/// Records of a service, one every 20 s, with another message in these seconds, which come so many seconds late.
+fn messages(others: &[(u64, u64)]) -> Vec<Vec<u8>> {
+    let mut records: Vec<(u64, u64)> = (0..260 * 60).step_by(20).map(|second| (second, second)).collect();
+    records.extend(others.iter().map(|(second, late)| (second + late, second + 1)));
+    records.sort_unstable();
+    let record = |(_, second): (u64, u64)| {
+        let message = if second % 20 == 0 { "all is well" } else { "quorum lost on shard 7" };
+        format!(r#"{{"timestamp":{},"service_name":"s0","message":"{message}"}}"#, T0 + second * 1_000).into_bytes()
+    };
+    records.into_iter().map(record).collect()
+}
+
+/// The scores of the windows of the other message, by second.
+fn of_new_message(others: &[(u64, u64)]) -> BTreeMap<u64, (u8, Vec<String>, u32)> {
+    let seen = crate::windows::run(&[messages(others)], timely::Config::thread(), 64, Publish::Final);
+    let key = "s0/quorum lost on shard <*>";
+    let windows = seen
+        .windows
+        .iter()
+        .filter(|((view, of, _), all)| view == "patterns" && of == key && all[all.len() - 1].count > 0);
+    windows
+        .map(|((.., start), all)| {
+            let document = &all[all.len() - 1];
+            let score = document.score.as_ref().unwrap();
+            let measures = score.measures.iter().map(|of| of.measure.to_string()).collect();
+            ((start - T0) / 1_000, (score.score, measures, document.revision))
+        })
+        .collect()
+}
+
+#[test]
+fn a_new_pattern_is_an_anomaly_until_it_turns_out_to_be_known() {
+    let second = 14_000;
+    let alone = of_new_message(&[(second, 0), (second + 40, 0)]);
+    let (score, measures, _) = &alone[&second];
+    assert!(*score >= 75 && measures[0] == "new", "{alone:?}");
+    assert_eq!(alone[&(second + 40)].1, ["rate"], "only its first window is new");
+    let early = of_new_message(&[(600, 0), (second, 0)]);
+    assert_eq!((early[&600].0, &early[&second].1[..]), (0, &["rate".to_owned()][..]), "at first everything is new");
+    // A minute after its window was final, a record from before comes in: it was not the first, and says so.
+    let corrected = of_new_message(&[(second - 20, 70), (second, 0)]);
+    assert_eq!(corrected[&second].1, ["rate"], "{corrected:?}");
+    assert!(corrected[&(second - 20)].1.contains(&"new".to_owned()) && corrected[&(second - 20)].2 == 1);
+    let in_time = of_new_message(&[(second - 20, 0), (second, 0)]);
+    assert_eq!(corrected[&second], in_time[&second], "lateness leaves no trace");
 }

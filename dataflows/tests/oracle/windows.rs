@@ -88,7 +88,7 @@ pub fn views() -> Vec<ViewConfig> {
             max_keys: 12,
             forget_after: seconds(90_000),
             conditions: vec!["pattern_id exists".into()],
-            score: vec![ScoredMeasure::Rate],
+            score: vec![ScoredMeasure::New, ScoredMeasure::Rate],
             ..ViewConfig::default()
         },
     ]

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use floodmark_dataflows::detect::{Baseline, WindowScore as Combined};
+use floodmark_dataflows::detect::{Baseline, Scored as Judged, WindowScore as Combined};
 use floodmark_dataflows::output::WindowScore;
-use floodmark_dataflows::scores::Plan;
+use floodmark_dataflows::scores::{Plan, ScoredMeasure};
 use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::View;
 
@@ -42,11 +42,18 @@ impl Taught {
     }
 }
 
+/// The measures of a view that are scored against baselines.
+pub fn with_baselines(view: &View) -> impl Iterator<Item = &ScoredMeasure> {
+    view.scored.iter().filter(|measure| **measure != ScoredMeasure::New)
+}
+
 /// The scores of a key's windows as of the end, a tick: of those with records that are closed, and of those without whose
-/// score is worth a document.
+/// score is worth a document. `news` is the score of the window in which the key comes for the first time, if its view
+/// scores that.
 pub fn scores_of(
     view: &View,
     windows: &BTreeMap<Millis, Content<'_>>,
+    news: &dyn Fn(u64) -> Option<Judged>,
     end: u64,
     tick_ms: u64,
 ) -> BTreeMap<Millis, Scored> {
@@ -54,7 +61,7 @@ pub fn scores_of(
     let late: BTreeSet<u64> = windows.values().flat_map(|window| window.late).copied().collect();
     let steps = late.iter().flat_map(|&tick| [(tick, None), (tick + 1, Some(tick))]).chain([(u64::MAX, None)]);
     let nothing = || Taught {
-        baselines: view.scored.iter().map(|measure| Baseline::new(measure.measure())).collect(),
+        baselines: with_baselines(view).map(|measure| Baseline::new(measure.measure())).collect(),
         last: None,
     };
     let first = windows.keys().next().map_or(0, |start| start / view.slide_ms);
@@ -93,8 +100,9 @@ pub fn scores_of(
                 None => Rc::new(nothing()),
             };
             if content.is_some() || known.is_awake(number) {
-                let scored: Vec<_> =
-                    known.baselines.iter().enumerate().map(|(place, of)| of.score(start, value(place))).collect();
+                let is_new = content.is_some() && known.last.is_none();
+                let scored = known.baselines.iter().enumerate().map(|(place, of)| of.score(start, value(place)));
+                let scored: Vec<_> = scored.chain(is_new.then(|| news(number)).flatten()).collect();
                 let combined = Combined::of(&scored);
                 let is_shown = content.is_some() || combined.score >= 50 && !combined.learning;
                 let score = is_shown.then(|| plan.explain(&scored, &combined));

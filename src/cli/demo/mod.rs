@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use floodmark_dataflows::view_config::ViewConfig;
 
 use super::{Failure, run, signals};
 use crate::config::Config;
@@ -70,6 +71,7 @@ fn configuration(dir: &Path, logs: &Path, port: u16) -> Config {
     config.source.files = Some(FilesConfig { paths: vec![pattern], topic: "demo".into(), ..FilesConfig::default() });
     // The logs are gone with the demo.
     config.checkpoint.enabled = false;
+    config.view.push(ViewConfig::per_pattern());
     config.api.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     config
 }
@@ -84,6 +86,7 @@ Floodmark demo: {rate} records a second from {services} services, until Ctrl-C.
 
   curl -s 'http://{address}/logs/stats'
   curl -s 'http://{address}/views/per_service?size=5'
+  curl -s 'http://{address}/views/per_pattern?size=5'
   curl -s 'http://{address}/logs/anomalies?size=3'
   curl -s 'http://{address}/logs?service_name=auth-service&level=ERROR'
   curl -s 'http://{address}/progress'

@@ -31,7 +31,7 @@ pub(super) fn scores_of(
         let ticks = window.records.iter().map(|record| record.time).collect();
         contents.insert(start, Content { ticks, late: &window.late, values: Box::new(move |at| content(window, at)) });
     }
-    fold::scores_of(&compiled(view), &contents, end, model.tick)
+    fold::scores_of(&compiled(view), &contents, &|_| None, end, model.tick)
 }
 
 /// The value of a measure; not a number where no record has what it is about.
@@ -57,6 +57,7 @@ fn value(measure: ScoredMeasure, records: &[&Facts], width: u64) -> f64 {
         ScoredMeasure::P90 => percentile(900),
         ScoredMeasure::P95 => percentile(950),
         ScoredMeasure::P99 => percentile(990),
+        ScoredMeasure::New => f64::NAN,
     }
 }
 
