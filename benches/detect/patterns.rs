@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use floodmark::sources::generator::{Generator, GeneratorConfig, IncidentKind, Label, Records};
@@ -24,6 +24,7 @@ use floodmark_dataflows::output::{
 use floodmark_dataflows::patterns::{Cutter, PatternUpdate};
 use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::{Rules, RulesConfig, Verdict};
+use floodmark_dataflows::scores::ScoreUpdate;
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::units::Span;
 use floodmark_dataflows::view_config::ViewConfig;
@@ -71,7 +72,12 @@ impl Stretch {
 
 impl Batch for Stretch {
     fn current(&self) -> Option<RawRecord<'_>> {
-        (!self.1.is_empty()).then_some(RawRecord { offset: self.2, bytes: &self.1, appended_ms: None })
+        (!self.1.is_empty()).then_some(RawRecord {
+            offset: self.2,
+            bytes: &self.1,
+            appended_ms: None,
+            redriven_from: None,
+        })
     }
 
     fn advance(&mut self) {
@@ -133,7 +139,7 @@ struct Found {
 }
 
 #[derive(Clone, Default)]
-struct Sink(Rc<RefCell<Found>>);
+struct Sink(Arc<Mutex<Found>>);
 
 impl RecordSink for Sink {
     fn ready(&mut self) -> bool {
@@ -156,12 +162,14 @@ impl RecordSink for Sink {
 impl LiveSink for Sink {
     fn apply(&mut self, _: Tick, _: Vec<ViewUpdate>, _: Vec<PatternUpdate>) {}
 
+    fn scores(&mut self, _: Vec<ScoreUpdate>) {}
+
     fn cut(&mut self, _: Tick) {}
 }
 
 impl WindowSink for Sink {
     fn windows(&mut self, documents: Vec<WindowDocument>) {
-        let mut found = self.0.borrow_mut();
+        let mut found = self.0.lock().expect("no panic before");
         for document in documents {
             let key = (document.key.0[0].1.clone(), document.key.0[1].1.clone());
             if document.count > 0 {
@@ -242,7 +250,7 @@ fn run(window_ms: u64) -> (Found, Vec<Label>) {
             worker.step_or_park(Some(Duration::from_millis(10)));
         }
     });
-    let found = std::mem::take(&mut *sink.0.borrow_mut());
+    let found = std::mem::take(&mut *sink.0.lock().expect("no panic before"));
     (found, labels)
 }
 
