@@ -20,6 +20,7 @@ mod print;
 mod restart;
 mod run;
 mod signals;
+mod silence;
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -82,6 +83,8 @@ pub enum Command {
     Checkpoints(checkpoints::CheckpointsArgs),
     /// List records that could not be used, and show one in full
     DeadLetters(dead_letters::DeadLettersArgs),
+    /// For a time, tell nobody of alerts that match
+    Silence(silence::SilenceArgs),
     /// Print the effective configuration, commented
     Config(config::ShowArgs),
     /// Make up realistic logs, with incidents whose true times are known
@@ -151,6 +154,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Audit(args) => audit::run(&args),
         Command::Checkpoints(args) => checkpoints::run(&args),
         Command::DeadLetters(args) => dead_letters::run(&args),
+        Command::Silence(args) => silence::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -234,3 +234,33 @@ fn nobody_is_told_of_what_is_silenced_or_over_for_long() {
     assert!(request(&api, "DELETE", "/silences/1", "").contains(" 204 "));
     assert_eq!(api.get("/silences").unwrap()["silences"], json!([]));
 }
+
+#[test]
+fn silences_are_made_listed_and_ended_on_the_command_line() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "");
+    let (_run, api) = run(&dir);
+    let url = format!("http://{}", api.address());
+    let silence = |arguments: &[&str]| {
+        let arguments: Vec<&str> = ["silence"].iter().chain(arguments).chain(&["--url", &url]).copied().collect();
+        dir.command(&arguments).run()
+    };
+    let made = silence(&["add", "--key", "service_name=check*", "--for", "1h", "--comment", "move"]);
+    let text = made.expect_code(0).stdout();
+    assert!(text.starts_with("silence 1 until ") && text.contains("service_name=check*"), "{text}");
+    silence(&["add", "--alert", "errors", "--until", "2100-01-01T00:00:00Z", "--comment", "x"]).expect_code(0);
+    let listed: Value = serde_json::from_str(&silence(&["list", "--json"]).expect_code(0).stdout()).unwrap();
+    assert_eq!((&listed[0]["comment"], &listed[1]["alert"]), (&json!("move"), &json!("errors")));
+    assert_eq!(listed[1]["until"], 4_102_444_800_000_u64);
+    let table = silence(&["list"]).expect_code(0).stdout();
+    assert!(table.contains("2100-01-01T00:00:00.000Z") && table.contains("move"), "{table}");
+    silence(&["end", "1"]).expect_code(0);
+    assert_eq!(api.get("/silences").unwrap()["silences"].as_array().unwrap().len(), 1);
+    // What is wrong is said, with what to do.
+    let gone = silence(&["end", "1"]).expect_code(1).stderr();
+    assert!(gone.contains("there is no such silence"), "{gone}");
+    let everything = silence(&["add", "--for", "1h", "--comment", "x"]).expect_code(2).stderr();
+    assert!(everything.contains("--alert"), "{everything}");
+    let nobody = dir.command(&["silence", "list", "--url", "http://127.0.0.1:9"]).run().expect_code(1).stderr();
+    assert!(nobody.contains("is it running"), "{nobody}");
+}
