@@ -54,8 +54,8 @@ pub struct Finding {
     pub expected: u64,
     /// Documents that it holds.
     pub documents: u64,
-    /// Dead letters that are kept, each offset once; absent where they cannot be read.
-    pub dead_letters: Option<u64>,
+    /// Dead letters that are kept, each offset once.
+    pub dead_letters: u64,
     /// Offsets without a document or a dead letter, as `from..to`: at most 1,000 ranges, in order. Holes, losses and
     /// dropped records are among them where there are any.
     pub gaps: Vec<Range<u64>>,
@@ -73,7 +73,7 @@ pub struct Finding {
 /// The store cannot be asked.
 pub async fn reconcile(
     account: Account,
-    dead: Option<&DeadOffsets>,
+    dead: &DeadOffsets,
     documents: &impl Documents,
     mut passed: impl FnMut(u64),
 ) -> anyhow::Result<Finding> {
@@ -83,7 +83,7 @@ pub async fn reconcile(
         verdict: Verdict::AddsUp,
         expected: account.indexed,
         documents: whole.documents,
-        dead_letters: None,
+        dead_letters: 0,
         gaps: Vec::new(),
         duplicates: Vec::new(),
         is_cut: false,
@@ -91,30 +91,20 @@ pub async fn reconcile(
         account,
     };
     let account = &finding.account;
-    let mut letters = BTreeSet::new();
-    match dead {
-        Some(dead) => {
-            letters.extend(dead.all.range(range.clone()));
-            finding.dead_letters = Some(letters.len() as u64);
-            // Refused after the account was taken, which it was before all was acknowledged.
-            let known = account.dead_letters.get("unindexable").copied().unwrap_or(0);
-            let refused = (dead.unindexable.range(range.clone()).count() as u64).saturating_sub(known);
-            finding.expected -= refused.min(finding.expected);
-            let should = account.dead() + refused;
-            if letters.len() as u64 != should {
-                finding.verdict = Verdict::DoesNotAddUp;
-                let text = format!(
-                    "{} dead letters are kept, {should} should be: were files of them moved away, or are they of an \
-                     earlier run?",
-                    letters.len()
-                );
-                finding.notes.push(text);
-            }
-        }
-        None if account.dead() > 0 => {
-            finding.notes.push("dead letters are counted where they are kept in a file only".to_owned());
-        }
-        None => {}
+    let letters: BTreeSet<u64> = dead.all.range(range.clone()).copied().collect();
+    finding.dead_letters = letters.len() as u64;
+    // Refused after the account was taken, which it was before all was acknowledged.
+    let known = account.dead_letters.get("unindexable").copied().unwrap_or(0);
+    let refused = (dead.unindexable.range(range.clone()).count() as u64).saturating_sub(known);
+    finding.expected -= refused.min(finding.expected);
+    let should = account.dead() + refused;
+    if finding.dead_letters != should {
+        finding.verdict = Verdict::DoesNotAddUp;
+        let text = format!(
+            "{} dead letters are kept, {should} should be: were some of them moved away, or are they of an earlier run?",
+            letters.len()
+        );
+        finding.notes.push(text);
     }
     if !finding.account.balanced {
         finding.verdict = Verdict::DoesNotAddUp;
@@ -314,7 +304,7 @@ mod tests {
 
     fn audit(range: Range<u64>, dead: &[u64], memory: &Memory) -> Finding {
         let letters = DeadOffsets { all: dead.iter().copied().collect(), ..DeadOffsets::default() };
-        let finding = reconcile(account(range, dead.len() as u64), Some(&letters), memory, |_| ());
+        let finding = reconcile(account(range, dead.len() as u64), &letters, memory, |_| ());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(finding).unwrap()
     }
@@ -381,7 +371,7 @@ mod tests {
     fn dead_letters_that_are_gone_are_said() {
         let memory = full(0..100, |offset| offset < 10);
         let none = DeadOffsets::default();
-        let finding = reconcile(account(0..100, 10), Some(&none), &memory, |_| ());
+        let finding = reconcile(account(0..100, 10), &none, &memory, |_| ());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let finding = runtime.block_on(finding).unwrap();
         assert!(!finding.adds_up() && finding.notes[0].contains("10 should be"), "{finding:?}");

@@ -4,9 +4,8 @@
 //! Out: a table or JSON; exit code 1 when something does not add up, with the offsets that have no document.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use crate::api::AuditAnswer;
 use crate::audit::Account;
 use crate::audit::reconcile::{DeadOffsets, Documents, Finding, Verdict, reconcile};
 use crate::config::{Config, StoreChoice};
-use crate::dead_letters::{Document, Place, files};
+use crate::dead_letters::each;
 use crate::stores::elasticsearch::ElasticsearchStore;
 use crate::stores::embedded::EmbeddedStore;
 use crate::stores::ndjson::{Ndjson, NdjsonConfig};
@@ -93,17 +92,15 @@ async fn findings(args: &AuditArgs, config: &Config) -> anyhow::Result<Vec<Findi
         let accounts = api.accounts().await?;
         (Asked::Api(api), accounts)
     };
-    let letters = match config.dead_letters.to {
-        Place::File => Some(dead_offsets(&config.data_dir.join(&config.dead_letters.file))?),
-        Place::Index | Place::Topic => None,
-    };
+    let kept = config.clone();
+    let letters = tokio::task::spawn_blocking(move || dead_offsets(&kept)).await??;
     let bar = progress(&accounts);
     let none = DeadOffsets::default();
     let mut findings = Vec::new();
     for account in accounts {
         bar.set_message(format!("{}:{}", account.topic, account.partition));
         let of = (account.identity.clone(), account.partition);
-        let dead = letters.as_ref().map(|letters| letters.get(&of).unwrap_or(&none));
+        let dead = letters.get(&of).unwrap_or(&none);
         findings.push(reconcile(account, dead, &asked, |offsets| bar.inc(offsets)).await?);
     }
     bar.finish_and_clear();
@@ -215,22 +212,17 @@ fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     })
 }
 
-/// The offsets in the file of dead letters and the numbered ones beside it, by identity and partition.
-fn dead_offsets(path: &Path) -> anyhow::Result<BTreeMap<(String, i32), DeadOffsets>> {
+/// The offsets of the dead letters that are kept, by identity and partition.
+fn dead_offsets(config: &Config) -> anyhow::Result<BTreeMap<(String, i32), DeadOffsets>> {
     let mut offsets: BTreeMap<(String, i32), DeadOffsets> = BTreeMap::new();
-    for path in files(path)? {
-        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        for line in BufReader::new(file).split(b'\n') {
-            // The last line may be under way.
-            let line = line?;
-            let Ok(letter) = serde_json::from_slice::<Document<'_>>(&line) else { continue };
-            let dead = offsets.entry((letter.identity.into_owned(), letter.partition)).or_default();
-            dead.all.insert(letter.offset);
-            if letter.reason == Reason::Unindexable {
-                dead.unindexable.insert(letter.offset);
-            }
+    each(config, &mut |letter| {
+        let dead = offsets.entry((letter.identity.into_owned(), letter.partition)).or_default();
+        dead.all.insert(letter.offset);
+        if letter.reason == Reason::Unindexable {
+            dead.unindexable.insert(letter.offset);
         }
-    }
+        Ok(())
+    })?;
     Ok(offsets)
 }
 

@@ -18,6 +18,7 @@ use crate::checkpoint::format::{self, Damage};
 use crate::checkpoint::manifest::{CheckpointId, Manifest, name};
 use crate::checkpoint::restore;
 use crate::checkpoint::store::CopyStore;
+use crate::sources::redrive::Redrive;
 use crate::units::ByteSize;
 
 /// What a running process may be writing or deleting is looked at again after this long.
@@ -277,6 +278,12 @@ async fn verify(store: &CopyStore, json: bool) -> anyhow::Result<Verified> {
     for path in store.list("marks").await? {
         let still_there = async || Ok(store.list("marks").await?.contains(&path));
         verified.file(path.clone(), || store.problems(&path, contents), still_there).await?;
+    }
+    for path in store.list("redrives").await? {
+        // They are never deleted.
+        verified
+            .file(path.clone(), || store.problems(&path, |bytes| Redrive::decode(bytes)), async || Ok(true))
+            .await?;
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&verified)?);

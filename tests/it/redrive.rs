@@ -168,13 +168,13 @@ fn account(api: Api, number: u64, expected: u64) -> Value {
     })
 }
 
-/// Waits until the files are read.
+/// Waits until the files are read, and all letters of them are written.
 fn all_read(api: Api, each: u64) {
     eventually("the files are read", || {
         let answer = api.get("/audit")?;
         let partitions = answer["partitions"].as_array()?;
         let of_files = partitions.iter().filter(|p| p["topic"] == "app");
-        (of_files.filter(|p| p["expected"] == each).count() == 3).then_some(())
+        (of_files.filter(|p| p["expected"] == each && p["pending"] == 0).count() == 3).then_some(())
     });
 }
 
@@ -257,6 +257,35 @@ fn a_running_process_takes_redrives_in_and_a_killed_one_repeats_them() {
     }
     scene.run(&["--until-end"]);
     assert_same(&scene.windows(), &whole, "at the end");
+}
+
+#[test]
+fn kills_in_the_middle_of_redrives_change_nothing() {
+    let (whole, scene) = (expected_of_more(), Scene::new(false));
+    let (run, api) = start(&scene, &[]);
+    all_read(api, RECORDS);
+    drop(run);
+    for (number, workers) in ["2", "1", "3", "4"].into_iter().enumerate() {
+        let (run, api) = start(&scene, &["-w", workers]);
+        eventually("it reads", || api.get("/audit")?["partitions"].as_array().filter(|p| !p.is_empty()).map(|_| ()));
+        scene.redrive(&["--with", "fixed.toml", "--topic", "app", "--limit", &(FIXABLE / 3).to_string()]);
+        eventually("the redrive has joined", || {
+            let answer = api.get("/audit")?;
+            let partitions = answer["partitions"].as_array()?.iter();
+            let joined = partitions.filter(|p| p["topic"] == "__redrive").count();
+            (joined > number).then_some(())
+        });
+        // SIGKILL.
+        drop(run);
+    }
+    scene.grow();
+    scene.run(&["--until-end", "-w", "2"]);
+    assert_same(&scene.windows(), &whole, "after kills");
+    let documents = scene.documents();
+    let redriven = documents.values().filter(|document| document["topic"] == "__redrive");
+    let origins: Vec<_> = redriven.map(|document| document["redriven_from"].to_string()).collect();
+    let distinct: std::collections::BTreeSet<_> = origins.iter().collect();
+    assert_eq!((origins.len() as u64, distinct.len() as u64), (FIXABLE, FIXABLE));
 }
 
 #[test]
