@@ -9,6 +9,7 @@
 //! - [`stores`]: where documents go and searches are answered (Elasticsearch, embedded, ndjson, none).
 //! - [`dead_letters`]: where records go that cannot be read, indexed or trusted.
 //! - [`checkpoint`]: what a run goes on from after it was stopped or killed.
+//! - [`explain`]: alerts derived again from their records.
 //! - [`audit`]: what became of every offset, and whether the store has what it should.
 //! - [`live`]: the state that live reads are answered from.
 //! - [`api`]: the HTTP API.
@@ -27,6 +28,7 @@ pub mod cluster;
 pub mod config;
 pub mod dead_letters;
 pub mod engine;
+pub mod explain;
 pub mod live;
 pub mod metrics;
 pub mod sources;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
 use crate::corrections::{Late, Measures, ResponseMeasures};
+use crate::detect::BaselineState;
 use crate::input::{PartitionInfo, RawRecord};
 use crate::ledger::Ledger;
 use crate::patterns::PatternUpdate;
@@ -197,6 +198,19 @@ pub struct WindowDocument {
     pub score: Option<WindowScore>,
     /// The event-clock time that the state shown is of: everything before it is in.
     pub as_of: Millis,
+    /// What alerts take along of it, where some look at it. Not published with the window.
+    #[serde(skip)]
+    pub evidence: Option<Arc<Evidence>>,
+}
+
+/// What an alert takes along of a window, so that what it says can be derived again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Where the records are, if that is not in the window's score.
+    pub offsets: Vec<RecordRange>,
+    /// The states of the baselines before the window, in the order of the view's measures, if it has a score that is worth
+    /// an alert.
+    pub baselines: Arc<[BaselineState]>,
 }
 
 /// A window as it was before its last correction, in brief.
@@ -417,6 +431,7 @@ impl WindowDocument {
             partial: state.partial,
             score: None,
             as_of: state.as_of_ms,
+            evidence: None,
         }
     }
 }

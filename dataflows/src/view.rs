@@ -118,6 +118,10 @@ pub struct View {
     pub scored: Vec<ScoredMeasure>,
     /// Where the records of its windows are is kept by key: for windows that are scored, and those that alerts look at.
     pub keeps_offsets: bool,
+    /// Alerts look at its windows, and take evidence along.
+    pub is_watched: bool,
+    /// From this score on alerts may be about a window: what it was scored by is handed on with it.
+    pub evidence_from: Option<u8>,
 }
 
 impl View {

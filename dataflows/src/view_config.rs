@@ -312,6 +312,8 @@ impl ViewConfig {
             forget_after_ms: self.forget_after.as_millis(),
             scored: self.score.clone(),
             keeps_offsets: !self.score.is_empty(),
+            is_watched: false,
+            evidence_from: None,
         })
     }
 }

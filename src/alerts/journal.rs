@@ -25,17 +25,8 @@ impl Journal {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        let (mut records, mut whole) = (Vec::new(), 0);
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let Some(record) = decode(line) else { break };
-            records.push(record);
-            whole += line.len();
-        }
+        let bytes = bytes_of(path)?;
+        let (records, whole) = whole_records(&bytes);
         if whole < bytes.len() {
             tracing::warn!(path = %path.display(), bytes = bytes.len() - whole, "alerts: a torn end was cut off");
         }
@@ -79,6 +70,29 @@ impl Journal {
         self.lines = records.len();
         Ok(())
     }
+}
+
+/// The records of a file, oldest first, as far as they are whole; none where there is no file. Changes nothing.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    Ok(whole_records(&bytes_of(path)?).0)
+}
+
+fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// Records up to the first that is not whole, and their length.
+fn whole_records<T: DeserializeOwned>(bytes: &[u8]) -> (Vec<T>, usize) {
+    let (mut records, mut whole) = (Vec::new(), 0);
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let Some(record) = decode(line) else { break };
+        records.push(record);
+        whole += line.len();
+    }
+    (records, whole)
 }
 
 fn encode<T: Serialize>(record: &T, lines: &mut Vec<u8>) -> io::Result<()> {

@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 
-use floodmark_dataflows::alerts::{AlertEvent, AlertEventKind, AlertState};
+use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertEventKind, AlertState};
 use floodmark_dataflows::time::Millis;
 use serde::{Deserialize, Serialize};
 
-use super::journal::Journal;
+use super::journal::{self, Journal};
 use super::notice::Notice;
 use super::silences::Silence;
 
+/// The file in the directory.
+const JOURNAL: &str = "journal";
 /// Events that are remembered of an alert; the first one always is.
 const EVENTS_KEPT: usize = 200;
 /// The journal is written anew when it has this many more lines than it needs, and twice as many.
@@ -64,6 +66,22 @@ pub(super) struct Ledger {
     keep: usize,
 }
 
+/// An alert as the journal in a directory knows it last. Changes nothing there; a process may be writing to it.
+///
+/// # Errors
+/// If there is a journal that cannot be read.
+pub fn last_in_journal(directory: &Path, id: &str) -> io::Result<Option<AlertDocument>> {
+    let mut last = None;
+    for record in journal::read::<Record>(&directory.join(JOURNAL))? {
+        if let Record::Said { notice, .. } = record
+            && notice.event.alert.id == id
+        {
+            last = Some(notice.event.alert);
+        }
+    }
+    Ok(last)
+}
+
 impl Ledger {
     /// Opens the journal in a directory; without one, nothing survives the process.
     pub(super) fn open(directory: Option<&Path>, keep: usize) -> io::Result<Self> {
@@ -76,7 +94,7 @@ impl Ledger {
             keep,
         };
         if let Some(directory) = directory {
-            let (journal, records) = Journal::open(&directory.join("journal"))?;
+            let (journal, records) = Journal::open(&directory.join(JOURNAL))?;
             ledger.journal = Some(journal);
             records.into_iter().for_each(|record| ledger.apply(record));
             ledger.compact()?;
@@ -89,12 +107,18 @@ impl Ledger {
             Record::Said { notice, routes } => {
                 let number = self.next;
                 self.next += 1;
+                // Who is told has no use for the states of baselines; and here the newest are enough.
+                let mut told = (*notice).clone();
+                told.event.drop_baselines();
                 for route in routes {
-                    self.waiting.entry(route).or_default().insert(number, (*notice).clone());
+                    self.waiting.entry(route).or_default().insert(number, told.clone());
                 }
                 let new = Known { notices: VecDeque::new(), thread: notice.thread.clone() };
                 let known = self.alerts.entry(notice.event.alert.id.clone()).or_insert(new);
                 known.thread.clone_from(&notice.thread);
+                if let Some((_, before)) = known.notices.back_mut() {
+                    before.event.drop_baselines();
+                }
                 known.notices.push_back((number, *notice));
                 if known.notices.len() > EVENTS_KEPT {
                     known.notices.remove(1);
@@ -196,6 +220,7 @@ impl Ledger {
                 }
                 _ => {}
             }
+            event.previous.iter_mut().for_each(AlertDocument::drop_baselines);
             states.insert(event.alert.id.clone(), event.alert.state);
             let is_told = !was_renamed && event.kind != AlertEventKind::Updated;
             let routes = if is_told { routes(&event) } else { Vec::new() };

@@ -41,6 +41,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
 use self::config::{AlertsConfig, RouteConfig};
+pub use self::ledger::last_in_journal;
 use self::ledger::{Known, Ledger};
 use self::notice::Notice;
 pub use self::sender::Counters;
@@ -161,11 +162,12 @@ impl Alerts {
         }
     }
 
-    /// The alerts for which `wanted` holds, those that began last first.
+    /// The alerts for which `wanted` holds, those that began last first, without the states of their baselines.
     pub fn list(&self, wanted: impl Fn(&AlertDocument) -> bool) -> Vec<AlertDocument> {
         let ledger = self.shared.ledger.lock();
         let last = ledger.alerts.values().filter_map(Known::last).map(|event| &event.alert);
         let mut alerts: Vec<AlertDocument> = last.filter(|alert| wanted(alert)).cloned().collect();
+        alerts.iter_mut().for_each(AlertDocument::drop_baselines);
         alerts.sort_by(|a, b| (b.start, &a.id).cmp(&(a.start, &b.id)));
         alerts
     }

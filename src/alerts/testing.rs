@@ -8,7 +8,15 @@ use super::notice::Notice;
 /// That an alert of this service was opened.
 pub(super) fn notice(service: &str) -> Notice {
     let key = KeyFields(vec![("service_name".into(), service.to_owned())]);
-    let window = AlertWindow { key: key.clone(), start: 10_000, end: 20_000, value: 7.0, score: None };
+    let window = AlertWindow {
+        key: key.clone(),
+        start: 10_000,
+        end: 20_000,
+        value: 7.0,
+        score: None,
+        offsets: Vec::new(),
+        baselines: Vec::new(),
+    };
     let alert = AlertDocument {
         id: "0123".to_owned(),
         alert: "errors".into(),
@@ -26,6 +34,7 @@ pub(super) fn notice(service: &str) -> Notice {
         revision: 0,
         as_of: 20_000,
         configuration: "f00".into(),
+        sections: Default::default(),
     };
     let event = AlertEvent {
         kind: AlertEventKind::Opened,

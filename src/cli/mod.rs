@@ -12,6 +12,7 @@ mod config;
 mod dead_letters;
 mod demo;
 mod detect;
+mod explain;
 mod generate;
 mod logging;
 mod options;
@@ -85,6 +86,8 @@ pub enum Command {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// For a time, tell nobody of alerts that match
     Silence(silence::SilenceArgs),
+    /// Derive an alert again from its records, and show the working
+    Explain(explain::ExplainArgs),
     /// Print the effective configuration, commented
     Config(config::ShowArgs),
     /// Make up realistic logs, with incidents whose true times are known
@@ -155,6 +158,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Checkpoints(args) => checkpoints::run(&args),
         Command::DeadLetters(args) => dead_letters::run(&args),
         Command::Silence(args) => silence::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -2,13 +2,16 @@
 //!
 //! In: a [`Config`]. Out: what the dataflow is built from, or *all* mistakes, each with its key.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use floodmark_dataflows::alerts::config::{Alert, compile_alerts};
 use floodmark_dataflows::decode::{RecordsConfig, Schema};
 use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::view_config::{Mistake, compile_views};
 
-use super::{Config, SourceChoice, SourceSection, StoreChoice, StoreSection};
+use super::{Config, SourceChoice, SourceSection, StoreChoice, StoreSection, fnv_1a};
 use crate::alerts::config::route_mistakes;
 use crate::dead_letters::Place;
 use crate::sources::generator::Generator;
@@ -106,9 +109,30 @@ impl Config {
             Err(_) => Vec::new(),
         };
         match (rules, views) {
-            (Ok(rules), Ok(views)) if mistakes.is_empty() => Ok(Compiled { schema, rules, views, alerts }),
+            (Ok(rules), Ok(mut views)) if mistakes.is_empty() => {
+                let mut alerts = alerts;
+                for alert in &mut alerts {
+                    alert.watch(&mut views[usize::from(alert.view_id)]);
+                    alert.sections = self.sections(&alert.view);
+                }
+                Ok(Compiled { schema, rules, views, alerts })
+            }
             _ => Err(mistakes),
         }
+    }
+
+    /// The hashes of all that decides what is in the windows of a view and how they are scored, by section.
+    pub fn sections(&self, view: &str) -> BTreeMap<Arc<str>, Arc<str>> {
+        let view = self.view.iter().find(|config| config.name == view);
+        [
+            ("view", serde_json::to_string(&view)),
+            ("records", serde_json::to_string(&self.records)),
+            ("rules", serde_json::to_string(&self.rules)),
+            ("time", serde_json::to_string(&self.time)),
+        ]
+        .into_iter()
+        .map(|(name, json)| (name.into(), format!("{:016x}", fnv_1a(&json.unwrap_or_default())).into()))
+        .collect()
     }
 }
 

@@ -120,9 +120,13 @@ impl Config {
     pub fn hash(&self) -> u64 {
         // Maps are ordered in this form, and the order of struct fields is that of the code.
         let text = serde_json::to_string(self).unwrap_or_default();
-        // FNV-1a, 64 bits (Fowler, Noll, Vo).
-        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        fnv_1a(&text)
     }
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo).
+fn fnv_1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The keys of [`Config`].

@@ -30,6 +30,8 @@ fn view(name: &str, width_s: u64, slide_s: u64) -> View {
         forget_after_ms: 100_000,
         scored: Vec::new(),
         keeps_offsets: false,
+        is_watched: false,
+        evidence_from: None,
     }
 }
 

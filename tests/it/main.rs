@@ -15,6 +15,7 @@ mod dead_letters;
 mod docs;
 mod elasticsearch;
 mod engine;
+mod explain;
 mod hostile;
 mod kafka;
 mod memory;

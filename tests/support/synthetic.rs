@@ -32,6 +32,8 @@ pub fn view(name: &str, key: &[&str], width_s: u64, slide_s: u64) -> View {
         forget_after_ms: 7 * 86_400_000,
         scored: Vec::new(),
         keeps_offsets: false,
+        is_watched: false,
+        evidence_from: None,
     }
 }
 

@@ -75,6 +75,11 @@ impl WindowCondition {
         self.measure == "score"
     }
 
+    /// The least score that meets it, if it is about scores and high ones meet it.
+    pub fn least_score(&self) -> Option<u8> {
+        (self.is_of_score() && self.is_upward()).then(|| self.threshold.ceil() as u8)
+    }
+
     /// Whether greater values are worse.
     pub fn is_upward(&self) -> bool {
         matches!(self.comparison, Comparison::AtLeast | Comparison::Above)
@@ -92,7 +97,8 @@ impl WindowCondition {
         is_met.then_some(value)
     }
 
-    fn value(&self, window: &WindowDocument) -> Option<f64> {
+    /// What of a window it compares; a score that is still being learned is none.
+    pub fn value(&self, window: &WindowDocument) -> Option<f64> {
         let ratio = |part: i64| (window.count > 0).then(|| part as f64 / window.count as f64);
         let response = window.response_time_ms.as_ref();
         match self.measure {

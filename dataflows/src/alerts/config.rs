@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::condition::WindowCondition;
 use crate::output::WindowDocument;
+use crate::scores::ScoredMeasure;
 use crate::time::Millis;
 use crate::view::{View, ViewId};
 use crate::view_config::Mistake;
@@ -137,14 +138,32 @@ pub struct Alert {
     pub lateness_ms: u64,
     /// The view's retention.
     pub retention_ms: u64,
+    /// What the view scores by baselines.
+    pub measures: Vec<ScoredMeasure>,
     /// A hash of what makes it this alert.
     pub configuration: Arc<str>,
+    /// The hashes of the sections of the configuration that the view's windows are computed by, by name.
+    pub sections: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl Alert {
     /// The condition that the alert is said to be about.
     pub fn condition(&self) -> &WindowCondition {
         &self.conditions[0]
+    }
+
+    /// Whether any of its conditions is about scores.
+    pub fn is_about_scores(&self) -> bool {
+        self.conditions.iter().any(WindowCondition::is_of_score)
+    }
+
+    /// Lets the view know that its windows are looked at, and from which score on they may be worth an alert.
+    pub fn watch(&self, view: &mut View) {
+        view.is_watched = true;
+        view.keeps_offsets = true;
+        // All conditions must hold.
+        let least = self.conditions.iter().filter_map(WindowCondition::least_score).max();
+        view.evidence_from = [view.evidence_from, least].into_iter().flatten().min();
     }
 
     /// Whether the windows of this key are looked at.
@@ -229,7 +248,9 @@ impl AlertConfig {
             slide_ms: view.slide_ms,
             lateness_ms: view.lateness_ms,
             retention_ms: view.retention_ms,
+            measures: view.scored.iter().copied().filter(|measure| measure.has_baseline()).collect(),
             configuration: self.fingerprint(view).into(),
+            sections: BTreeMap::new(),
         })
     }
 

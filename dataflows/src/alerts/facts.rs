@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Alert, AlertNumber};
 use crate::detect::Band;
-use crate::output::{WindowDocument, WindowScore};
+use crate::output::{Evidence, WindowDocument, WindowScore};
 use crate::time::Millis;
 use crate::view::Key;
 
@@ -22,6 +22,8 @@ pub struct Fact {
     pub value: f64,
     /// The [`WindowScore`] as JSON, which every format can carry.
     pub score: Option<Arc<str>>,
+    /// What it takes to derive the window again.
+    pub evidence: Option<Arc<Evidence>>,
     /// The window's revision.
     pub revision: u32,
     /// The event-clock time from which on this was known: the window's end, or that of its last late correction.
@@ -65,6 +67,7 @@ pub fn facts<'a>(alerts: &'a [Arc<Alert>], window: &'a WindowDocument) -> impl I
         let fact = value.map(|value| Fact {
             value,
             score: window.score.as_ref().and_then(|score| sonic_rs::to_string(score).ok()).map(Arc::from),
+            evidence: window.evidence.clone().filter(|of| of.baselines.is_empty() || alert.is_about_scores()),
             revision: window.revision,
             as_of: if is_late { window.as_of } else { window.end },
         });

@@ -14,8 +14,10 @@ use super::config::{Alert, AlertNumber, AlertSeverity, hash};
 use super::facts::{Fact, FactUpdate};
 use super::segments::{KeyFacts, Point, Segment, is_stronger};
 use super::state::{AlertRow, AlertRowValue, alert_rows};
-use super::{AlertDocument, AlertEvent, AlertEventKind, AlertState, AlertWindow};
-use crate::output::KeyFields;
+use super::{AlertDocument, AlertEvent, AlertEventKind, AlertState, AlertWindow, MeasureBaseline};
+use crate::detect::BaselineState;
+use crate::output::{KeyFields, WindowScore};
+use crate::scores::ScoredMeasure;
 use crate::time::{Millis, Tick};
 use crate::view::Key;
 
@@ -45,6 +47,14 @@ impl Incident {
     fn id(&self, alert: &Alert) -> String {
         let text = format!("{}\n{}\n{}\n{}", alert.name, alert.configuration, self.first.0, self.first.1.start);
         format!("{:032x}", hash(text.as_bytes()))
+    }
+
+    /// Whether it says the same as another of the same id, whatever the two were made by. A late record changes what all
+    /// windows after it were scored by, but hardly ever how they look.
+    fn reads_like(&self, other: &Self) -> bool {
+        let bare = |(key, point): &(Key, Point)| (key.clone(), Point { evidence: None, ..point.clone() });
+        let bare = |of: &Self| Self { first: bare(&of.first), strongest: bare(&of.strongest), as_of: 0, ..of.clone() };
+        bare(self) == bare(other)
     }
 
     /// Whether it says the same, whatever became of the rest.
@@ -237,6 +247,9 @@ impl AlertFold {
             (AlertState::Closed, AlertState::Open) => return AlertEventKind::Amended,
             _ => {}
         }
+        if incident.reads_like(said) {
+            return AlertEventKind::Updated;
+        }
         let from = said.first.1.start.min(incident.first.1.start);
         let to = said.last.max(incident.last);
         let is_of = |key: &Key| said.segments.iter().chain(&incident.segments).any(|(other, _)| other == key);
@@ -317,6 +330,7 @@ impl AlertFold {
             revision: incident.revision,
             as_of: incident.as_of,
             configuration: alert.configuration.clone(),
+            sections: alert.sections.clone(),
         }
     }
 }
@@ -361,12 +375,25 @@ fn fields(alert: &Alert, key: &Key) -> KeyFields {
 }
 
 fn window(alert: &Alert, (key, point): &(Key, Point)) -> AlertWindow {
+    let mut score: Option<WindowScore> = point.score.as_ref().and_then(|json| sonic_rs::from_str(json).ok());
+    let evidence = point.evidence.as_deref();
+    let offsets = match &mut score {
+        Some(score) => std::mem::take(&mut score.offsets),
+        None => evidence.map(|evidence| evidence.offsets.clone()).unwrap_or_default(),
+    };
+    let states = evidence.iter().flat_map(|evidence| &*evidence.baselines);
+    let state = |(measure, state): (&ScoredMeasure, &BaselineState)| MeasureBaseline {
+        measure: measure.name().into(),
+        state: state.clone(),
+    };
     AlertWindow {
         key: fields(alert, key),
         start: point.start,
         end: point.start + alert.width_ms,
         value: point.value,
-        score: point.score.as_ref().and_then(|json| sonic_rs::from_str(json).ok()),
+        score,
+        offsets,
+        baselines: alert.measures.iter().zip(states).map(state).collect(),
     }
 }
 
@@ -429,8 +456,13 @@ mod tests {
     /// The value of the n-th window of a key; below 5 it does not meet the condition.
     fn fact(key: &str, window: u64, value: u32, is_late: bool) -> FactUpdate {
         let as_of = if is_late { window * 10_000 + 90_000 } else { window * 10_000 + 10_000 };
-        let fact =
-            (value >= 5).then(|| Fact { value: f64::from(value), score: None, revision: u32::from(is_late), as_of });
+        let fact = (value >= 5).then(|| Fact {
+            value: f64::from(value),
+            score: None,
+            evidence: None,
+            revision: u32::from(is_late),
+            as_of,
+        });
         FactUpdate { alert: 0, key: Key(key.into()), start: window * 10_000, fact, is_late }
     }
 

@@ -21,11 +21,13 @@ pub mod operator;
 pub mod segments;
 pub mod state;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::{KeyFields, WindowScore};
+use crate::detect::BaselineState;
+use crate::output::{KeyFields, RecordRange, WindowScore};
 use crate::time::Millis;
 
 /// What happened to an alert.
@@ -70,6 +72,21 @@ pub struct AlertWindow {
     /// Its score with the explanation, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<WindowScore>,
+    /// Where its records are, by partition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offsets: Vec<RecordRange>,
+    /// What its score was made by: the states of the baselines of all measures before the window.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub baselines: Vec<MeasureBaseline>,
+}
+
+/// The state that the baseline of a measure had before a window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasureBaseline {
+    /// The measure's name in the configuration.
+    pub measure: Arc<str>,
+    /// The state.
+    pub state: BaselineState,
 }
 
 /// An alert as it is published. All times are epoch milliseconds of event time.
@@ -106,8 +123,20 @@ pub struct AlertDocument {
     /// The event-clock time from which on all this was known: ends of windows, late corrections, and where it is closed
     /// the end of the quiet after it. The same in every run.
     pub as_of: Millis,
-    /// The hash of the configuration that it was raised by.
+    /// The hash of the definitions of the alert and its view that it was raised by.
     pub configuration: Arc<str>,
+    /// The hashes of the sections of the configuration that its windows were computed by: `view`, `records`, `rules`,
+    /// `time`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sections: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl AlertDocument {
+    /// Lets go of the states of baselines, which are large, and of use only to derive the alert again.
+    pub fn drop_baselines(&mut self) {
+        self.first.baselines = Vec::new();
+        self.strongest.baselines = Vec::new();
+    }
 }
 
 /// A change of an alert.
@@ -128,6 +157,14 @@ pub struct AlertEvent {
     /// Where it was retracted: the id of the incident that it turned out to be a part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<String>,
+}
+
+impl AlertEvent {
+    /// Lets go of the states of baselines.
+    pub fn drop_baselines(&mut self) {
+        self.alert.drop_baselines();
+        self.previous.iter_mut().for_each(AlertDocument::drop_baselines);
+    }
 }
 
 /// Receives alerts.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Alert;
 use super::facts::Fact;
+use crate::output::Evidence;
 use crate::time::Millis;
 
 /// A window of a segment.
@@ -24,6 +25,14 @@ pub struct Point {
     pub value: f64,
     /// The window's score as JSON.
     pub score: Option<Arc<str>>,
+    /// What it takes to derive the window again.
+    pub evidence: Option<Arc<Evidence>>,
+}
+
+impl Point {
+    fn of(start: Millis, fact: &Fact) -> Self {
+        Self { start, value: fact.value, score: fact.score.clone(), evidence: fact.evidence.clone() }
+    }
 }
 
 /// A time at which a key is conspicuous.
@@ -46,7 +55,7 @@ pub struct Segment {
 impl Segment {
     fn of(run: &[(Millis, Fact)], alert: &Alert) -> Option<Self> {
         let ((start, fact), rest) = run.split_first()?;
-        let first = Point { start: *start, value: fact.value, score: fact.score.clone() };
+        let first = Point::of(*start, fact);
         let strongest = first.clone();
         let (revision, as_of) = (fact.revision, fact.as_of);
         let mut segment = Self { first, strongest, last: *start, windows: 1, revision, as_of };
@@ -58,7 +67,7 @@ impl Segment {
 
     fn extend(&mut self, start: Millis, fact: &Fact, alert: &Alert) {
         if is_stronger(alert, fact.value, self.strongest.value) {
-            self.strongest = Point { start, value: fact.value, score: fact.score.clone() };
+            self.strongest = Point::of(start, fact);
         }
         self.last = start;
         self.windows += 1;

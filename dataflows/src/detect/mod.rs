@@ -13,6 +13,7 @@
 //! - [`seasons`]: what is usual at an hour.
 //! - [`first`]: what happens for the first time.
 //! - [`scored`]: the result. [`window`]: one for all measures of a window.
+//! - [`state`]: a baseline on its way out.
 //! - [`series`]: baselines along a key's windows, and how a correction folds forward again.
 
 mod baseline;
@@ -23,6 +24,7 @@ mod parts;
 mod scored;
 mod seasons;
 mod series;
+mod state;
 mod tail;
 mod window;
 
@@ -31,4 +33,5 @@ pub use measure::{Direction, Measure, Missing};
 pub use parts::Part;
 pub use scored::{ALERT_SCORE, Band, FINE, Scored};
 pub use series::{KEEP_EVERY, Series};
+pub use state::BaselineState;
 pub use window::WindowScore;

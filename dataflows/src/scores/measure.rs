@@ -59,6 +59,11 @@ impl ScoredMeasure {
         }
     }
 
+    /// Whether it is judged against a baseline.
+    pub fn has_baseline(self) -> bool {
+        self != ScoredMeasure::New
+    }
+
     /// How it is judged against a baseline; [`ScoredMeasure::New`] has none.
     pub fn measure(self) -> Measure {
         match self {

@@ -10,6 +10,7 @@
 //! - `learned`: what windows teach, one after the other; sleep and forgetting.
 //! - `series`: the windows of one key, and the baselines kept for corrections.
 //! - `shown`: what is shown of a score, as it is kept and sent.
+//! - `again`: a window scored again, from the state of its baselines.
 //!
 //! # Which windows count
 //!
@@ -18,6 +19,7 @@
 //! score is at least 50 ("withdrawn" is one that had, and no longer does: its last document has a lower score). After
 //! 1,000 windows without records in a row a key sleeps until it has some; after `forget_after` it is forgotten.
 
+mod again;
 mod learned;
 mod measure;
 mod novelty;
@@ -26,7 +28,9 @@ mod series;
 mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+pub use again::score_again;
 pub use learned::Learned;
 pub use measure::ScoredMeasure;
 use novelty::Novelties;
@@ -37,10 +41,14 @@ pub use shown::{ScoreUpdate, ShownMeasure, ShownScore};
 
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{NoveltyRow, Restored, SeriesRow, StateRow, ValuesRow};
+use crate::detect::BaselineState;
 use crate::output::WindowScore;
 use crate::time::Millis;
 use crate::view::{Key, View, ViewId};
 use series::Series;
+
+/// The states of the baselines of a key before a window, in the order of the view's measures.
+pub(crate) type States = Arc<[BaselineState]>;
 
 /// The scores of all keys of a view on a worker.
 pub(crate) struct ViewScores {
@@ -95,7 +103,7 @@ impl ViewScores {
         if window < self.first || content.count() <= 0 {
             return;
         }
-        let value = |measure: &ScoredMeasure| measure.value(content, self.plan.width_ms()).unwrap_or(f64::NAN);
+        let value = |measure: &ScoredMeasure| self.plan.value_of(*measure, content).unwrap_or(f64::NAN);
         let values = self.plan.measures.iter().map(value).collect();
         let series = match self.series.get_mut(key) {
             Some(series) => series,
@@ -146,8 +154,9 @@ impl ViewScores {
         }
     }
 
-    /// The score of a closed window, to be published; that of a final one is given once after each change.
-    pub fn take(&mut self, window: u64, key: &Key, is_final: bool) -> Option<WindowScore> {
+    /// The score of a closed window, to be published, and the states of the baselines that it was made by, if alerts may
+    /// need them. Those of a final one are given once after each change.
+    pub fn take(&mut self, window: u64, key: &Key, is_final: bool) -> Option<(WindowScore, Option<States>)> {
         self.series.get_mut(key)?.take_score(window, is_final)
     }
 

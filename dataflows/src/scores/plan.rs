@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use super::shown::{REASONS, ShownMeasure, ShownScore};
+use crate::aggregate::Aggregate;
 use crate::detect::{Band, Baseline, Scored, WindowScore as Combined};
 use crate::output::WindowScore;
 use crate::scores::ScoredMeasure;
@@ -37,6 +38,8 @@ pub struct Plan {
     pub(super) stretch: u64,
     /// So many windows of silence, and nothing learned is left.
     pub(super) forget_after: u64,
+    /// From this score on alerts may need the states of the baselines.
+    evidence_from: Option<u8>,
 }
 
 /// After how many windows at the latest one that is gone is part of the first kept baseline: the next one is kept when
@@ -71,6 +74,7 @@ impl Plan {
             overlap: view.width_ms.div_ceil(view.slide_ms),
             stretch: stretch(view.width_ms, view.slide_ms, view.retention_ms),
             forget_after: (view.forget_after_ms / view.slide_ms).max(SLEEP_AFTER + 1),
+            evidence_from: view.evidence_from,
         })
     }
 
@@ -87,6 +91,21 @@ impl Plan {
     /// Windows kept behind their end.
     pub(super) fn retained(&self) -> u64 {
         self.retention_ms.div_ceil(self.slide_ms)
+    }
+
+    /// The value of a measure in a window with this content; `None` where it has no records.
+    pub fn value_of(&self, measure: ScoredMeasure, content: &Aggregate) -> Option<f64> {
+        (content.count() > 0).then(|| measure.value(content, self.width_ms))?
+    }
+
+    /// Whether alerts may need the states of baselines at all.
+    pub(super) fn wants_evidence(&self) -> bool {
+        self.evidence_from.is_some()
+    }
+
+    /// Whether alerts may need those of a window with this score.
+    pub(super) fn is_evidence(&self, combined: &Combined) -> bool {
+        !combined.learning && self.evidence_from.is_some_and(|from| combined.score >= from)
     }
 
     /// The number of the first window that ends after a time.

@@ -6,12 +6,16 @@
 //! not leaves no trace.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+
+use super::States;
 use super::learned::Learned;
 use super::plan::{Plan, is_telling};
 use super::shown::ShownScore;
-use crate::detect::{Scored, WindowScore as Combined};
+use crate::detect::{BaselineState, Scored, WindowScore as Combined};
 use crate::output::WindowScore;
 use crate::view::Key;
 
@@ -25,6 +29,15 @@ struct Entry {
     shown: u64,
     /// Its score, until it is published as final.
     score: Option<Arc<ShownScore>>,
+    /// The states of the baselines that it was made by, as long, where alerts may need them.
+    states: Option<States>,
+}
+
+impl Entry {
+    /// Of a window of which nothing is shown yet.
+    fn new(window: u64, values: Option<Box<[f64]>>) -> Self {
+        Self { window, values, shown: 0, score: None, states: None }
+    }
 }
 
 /// A window whose score changed.
@@ -97,7 +110,7 @@ impl Series {
                 &mut entry.shown
             }
             Err(place) => {
-                self.entries.insert(place, Entry { window, values: Some(values), shown: 0, score: None });
+                self.entries.insert(place, Entry::new(window, Some(values)));
                 &mut self.entries[place].shown
             }
         };
@@ -137,7 +150,9 @@ impl Series {
                 continue;
             }
             let is_new = values.is_some() && self.head.last.is_none();
+            let mut before = None;
             let mut scored = if plan.overlap == 1 {
+                before = plan.wants_evidence().then(|| self.head.baselines.clone());
                 keep(&mut self.kept, &self.head, self.phase, plan);
                 self.head.step(plan, values)
             } else {
@@ -150,14 +165,16 @@ impl Series {
             if is_shown || was_shown {
                 let is_silent = values.is_none();
                 let score = Arc::new(plan.shown(&scored, &combined));
-                let shown = if is_shown { score.hash() } else { 0 };
+                let before = before.as_ref().unwrap_or(&self.head.baselines);
+                let states = plan.is_evidence(&combined).then(|| before.iter().map(BaselineState::of).collect());
+                let shown = if is_shown { hash(&score, states.as_ref()) } else { 0 };
                 let place = place.unwrap_or_else(|place| {
-                    self.entries.insert(place, Entry { window, values: None, shown: 0, score: None });
+                    self.entries.insert(place, Entry::new(window, None));
                     place
                 });
                 let entry = &mut self.entries[place];
                 if entry.shown != shown {
-                    (entry.shown, entry.score) = (shown, Some(score.clone()));
+                    (entry.shown, entry.score, entry.states) = (shown, Some(score.clone()), states);
                     let is_first = window >= scored_before;
                     changed(News { window, is_first, is_silent, shown: is_shown.then_some(score) });
                 }
@@ -174,18 +191,18 @@ impl Series {
     }
 
     /// The score of a closed window, to be published. That of a final window is given once after each change.
-    pub fn take_score(&mut self, window: u64, is_final: bool) -> Option<WindowScore> {
+    pub fn take_score(&mut self, window: u64, is_final: bool) -> Option<(WindowScore, Option<States>)> {
         let place = self.find(window).ok()?;
-        let score = &mut self.entries[place].score;
-        let score = if is_final { score.take() } else { score.clone() };
+        let Entry { score, states, .. } = &mut self.entries[place];
+        let (score, states) = if is_final { (score.take(), states.take()) } else { (score.clone(), states.clone()) };
         debug_assert!(score.is_some(), "window {window}");
-        score.map(|score| score.document())
+        score.map(|score| (score.document(), states))
     }
 
     /// Lets go of the scores of windows that are published as final.
     pub fn drop_published(&mut self) {
         let settled = self.place_of(self.settled);
-        self.entries.range_mut(..settled).for_each(|entry| entry.score = None);
+        self.entries.range_mut(..settled).for_each(|entry| (entry.score, entry.states) = (None, None));
     }
 
     /// Lets go of what only corrections of windows before `first` need, which are gone. Returns whether anything is left.
@@ -304,6 +321,14 @@ fn same_bits((a, b): (&f64, &f64)) -> bool {
     a.to_bits() == b.to_bits()
 }
 
+/// Of what is shown of a score, and of what alerts take along of it; never 0.
+fn hash(score: &ShownScore, states: Option<&States>) -> u64 {
+    let Some(states) = states else { return score.hash() };
+    let mut hasher = FixedState::with_seed(3).build_hasher();
+    (score.hash(), states).hash(&mut hasher);
+    hasher.finish() | 1
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -328,6 +353,8 @@ mod tests {
             forget_after_ms: 7 * 86_400_000,
             scored: vec![ScoredMeasure::Rate],
             keeps_offsets: false,
+            is_watched: false,
+            evidence_from: None,
         };
         Plan::of(&view).unwrap()
     }

@@ -15,7 +15,7 @@ use super::{PaneSpine, PaneUpdate, Place, Publish, pane_gone_at};
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{LateRow, Restored, StateRow};
 use crate::corrections::{KEPT_REVISIONS, Late, Measures};
-use crate::output::{RecordRange, WindowDocument, WindowScore, WindowState};
+use crate::output::{Evidence, RecordRange, WindowDocument, WindowScore, WindowState};
 use crate::scores::{ScoreUpdate, ViewScores};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
@@ -421,11 +421,16 @@ impl Windows {
                 let state = WindowState::new(view, window.1, self.tick_ms, late, is_final, as_of_ms);
                 let state = WindowState { partial, ..state };
                 let mut document = WindowDocument::new(view, &key, window.1, &Measures::of(&aggregate), state);
-                if let (Some(scores), Some(number)) = (&mut scores, number) {
-                    let score = scores.take(number, &key, is_final);
-                    let offsets = RecordRange::all(&aggregate.ranges, self.tick_ms);
-                    document.score = score.map(|score| WindowScore { offsets, ..score });
-                }
+                let scores = scores.as_mut().zip(number);
+                let score = scores.and_then(|(scores, number)| scores.take(number, &key, is_final));
+                let offsets = RecordRange::all(&aggregate.ranges, self.tick_ms);
+                document.evidence = match score {
+                    Some((score, states)) => {
+                        document.score = Some(WindowScore { offsets, ..score });
+                        states.map(|baselines| Arc::new(Evidence { offsets: Vec::new(), baselines }))
+                    }
+                    None => view.is_watched.then(|| Arc::new(Evidence { offsets, baselines: Arc::default() })),
+                };
                 documents.push(document);
             }
         }

@@ -7,8 +7,10 @@ use differential_dataflow::difference::Semigroup;
 use floodmark_dataflows::aggregate::{Accumulator, Aggregate};
 use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
-use floodmark_dataflows::detect::Scored as Judged;
-use floodmark_dataflows::output::{Previous, RecordRange, ResponseTime, WindowDocument, WindowScore, WindowState};
+use floodmark_dataflows::detect::{BaselineState, Scored as Judged};
+use floodmark_dataflows::output::{
+    Evidence, Previous, RecordRange, ResponseTime, WindowDocument, WindowScore, WindowState,
+};
 use floodmark_dataflows::patterns::{Cutter, FirstCut};
 use floodmark_dataflows::record::Level;
 use floodmark_dataflows::rules::Rules;
@@ -216,7 +218,10 @@ pub fn expected(
                 if is_final {
                     document.as_of = document.as_of.max(as_of(scored.last.as_ref()));
                 }
+                document.evidence = evidence(scored.states);
                 document.score = Some(WindowScore { offsets: row.offsets(tick_ms), ..scored.score });
+            } else if view.is_watched {
+                document.evidence = Some(Arc::new(Evidence { offsets: row.offsets(tick_ms), ..Evidence::default() }));
             }
             let place = (view.name.to_string(), key.values().join("/"), start);
             (place, document)
@@ -233,6 +238,7 @@ pub fn expected(
         let state = WindowState { is_final, as_of_ms, ..WindowState::default() };
         let mut document = WindowDocument::new(view, &key, start, &Measures::of(&empty), state);
         document.score = Some(scored.score);
+        document.evidence = evidence(scored.states);
         windows.insert((view.name.to_string(), key.values().join("/"), start), document);
     }
     Expected { windows, too_late, totals, patterns, samples }
@@ -294,6 +300,11 @@ fn news_of(view: &View, presence: &Presence, key: &Key, window: u64) -> Option<J
 fn significant(number: f64) -> f64 {
     let scale = 10f64.powi(2 - number.log10().floor() as i32);
     (number * scale).round() / scale
+}
+
+/// What an alert takes along of a window with a score.
+fn evidence(states: Option<Vec<BaselineState>>) -> Option<Arc<Evidence>> {
+    states.map(|states| Arc::new(Evidence { offsets: Vec::new(), baselines: states.into() }))
 }
 
 /// The scores of a key's windows as of the end.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use floodmark_dataflows::detect::{Baseline, Scored as Judged, WindowScore as Combined};
+use floodmark_dataflows::detect::{Baseline, BaselineState, Scored as Judged, WindowScore as Combined};
 use floodmark_dataflows::output::WindowScore;
 use floodmark_dataflows::scores::{Plan, ScoredMeasure};
 use floodmark_dataflows::time::Millis;
@@ -26,6 +26,8 @@ pub struct Content<'a> {
 /// The score of a window, and the last late tick that changed it.
 pub struct Scored {
     pub score: WindowScore,
+    /// What it was scored by, where alerts take that along.
+    pub states: Option<Vec<BaselineState>>,
     pub last: Option<u64>,
 }
 
@@ -106,11 +108,14 @@ pub fn scores_of(
                 let combined = Combined::of(&scored);
                 let is_shown = content.is_some() || combined.score >= 50 && !combined.learning;
                 let score = is_shown.then(|| plan.explain(&scored, &combined));
+                let is_evidence = !combined.learning && view.evidence_from.is_some_and(|from| combined.score >= from);
+                let states = is_evidence.then(|| known.baselines.iter().map(BaselineState::of).collect());
                 let old = scores.remove(&number);
-                let is_changed = old.as_ref().map(|old| &old.score) != score.as_ref();
+                let is_changed =
+                    old.as_ref().map(|old| (&old.score, &old.states)) != score.as_ref().map(|score| (score, &states));
                 if let Some(score) = score {
                     let last = if is_changed { late } else { None };
-                    scores.insert(number, Scored { score, last: last.max(old.and_then(|old| old.last)) });
+                    scores.insert(number, Scored { score, states, last: last.max(old.and_then(|old| old.last)) });
                 }
             }
             let mut next = taught[(number - first) as usize].clone();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use floodmark_dataflows::view::Key;
 use serde_json::{Value, json};
 
+use super::windows::EVIDENCE;
 use super::{Model, Windows, as_read, canonical, without_identities};
 
 /// An alert.
@@ -35,6 +36,7 @@ struct Met {
     start: u64,
     value: f64,
     score: Option<Value>,
+    evidence: Value,
     revision: u64,
     as_of: u64,
 }
@@ -154,6 +156,7 @@ fn met(alert: &AlertModel, key: &[String], start: u64, document: &Value, latenes
         start,
         value: first?,
         score: document.get("score").cloned(),
+        evidence: document[EVIDENCE].clone(),
         revision: document["revision"].as_u64()?,
         as_of: if is_late { as_of } else { window_end },
     })
@@ -218,6 +221,14 @@ fn document(model: &Model, alert: &AlertModel, incident: &[Vec<Met>], end: u64) 
             json!({ "key": fields(&met.key), "start": met.start, "end": met.start + view.width, "value": met.value });
         if let Some(score) = &met.score {
             window["score"] = score.clone();
+            window["score"].as_object_mut().map(|score| score.remove("offsets"));
+        }
+        let is_about_scores = alert.when.iter().any(|(name, ..)| *name == "score");
+        for (name, is_wanted) in [("offsets", true), ("baselines", is_about_scores)] {
+            let of = &met.evidence[name];
+            if is_wanted && of.as_array().is_some_and(|of| !of.is_empty()) {
+                window[name] = of.clone();
+            }
         }
         window
     };

@@ -40,6 +40,22 @@ pub struct Model {
     pub max_patterns: usize,
 }
 
+impl Model {
+    /// The alerts over a view.
+    fn alerts_over<'a>(&'a self, view: &'a ViewModel) -> impl Iterator<Item = &'a AlertModel> {
+        self.alerts.iter().filter(move |alert| self.views[alert.view].name == view.name)
+    }
+
+    /// The score from which on alerts take along what a window was scored by.
+    fn evidence_from(&self, view: &ViewModel) -> Option<u8> {
+        let of_scores = |alert: &AlertModel| {
+            let upward = alert.when.iter().filter(|(name, comparison, _)| *name == "score" && comparison.starts_with('>'));
+            upward.map(|(_, _, than)| than.ceil() as u8).max()
+        };
+        self.alerts_over(view).filter_map(of_scores).min()
+    }
+}
+
 /// A view.
 #[derive(Clone, Debug)]
 pub struct ViewModel {
@@ -132,7 +148,7 @@ fn as_read(value: &Value) -> Value {
 
 /// A document of a window or an alert without what its partitions are known by, and these in order of their numbers.
 pub fn without_identities(mut document: Value) -> Value {
-    for place in ["/score/offsets", "/first/score/offsets", "/strongest/score/offsets"] {
+    for place in ["/score/offsets", "/first/offsets", "/strongest/offsets"] {
         let Some(Value::Array(ranges)) = document.pointer_mut(place) else { continue };
         ranges.iter_mut().filter_map(Value::as_object_mut).for_each(|range| _ = range.remove("identity"));
         ranges.sort_by_key(|range| range["partition"].as_i64());
@@ -230,7 +246,8 @@ pub fn expected(model: &Model, partitions: &[Partition]) -> Outcome {
     }
     let documents = documents(model, windows, end.unwrap_or(0));
     outcome.alerts = alerts::alerts(model, &documents, end.unwrap_or(0) * model.tick);
-    for ((id, _, start), document) in documents {
+    for ((id, _, start), mut document) in documents {
+        document.as_object_mut().map(|document| document.remove(windows::EVIDENCE));
         let place = (model.views[id].name.clone(), canonical(&document["key"]), start);
         outcome.windows.insert(place, canonical(&as_read(&document)));
     }

@@ -31,7 +31,7 @@ pub(super) fn scores_of(
         let ticks = window.records.iter().map(|record| record.time).collect();
         contents.insert(start, Content { ticks, late: &window.late, values: Box::new(move |at| content(window, at)) });
     }
-    fold::scores_of(&compiled(view), &contents, &|_| None, end, model.tick)
+    fold::scores_of(&compiled(model, view), &contents, &|_| None, end, model.tick)
 }
 
 /// The value of a measure; not a number where no record has what it is about.
@@ -62,7 +62,7 @@ fn value(measure: ScoredMeasure, records: &[&Facts], width: u64) -> f64 {
 }
 
 /// The view as the fold knows it: what is in it does not matter there.
-fn compiled(view: &ViewModel) -> View {
+fn compiled(model: &Model, view: &ViewModel) -> View {
     View {
         name: view.name.as_str().into(),
         key: view.key.iter().map(|name| name.as_str().into()).collect(),
@@ -76,5 +76,7 @@ fn compiled(view: &ViewModel) -> View {
         forget_after_ms: view.forget_after,
         scored: view.score.clone(),
         keeps_offsets: false,
+        is_watched: false,
+        evidence_from: model.evidence_from(view),
     }
 }

@@ -103,14 +103,24 @@ pub(super) fn document(
             document["previous"]["as_of"] = json!(corrected(window.late.range(..last).last()));
         }
     }
+    let places = offsets(model, window);
+    let mut evidence = json!({ "offsets": places, "baselines": [] });
     if let Some(scored) = scored {
         document["score"] = json!(scored.score);
         if !window.records.is_empty() {
-            document["score"]["offsets"] = json!(offsets(model, window));
+            document["score"]["offsets"] = json!(places);
         }
+        let with_baselines = view.score.iter().filter(|measure| measure.has_baseline());
+        let states = with_baselines.zip(scored.states.into_iter().flatten());
+        let baselines = states.map(|(measure, state)| json!({ "measure": measure.name(), "state": state }));
+        evidence["baselines"] = baselines.collect();
     }
+    document[EVIDENCE] = evidence;
     document
 }
+
+/// What alerts take along of a window, under this name; not a part of its document.
+pub(super) const EVIDENCE: &str = "evidence";
 
 /// Where the records of a window are.
 fn offsets(model: &Model, window: &Window) -> Vec<Value> {
