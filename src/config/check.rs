@@ -127,6 +127,7 @@ impl Config {
         [
             ("view", serde_json::to_string(&view)),
             ("records", serde_json::to_string(&self.records)),
+            ("patterns", serde_json::to_string(&self.patterns)),
             ("rules", serde_json::to_string(&self.rules)),
             ("time", serde_json::to_string(&self.time)),
         ]

@@ -27,6 +27,7 @@ use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::detect::Baseline;
 use floodmark_dataflows::output::{WindowDocument, WindowScore, WindowState};
+use floodmark_dataflows::patterns::Cutter;
 use floodmark_dataflows::scores::score_again;
 use floodmark_dataflows::view::{Key, OTHER, View};
 use serde::Serialize;
@@ -118,13 +119,14 @@ impl<'a> Deriver<'a> {
     ) -> anyhow::Result<Derived> {
         let view = self.view();
         let values: Vec<&str> = window.key.0.iter().map(|(_, value)| value.as_str()).collect();
-        if values.iter().all(|value| *value == OTHER) {
+        if values.contains(&OTHER) {
             bail!(
                 "this window gathers the keys that found no room ({OTHER}): which ones these are its offsets do not tell"
             );
         }
         let key = Key::from_values(&values);
         let mut decoder = Decoder::new(self.compiled.schema.clone());
+        let mut cutter = self.config.patterns.enabled.then(Cutter::default);
         let mut records = Accumulator::default();
         let (mut read, mut matched) = (0, 0);
         let max_future_ms = self.config.time.max_future.as_millis();
@@ -134,11 +136,19 @@ impl<'a> Deriver<'a> {
             progress(place, raw.offset);
             let end = ends.entry(place).or_insert((raw.offset, raw.offset));
             end.1 = raw.offset;
-            let Ok(record) = decoder.decode(raw.bytes) else { return };
+            let Ok(mut record) = decoder.decode(raw.bytes) else { return };
             let time = record.timestamp_ms;
             let is_ahead = raw.appended_ms.is_some_and(|arrival| time > arrival.saturating_add(max_future_ms));
             let is_in = (window.start..window.end).contains(&time) && !is_ahead;
-            if is_in && view.conditions.iter().all(|condition| condition.holds(&record)) {
+            if !is_in {
+                return;
+            }
+            if let Some(cutter) = &mut cutter {
+                let message = record.message();
+                let cut = cutter.cut(&message);
+                (record.pattern_id, record.pattern) = (Some(cut.id), Some(cut));
+            }
+            if view.conditions.iter().all(|condition| condition.holds(&record)) {
                 let fields = view.key_fields.iter().map(|field| record.text(*field).unwrap_or_default().into_owned());
                 if Key::from_values(&fields.collect::<Vec<_>>()) == key {
                     matched += 1;

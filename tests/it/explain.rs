@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::support::{Dir, Ran};
 
-/// The first hour is quiet, ten minutes with incidents follow.
-const QUIET_RECORDS: u64 = 20 * 3_600;
-const RECORDS: u64 = 20 * 600;
+/// Six hours are quiet, half an hour with incidents follows.
+const QUIET_RECORDS: u64 = 5 * 6 * 3_600;
+const RECORDS: u64 = 5 * 1_800;
 
 const CONFIG: &str = r#"
     [source.files]
@@ -21,24 +21,26 @@ const CONFIG: &str = r#"
     max_future = "1h"
     [[view]]
     name = "per_service"
+    window = "60s"
     [[alert]]
     name = "unusual"
+    when = ["score >= 50"]
     [[alert]]
     name = "errors"
     when = ["error_ratio > 0.3"]
 "#;
 
-/// A folder with a log of two partitions: an hour without incidents, and then some.
+/// A folder with a log of two partitions: hours without incidents, and then some.
 fn setup() -> Dir {
     let dir = Dir::new();
     dir.file("floodmark.toml", CONFIG);
     std::fs::create_dir(dir.path().join("logs")).unwrap();
     for (out, start, records, incidents) in [
         ("quiet", "2026-01-01T00:00:00Z", QUIET_RECORDS, "none"),
-        ("loud", "2026-01-01T01:00:00Z", RECORDS, "scheduled"),
+        ("loud", "2026-01-01T06:00:00Z", RECORDS, "scheduled"),
     ] {
         let records = records.to_string();
-        let options = ["--records", &records, "--event-rate", "20", "--start", start, "--incidents", incidents];
+        let options = ["--records", &records, "--event-rate", "5", "--start", start, "--incidents", incidents];
         let labels = ["--labels", "labels.jsonl", "--seed", "7", "--out", out];
         dir.command(&[&["generate"], &options[..], &labels[..]].concat()).run().expect_code(0);
     }
@@ -108,7 +110,7 @@ fn alerts_are_derived_again_with_the_same_score() {
         assert_eq!((&last["now"]["score"]["score"], &told["same"]), (score, &Value::Bool(true)));
         let of_window = last["now"]["score"]["measures"].as_array().unwrap();
         let rate = of_window.iter().find(|measure| measure["measure"] == "rate").unwrap();
-        assert_eq!(rate["actual"].as_f64().unwrap() * 10.0, last["matched"].as_f64().unwrap());
+        assert_eq!((rate["actual"].as_f64().unwrap() * 60.0).round(), last["matched"].as_f64().unwrap());
     }
     // An alert about something that is no score carries where its records are.
     let errors = alerts(&dir, "errors");

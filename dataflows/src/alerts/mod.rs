@@ -125,8 +125,8 @@ pub struct AlertDocument {
     pub as_of: Millis,
     /// The hash of the definitions of the alert and its view that it was raised by.
     pub configuration: Arc<str>,
-    /// The hashes of the sections of the configuration that its windows were computed by: `view`, `records`, `rules`,
-    /// `time`.
+    /// The hashes of the sections of the configuration that its windows were computed by: `view`, `records`,
+    /// `patterns`, `rules`, `time`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sections: BTreeMap<Arc<str>, Arc<str>>,
 }

@@ -56,6 +56,7 @@ pub(in crate::stores) fn window(service: &str, start: u64, as_of: u64) -> Window
         is_final: false,
         partial: false,
         score: None,
+        evidence: None,
         as_of,
     }
 }

@@ -49,7 +49,8 @@ impl Model {
     /// The score from which on alerts take along what a window was scored by.
     fn evidence_from(&self, view: &ViewModel) -> Option<u8> {
         let of_scores = |alert: &AlertModel| {
-            let upward = alert.when.iter().filter(|(name, comparison, _)| *name == "score" && comparison.starts_with('>'));
+            let upward =
+                alert.when.iter().filter(|(name, comparison, _)| *name == "score" && comparison.starts_with('>'));
             upward.map(|(_, _, than)| than.ceil() as u8).max()
         };
         self.alerts_over(view).filter_map(of_scores).min()
