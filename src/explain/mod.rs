@@ -27,7 +27,7 @@ use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::detect::Baseline;
 use floodmark_dataflows::output::{WindowDocument, WindowScore, WindowState};
-use floodmark_dataflows::patterns::Cutter;
+use floodmark_dataflows::patterns::{Cutter, OTHER_CUT};
 use floodmark_dataflows::scores::score_again;
 use floodmark_dataflows::view::{Key, OTHER, View};
 use serde::Serialize;
@@ -96,7 +96,12 @@ impl<'a> Deriver<'a> {
     pub fn changed(&self) -> Vec<String> {
         let now = self.config.sections(&self.alert.view);
         let of = |(section, hash): &(&std::sync::Arc<str>, &std::sync::Arc<str>)| now.get(*section) != Some(*hash);
-        self.alert.sections.iter().filter(of).map(|(section, _)| section.to_string()).collect()
+        let mut changed: Vec<String> =
+            self.alert.sections.iter().filter(of).map(|(section, _)| section.to_string()).collect();
+        if self.definition().is_none_or(|definition| definition.configuration != self.alert.configuration) {
+            changed.push("alert".to_owned());
+        }
+        changed
     }
 
     /// The windows to derive: the first, and the strongest if that is another one.
@@ -119,7 +124,8 @@ impl<'a> Deriver<'a> {
     ) -> anyhow::Result<Derived> {
         let view = self.view();
         let values: Vec<&str> = window.key.0.iter().map(|(_, value)| value.as_str()).collect();
-        if values.contains(&OTHER) {
+        let is_other = |value: &&str| *value == OTHER || *value == format!("{OTHER_CUT:016x}");
+        if values.iter().any(is_other) {
             bail!(
                 "this window gathers the keys that found no room ({OTHER}): which ones these are its offsets do not tell"
             );
@@ -175,12 +181,13 @@ impl<'a> Deriver<'a> {
                 }
             }
         }
-        if let Some(then) = &window.score {
+        let is_about_scores = self.definition().is_none_or(Alert::is_about_scores);
+        if let Some(then) = window.score.as_ref().filter(|_| is_about_scores) {
             let baselines: Option<Vec<Baseline>> = window.baselines.iter().map(|of| of.state.baseline()).collect();
             let baselines = baselines.context("the states of the baselines are not whole")?;
             if baselines.is_empty() {
                 bail!(
-                    "the alert has no states of baselines: it is not about a score, or was raised by an older version"
+                    "the alert has no states of baselines: it is not about scores, or was raised by an older version"
                 );
             }
             let names: Vec<&str> = window.baselines.iter().map(|of| &*of.measure).collect();
@@ -199,10 +206,12 @@ impl<'a> Deriver<'a> {
             now.score = Some(WindowScore { offsets: window.offsets.clone(), ..score });
         }
         let value = self.definition().and_then(|definition| definition.condition().value(&now));
-        if let Some(value) = value
-            && !is_near(value, window.value)
-        {
-            differences.push(format!("the value of the condition was {}, and is {value}", window.value));
+        match value {
+            Some(value) if is_near(value, window.value) => {}
+            Some(value) => differences.push(format!("the value of the condition was {}, and is {value}", window.value)),
+            None if self.definition().is_some() => differences.push("there is no value to compare now".to_owned()),
+            None if now.score.is_some() => {}
+            None => bail!("the configuration has no alert \"{}\", so what it compares is not known", self.alert.alert),
         }
         Ok(Derived { role, window: window.clone(), read, matched, now, value, differences })
     }

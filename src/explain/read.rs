@@ -55,12 +55,8 @@ pub fn read_ranges(
                 from: range.first,
                 to: Some(range.last + 1),
             });
-            let run = FilesRun {
-                positions: Positions::new(),
-                ranges: parts.collect(),
-                marks: false,
-                max_record_bytes: config.records.max_record_bytes,
-            };
+            let max_record_bytes = config.records.max_record_bytes;
+            let run = FilesRun { ranges: parts.collect(), max_record_bytes, ..FilesRun::default() };
             let source = FilesSource::new(files, run).context("the records cannot be read again")?;
             drain(source, ranges, each)
         }
