@@ -28,7 +28,7 @@ use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::detect::Baseline;
 use floodmark_dataflows::output::{WindowDocument, WindowScore, WindowState};
 use floodmark_dataflows::patterns::{Cutter, OTHER_CUT};
-use floodmark_dataflows::scores::score_again;
+use floodmark_dataflows::scores::{ScoredMeasure, score_again};
 use floodmark_dataflows::view::{Key, OTHER, View};
 use serde::Serialize;
 
@@ -185,13 +185,14 @@ impl<'a> Deriver<'a> {
         if let Some(then) = window.score.as_ref().filter(|_| is_about_scores) {
             let baselines: Option<Vec<Baseline>> = window.baselines.iter().map(|of| of.state.baseline()).collect();
             let baselines = baselines.context("the states of the baselines are not whole")?;
-            if baselines.is_empty() {
+            let names: Vec<&str> = window.baselines.iter().map(|of| &*of.measure).collect();
+            let expected = view.scored.iter().filter(|measure| measure.has_baseline()).map(|measure| measure.name());
+            let expected: Vec<&str> = expected.collect();
+            if baselines.is_empty() && !expected.is_empty() {
                 bail!(
-                    "the alert has no states of baselines: it is not about scores, or was raised by an older version"
+                    "the alert has no states of baselines: it is not about high scores, or was raised by an older version"
                 );
             }
-            let names: Vec<&str> = window.baselines.iter().map(|of| &*of.measure).collect();
-            let expected: Vec<&str> = view.scored.iter().map(|measure| measure.name()).collect();
             if names != expected {
                 bail!(
                     "the alert is about {}, and the view \"{}\" now scores {}",
@@ -200,8 +201,9 @@ impl<'a> Deriver<'a> {
                     expected.join(", ")
                 );
             }
-            let score =
-                score_again(view, window.start, &content, &baselines).context("the view scores nothing any more")?;
+            let news = then.measures.iter().find(|of| *of.measure == *ScoredMeasure::New.name());
+            let score = score_again(view, window.start, &content, &baselines, news.map(|of| of.expected))
+                .context("the view scores nothing any more")?;
             compare(then, &score, &mut differences);
             now.score = Some(WindowScore { offsets: window.offsets.clone(), ..score });
         }

@@ -14,7 +14,7 @@ use floodmark_dataflows::output::RecordRange;
 use crate::config::{Config, SourceChoice};
 use crate::sources::files::{FileRange, FilesConfig, FilesRun, FilesSource};
 use crate::sources::kafka::{Extent, KafkaSource, RangeSpec};
-use crate::sources::{Positions, Source, WorkerPlace};
+use crate::sources::{Positions, Source, WorkerPlace, redrive};
 
 /// A source that gives nothing for this long does not answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +32,9 @@ pub fn read_ranges(
 ) -> anyhow::Result<()> {
     if ranges.is_empty() {
         return Ok(());
+    }
+    if ranges.iter().any(|range| *range.topic == *redrive::TOPIC) {
+        bail!("dead letters that were redriven are among the records: these are not read again");
     }
     match config.source.chosen().map_err(|mistake| anyhow!("{mistake}"))? {
         SourceChoice::Kafka(kafka) => {
