@@ -1,6 +1,6 @@
 //! New patterns and jumps of their rates in the generator's logs: false alerts, and how soon incidents are found.
 //!
-//! The whole dataflow runs over two quiet weeks and a day of incidents behind them, with a view by service and pattern.
+//! The whole dataflow runs over a quiet week and a day of incidents behind it, with views by service and pattern.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -32,8 +32,12 @@ use floodmark_dataflows::windows::Publish;
 
 use super::generated::{DAY_MS, RATE, START_MS, TOGETHER, WEEK_MS};
 
-/// Two quiet weeks, and then a day with incidents.
-const QUIET_MS: u64 = 2 * WEEK_MS;
+/// A quiet week, and then a day with incidents.
+const QUIET_MS: u64 = WEEK_MS;
+/// The generator's services.
+const SERVICES: f64 = 5.0;
+/// Widths of windows.
+const WIDTHS_MS: [u64; 2] = [10_000, 60_000];
 const BATCH: u64 = 500;
 
 /// Records of a generator, one after the other.
@@ -53,42 +57,38 @@ impl Lines {
     }
 }
 
-/// A partition whose batches are made as they are read.
-struct Stretch(Rc<RefCell<Vec<Lines>>>, Vec<u8>, u64, u64);
-
-impl Stretch {
-    fn take(&mut self) {
-        let mut stretches = self.0.borrow_mut();
-        let lines = stretches.last_mut().expect("a stretch");
-        if lines.left > 0 && self.3 > 0 {
-            lines.next();
-            (self.1, self.2) = (lines.line.clone(), lines.offset - 1);
-            self.3 -= 1;
-        } else {
-            self.1.clear();
-        }
-    }
+/// A batch whose records are made as they are read.
+struct Stretch {
+    all: Rc<RefCell<Vec<Lines>>>,
+    /// The record, empty behind the last one.
+    line: Vec<u8>,
+    offset: u64,
+    left: u64,
 }
 
 impl Batch for Stretch {
     fn current(&self) -> Option<RawRecord<'_>> {
-        (!self.1.is_empty()).then_some(RawRecord {
-            offset: self.2,
-            bytes: &self.1,
-            appended_ms: None,
-            redriven_from: None,
-        })
+        let record = RawRecord { offset: self.offset, bytes: &self.line, appended_ms: None, redriven_from: None };
+        (!self.line.is_empty()).then_some(record)
     }
 
     fn advance(&mut self) {
-        self.take();
+        self.line.clear();
+        let mut all = self.all.borrow_mut();
+        if let Some(lines) = all.last_mut().filter(|lines| lines.left > 0 && self.left > 0) {
+            lines.next();
+            self.line.extend_from_slice(&lines.line);
+            self.offset = lines.offset - 1;
+            self.left -= 1;
+        }
     }
 
     fn next_offset(&self) -> u64 {
-        self.2 + 1
+        self.offset + 1
     }
 }
 
+/// One partition with the records of several generators, one after the other.
 struct Stretches {
     all: Rc<RefCell<Vec<Lines>>>,
     info: Option<PartitionInfo>,
@@ -121,8 +121,8 @@ impl Feed for Stretches {
             return Some(PartitionEvent::Ended);
         }
         drop(all);
-        let mut stretch = Stretch(self.all.clone(), Vec::new(), 0, BATCH);
-        stretch.take();
+        let mut stretch = Stretch { all: self.all.clone(), line: Vec::new(), offset: 0, left: BATCH };
+        stretch.advance();
         Some(PartitionEvent::Records(stretch))
     }
 
@@ -139,7 +139,7 @@ struct Found {
 }
 
 #[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Found>>);
+struct Sink(Arc<Mutex<BTreeMap<u64, Found>>>);
 
 impl RecordSink for Sink {
     fn ready(&mut self) -> bool {
@@ -169,8 +169,9 @@ impl LiveSink for Sink {
 
 impl WindowSink for Sink {
     fn windows(&mut self, documents: Vec<WindowDocument>) {
-        let mut found = self.0.lock().expect("no panic before");
+        let mut all = self.0.lock().expect("no panic before");
         for document in documents {
+            let found = all.entry(document.end - document.start).or_default();
             let key = (document.key.0[0].1.clone(), document.key.0[1].1.clone());
             if document.count > 0 {
                 let first = found.first.entry(key.clone()).or_insert(document.start);
@@ -187,8 +188,8 @@ impl WindowSink for Sink {
     }
 }
 
-/// The windows found, and the incidents played behind the quiet weeks.
-fn run(window_ms: u64) -> (Found, Vec<Label>) {
+/// What was found by width of the windows, and the incidents played behind the quiet week.
+fn run() -> (BTreeMap<u64, Found>, Vec<Label>) {
     let generator = |start_ms: u64, span_ms: u64, incidents| {
         let (start, count) = (start_ms.to_string(), span_ms / 1_000 * RATE);
         let config = GeneratorConfig {
@@ -213,10 +214,14 @@ fn run(window_ms: u64) -> (Found, Vec<Label>) {
     timely::execute_directly(move |worker| {
         let mut schema = Schema::new(&RecordsConfig::default()).expect("the defaults").with_patterns();
         let rules = Arc::new(Rules::compile(&RulesConfig::default(), &mut schema).expect("the defaults"));
-        let view = ViewConfig { window: Span::from_millis(window_ms), ..ViewConfig::per_pattern() };
-        let view = Arc::new(view.compile(Span::from_secs(1), &mut schema).expect("a view"));
+        let mut view = |width_ms: u64| {
+            let (name, window) = (format!("per_pattern_{width_ms}"), Span::from_millis(width_ms));
+            let view = ViewConfig { name, window, ..ViewConfig::per_pattern() };
+            Arc::new(view.compile(Span::from_secs(1), &mut schema).expect("a view"))
+        };
+        let views = WIDTHS_MS.map(&mut view).to_vec();
         let computation = Computation {
-            views: vec![view],
+            views,
             alerts: vec![],
             clock: ClockConfig {
                 tick_ms: 1_000,
@@ -255,8 +260,8 @@ fn run(window_ms: u64) -> (Found, Vec<Label>) {
 }
 
 pub fn report() {
-    for window_ms in [10_000, 60_000] {
-        let (found, labels) = run(window_ms);
+    let (found, labels) = run();
+    for (window_ms, found) in found {
         let quiet_end = START_MS + QUIET_MS;
         let (mut by_measure, mut all, mut key_weeks) = (BTreeMap::<&str, u32>::new(), 0, 0.0);
         for (key, alerts) in &found.alerts {
@@ -277,7 +282,7 @@ pub fn report() {
             window_ms / 1_000,
             found.first.values().filter(|first| **first < quiet_end).count(),
             f64::from(all) / key_weeks,
-            f64::from(all) / 10.0,
+            f64::from(all) / SERVICES,
         );
         for (kind, words) in
             [(IncidentKind::NewMessage, "fallback engaged"), (IncidentKind::ErrorBurst, "failed, attempt")]

@@ -131,8 +131,8 @@ pub struct ViewConfig {
     /// forgotten.
     pub forget_after: Span,
     /// What of its windows is scored: how unusual it is against the key's earlier windows, 0 to 100, once the window is
-    /// closed. Rates count when they rise and when they fall; the others when they rise. `new` is for views
-    /// with `pattern` in their key: how unusual it is that a pattern comes for the first time. Changing it begins to learn anew.
+    /// closed. Rates count when they rise and when they fall; the others when they rise. `new` is for views with `pattern`
+    /// in their key: how unusual it is that a pattern comes for the first time. Changing it begins to learn anew.
     /// Empty: nothing is.
     pub score: Vec<ScoredMeasure>,
 }
