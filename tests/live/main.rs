@@ -16,6 +16,7 @@ mod kafka;
 mod process;
 #[path = "../support/reading.rs"]
 mod reading;
+mod redrive;
 #[allow(dead_code)]
 #[path = "../../dataflows/tests/oracle/reference.rs"]
 mod reference;
@@ -25,6 +26,7 @@ fn main() -> std::process::ExitCode {
     let mut tests = kafka::tests();
     tests.extend(elasticsearch::tests());
     tests.extend(engine::tests());
+    tests.extend(redrive::tests());
     tests.extend(faults::tests());
     support::run(&tests)
 }

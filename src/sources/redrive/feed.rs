@@ -465,3 +465,93 @@ impl<B: Batch> Batch for EitherBatch<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::dead_letters::Document;
+    use crate::sources::generator::{GeneratorConfig, GeneratorSource};
+    use crate::sources::redrive::Letter;
+
+    fn letter(offset: u64) -> Letter {
+        let json = format!(
+            "{{\"timestamp\":1,\"topic\":\"t\",\"identity\":\"t\",\"partition\":0,\"offset\":{offset},\
+             \"reason\":\"malformed\",\"detail\":\"\",\"raw\":\"record {offset}\"}}"
+        );
+        Letter { letter: serde_json::from_str::<Document<'static>>(&json).unwrap(), origin: None }
+    }
+
+    /// The records that the workers of a run are given of redrives, by number and place.
+    async fn taken(recorded: &Recorded, wanted: Wanted, positions: Positions) -> Vec<(i32, u64, String)> {
+        let config = GeneratorConfig { rate: 0, count: 10, ..GeneratorConfig::default() };
+        let source = GeneratorSource::new(config, 0, Positions::new(), true).unwrap();
+        let nothing = Box::new(|_: &RecordsConfig| Err("is not asked".to_owned()));
+        let source = WithRedrives::new(Arc::new(source), Some(recorded.clone()), wanted, positions, true, nothing);
+        let mut feeds: Vec<_> = (0..2).map(|index| source.feed(WorkerPlace { index, peers: 2 }).unwrap()).collect();
+        source.take_recorded().await.unwrap();
+        let mut found = Vec::new();
+        for feed in &mut feeds {
+            for (partition, info) in feed.joined().into_iter().enumerate().filter(|(_, info)| is_redrive(info)) {
+                while let Some(PartitionEvent::Records(mut batch)) = feed.poll(partition) {
+                    while let Some(RawRecord { offset, bytes, appended_ms, redriven_from }) = batch.current() {
+                        assert_eq!((appended_ms, redriven_from.unwrap().partition), (Some(7), 0));
+                        found.push((info.number, offset, String::from_utf8_lossy(bytes).into_owned()));
+                        batch.advance();
+                    }
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[tokio::test]
+    async fn a_run_takes_in_what_belongs_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
+        let recorded = Recorded::open(&config).unwrap();
+        for (number, generation) in [(0, 1), (1, 2)] {
+            let redrive = Redrive::new(7, generation, None, (0..3).map(|i| letter(10 * generation + i)).collect());
+            assert_eq!(recorded.record(&redrive).await.unwrap(), number);
+        }
+        let record = |number: i32, place: u64| (number, place, format!("record {}", 10 * (number as u64 + 1) + place));
+        let (first, second) = ((0..3).map(|i| record(0, i)), (0..3).map(|i| record(1, i)));
+        let since = |generation, all| Wanted::Since { generation, all };
+        let none = Positions::new;
+        assert_eq!(
+            taken(&recorded, since(2, true), none()).await,
+            first.clone().chain(second.clone()).collect::<Vec<_>>()
+        );
+        assert_eq!(taken(&recorded, since(2, false), none()).await, second.clone().collect::<Vec<_>>());
+        assert!(taken(&recorded, since(3, false), none()).await.is_empty());
+        // One that a checkpoint knows goes on where that stands.
+        let known = recorded.read(0).await.unwrap().partition(0);
+        let goes_on = taken(&recorded, since(2, false), Positions::from([(known, 2)])).await;
+        assert_eq!(goes_on, [record(0, 2)].into_iter().chain(second).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_redrive_is_left_alone_loudly() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
+        let recorded = Recorded::open(&config).unwrap();
+        for number in 0..2 {
+            recorded.record(&Redrive::new(7, 1, None, vec![letter(number)])).await.unwrap();
+        }
+        for copy in ["a", "b"] {
+            std::fs::write(dir.path().join("checkpoints").join(copy).join("redrives/00000000"), b"{}").unwrap();
+        }
+        let config = GeneratorConfig { rate: 0, count: 10, ..GeneratorConfig::default() };
+        let source = GeneratorSource::new(config, 0, Positions::new(), true).unwrap();
+        let wanted = Wanted::Since { generation: 1, all: true };
+        let nothing = Box::new(|_: &RecordsConfig| Err("is not asked".to_owned()));
+        let source = WithRedrives::new(Arc::new(source), Some(recorded), wanted, Positions::new(), true, nothing);
+        let mut feed = source.feed(WorkerPlace { index: 0, peers: 1 }).unwrap();
+        source.take_recorded().await.unwrap();
+        let joined: Vec<i32> = feed.joined().iter().filter(|info| is_redrive(info)).map(|info| info.number).collect();
+        assert_eq!(joined, [1]);
+        let problem = source.redrives_health().unwrap_err();
+        assert!(problem.contains("redrive 0") && problem.contains("no copy of redrives/00000000 is good"), "{problem}");
+    }
+}
