@@ -54,6 +54,17 @@ pub struct RouteConfig {
     /// minute since it takes an alert that it does not hear of for resolved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeat_interval: Option<Span>,
+    /// What notifications that are sent together have in common: `alert`, `view`, `severity` or key fields of views, whose value
+    /// is that of the alert's first window. Empty: all of the route are one group. For `webhook` and `slack`; the others group
+    /// by themselves.
+    pub group_by: Vec<String>,
+    /// How long the first notification of a group waits for others; `0s` sends each by itself at once. Left out, 10s for `webhook` and
+    /// `slack`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_wait: Option<Span>,
+    /// How long after a group was sent what is new in it waits for others. Left out, 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_interval: Option<Span>,
 }
 
 impl Default for RouteConfig {
@@ -66,6 +77,9 @@ impl Default for RouteConfig {
             alertmanager: None,
             timeout: Span::from_secs(10),
             repeat_interval: None,
+            group_by: vec!["alert".to_owned()],
+            group_wait: None,
+            group_interval: None,
         }
     }
 }
@@ -78,7 +92,8 @@ pub struct WebhookConfig {
     pub url: Secret,
     /// The body, a JSON text in which `{title}`, `{kind}`, `{id}`, `{alert}`, `{view}`, `{severity}`, `{state}`, `{summary}`,
     /// `{key}`, `{value}`, `{start}`, `{end}`, `{windows}`, `{key_count}` and `{link}` stand for what they name, escaped as within
-    /// a JSON string. Left out, the body is the event with the alert as the API shows it.
+    /// a JSON string. Of a group they are those of its most severe alert, but for `{title}` and `{link}`; `{group}` is what its
+    /// alerts have in common, `{count}` their number, `{titles}` a line for each. Left out, the body is the event with the alert as the API shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
     /// The value of the header `Authorization`, if there is to be one.
@@ -132,8 +147,22 @@ impl RouteConfig {
         first.filter(|_| there.next().is_none())
     }
 
+    /// Whether notifications wait for each other. PagerDuty and Alertmanager do that on their own, incident by incident.
+    pub fn groups(&self) -> bool {
+        let is_off = self.group_wait.is_some_and(|wait| wait.as_millis() == 0);
+        !is_off && (self.webhook.is_some() || self.slack.is_some())
+    }
+
     fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
+        let groups_itself = self.pagerduty.is_some() || self.alertmanager.is_some();
+        for (key, is_set) in
+            [("group_wait", self.group_wait.is_some()), ("group_interval", self.group_interval.is_some())]
+        {
+            if groups_itself && is_set {
+                mistakes.push(Mistake::new(key, "expected none here: PagerDuty and Alertmanager group by themselves"));
+            }
+        }
         if self.name.is_empty() {
             mistakes.push(Mistake::new("name", "expected a name, got none"));
         }

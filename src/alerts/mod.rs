@@ -12,11 +12,13 @@
 //! and send nothing. On error: a journal that cannot be written is said in the log and tried again; the store is given
 //! its documents by another task, so alerts are sent while it is away.
 //!
-//! - [`config`]: the options. [`ledger`], over a [`journal`]: all that is known. [`sender`]: a task for each route.
+//! - [`config`]: the options. [`ledger`], over a [`journal`]: all that is known. [`sender`]: a task for each route;
+//!   [`groups`]: what it sends together.
 //! - [`notice`]: a notification in words. [`routes`], [`template`]: what each kind of route is sent.
 //! - [`silences`]: for a time, nobody is told.
 
 pub mod config;
+mod groups;
 mod journal;
 mod ledger;
 pub mod notice;
@@ -237,9 +239,10 @@ impl Shared {
         self.ledger.lock().silences.values().any(|silence| silence.matches(&notice.event.alert, now))
     }
 
-    fn link(&self, id: &str) -> String {
+    /// Where an alert is to be read; without an id, where all are.
+    fn link(&self, id: Option<&str>) -> String {
         let base = self.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
-        format!("{base}/alerts/{id}")
+        id.map_or_else(|| format!("{base}/alerts"), |id| format!("{base}/alerts/{id}"))
     }
 
     /// Who is told of an event.
@@ -250,7 +253,7 @@ impl Shared {
         let routes = self.routes.get(&*event.alert.alert).cloned().unwrap_or_default();
         if self.config.dry_run {
             let notice = Notice { event: event.clone(), thread: event.alert.id.clone() };
-            tracing::info!(?routes, link = %self.link(&event.alert.id), "dry run: would send: {}", notice.title());
+            tracing::info!(?routes, link = %self.link(Some(&event.alert.id)), "dry run: would send: {}", notice.title());
             return Vec::new();
         }
         routes

@@ -1,11 +1,15 @@
 //! What each kind of route is sent.
 //!
-//! In: a [`Notice`]. Out: where to, and a JSON body. PagerDuty and Alertmanager tell a notification that comes again by its
-//! `dedup_key` and its labels; webhooks get the same `id`, `kind` and `as_of` again.
+//! In: a [`Batch`] of notices. Out: where to, and a JSON body. PagerDuty and Alertmanager tell a notification that comes
+//! again by its `dedup_key` and its labels, and group by themselves: theirs are batches of one. Webhooks get the same `id`,
+//! `kind` and `as_of` again.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::config::RouteConfig;
+use super::groups::Batch;
 use super::notice::{Notice, rfc3339};
 use super::template;
 
@@ -17,20 +21,27 @@ pub(super) struct Request {
     pub authorization: Option<String>,
 }
 
-/// The request for a notice. `None` where a route has no use for it.
-pub(super) fn request(route: &RouteConfig, notice: &Notice, link: &str) -> Option<Request> {
+/// The request for a batch. `None` where a route has no use for it. `link` says where an alert is to be read, or all.
+pub(super) fn request(route: &RouteConfig, batch: &Batch, link: impl Fn(Option<&str>) -> String) -> Option<Request> {
     let to = |url: &str, body: String| Some(Request { url: url.to_owned(), body, authorization: None });
+    let of = |notice: &Notice| link(Some(&notice.event.alert.id));
     if let Some(webhook) = &route.webhook {
-        let body = match &webhook.template {
-            Some(text) => template::fill(text, notice, link),
-            None => webhook_body(notice, link).to_string(),
+        let body = match (&webhook.template, &batch.notices[..]) {
+            (Some(text), [one]) => template::fill(text, batch, &of(one)),
+            (Some(text), _) => template::fill(text, batch, &link(None)),
+            (None, [one]) => webhook_body(one, &of(one)).to_string(),
+            (None, notices) => group_body(batch, &link(None), notices.iter().map(|one| webhook_body(one, &of(one)))),
         };
         let authorization = webhook.authorization.as_ref().map(|secret| secret.expose().to_owned());
         return Some(Request { url: webhook.url.expose().to_owned(), body, authorization });
     }
     if let Some(slack) = &route.slack {
-        return to(slack.url.expose(), slack_body(notice, link).to_string());
+        let lines: Vec<String> = batch.notices.iter().map(|notice| slack_text(notice, &of(notice))).collect();
+        let text = if lines.len() == 1 { lines.concat() } else { format!("{}\n{}", batch.title(), lines.join("\n")) };
+        return to(slack.url.expose(), json!({ "text": text }).to_string());
     }
+    let notice = batch.notices.first()?;
+    let link = &of(notice);
     if let Some(pagerduty) = &route.pagerduty {
         let body = pagerduty_body(pagerduty.routing_key.expose(), notice, link);
         return to(pagerduty.url.expose(), body.to_string());
@@ -53,10 +64,26 @@ fn webhook_body(notice: &Notice, link: &str) -> Value {
     })
 }
 
+fn group_body(batch: &Batch, link: &str, alerts: impl Iterator<Item = Value>) -> String {
+    let by: BTreeMap<_, _> = batch.by.iter().cloned().collect();
+    let as_of = batch.notices.iter().map(|notice| notice.event.as_of).max();
+    json!({
+        "title": batch.title(),
+        "kind": "group",
+        "id": batch.id,
+        "as_of": as_of,
+        "link": link,
+        "group": by,
+        "count": batch.notices.len(),
+        "alerts": alerts.collect::<Vec<_>>(),
+    })
+    .to_string()
+}
+
 /// Slack takes `&`, `<` and `>` for its own markup.
-fn slack_body(notice: &Notice, link: &str) -> Value {
+fn slack_text(notice: &Notice, link: &str) -> String {
     let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    json!({ "text": format!("{}\n<{link}|details>", escape(&notice.title())) })
+    format!("{}\n<{link}|details>", escape(&notice.title()))
 }
 
 fn pagerduty_body(routing_key: &str, notice: &Notice, link: &str) -> Value {
@@ -141,5 +168,36 @@ mod tests {
         assert_eq!(opened[0]["labels"], closed[0]["labels"]);
         assert!(opened[0].get("endsAt").is_none() && closed[0]["endsAt"].is_string());
         assert!(opened[0].get("generatorURL").is_none(), "a path is no address");
+    }
+
+    #[test]
+    fn a_group_is_one_message_that_names_each_alert() {
+        let route = |text: &str| -> RouteConfig { toml::from_str(&format!("name = \"r\"\n{text}")).unwrap() };
+        let mut over = notice("b");
+        (over.event.kind, over.event.alert.state) = (AlertEventKind::Closed, AlertState::Closed);
+        over.event.alert.id = "4567".into();
+        let body = |route: &RouteConfig| -> Value {
+            let by = vec![("alert".to_owned(), "errors".to_owned())];
+            let batch = Batch::new(route, by, vec![notice("a"), over.clone()]);
+            let link = |id: Option<&str>| format!("/alerts/{}", id.unwrap_or_default());
+            serde_json::from_str(&request(route, &batch, link).unwrap().body).unwrap()
+        };
+        let hook = body(&route("webhook.url = \"http://x\""));
+        assert_eq!(
+            (&hook["kind"], &hook["count"], &hook["group"]["alert"]),
+            (&json!("group"), &json!(2), &json!("errors"))
+        );
+        assert_eq!(hook["title"], "2 alerts: 1 opened, 1 closed (alert=errors)");
+        assert_eq!(
+            (&hook["alerts"][0]["kind"], &hook["alerts"][1]["link"]),
+            (&json!("opened"), &json!("/alerts/4567"))
+        );
+        let text = body(&route("slack.url = \"http://x\""))["text"].as_str().unwrap().to_owned();
+        assert!(text.starts_with("2 alerts") && text.contains("is over") && text.contains("/alerts/4567"), "{text}");
+        let template = r#"webhook.url = "http://x"
+            webhook.template = '{"t":"{title}","n":{count},"g":"{group}","all":"{titles}","id":"{id}"}'"#;
+        let filled = body(&route(template));
+        assert_eq!((&filled["n"], &filled["g"], &filled["id"]), (&json!(2), &json!("alert=errors"), &json!("0123")));
+        assert_eq!(filled["all"].as_str().unwrap().lines().count(), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! Sends what waits in the ledger, a task for each route.
 //!
-//! In: notices in order. Out: requests; what was taken is noted, and not sent again. On error: a request that fails, is
+//! In: notices in order, put together into groups. Out: requests; what was taken is noted, and not sent again. On error: a request that fails, is
 //! answered with 429 or 5xx, or not in time, is sent again after a growing while, and those behind it wait; any other
 //! answer gives the notice up, loudly. An answer that is lost, and a crash before it is noted, repeat one notice at the
 //! most; PagerDuty and Alertmanager know it for the same.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use floodmark_dataflows::alerts::AlertEventKind;
 
 use super::config::RouteConfig;
-use super::notice::Notice;
+use super::groups::{Batch, Groups, group_of};
 use super::routes::request;
 use super::{Shared, report};
 use crate::sources::wall_clock_ms;
@@ -51,10 +51,11 @@ enum Outcome {
 /// Sends to a route until the process ends.
 pub(super) async fn send_to(shared: Arc<Shared>, route: RouteConfig, client: reqwest::Client) {
     let mut sent: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut groups = Groups::default();
     let mut wait = FIRST_WAIT;
     loop {
         let news = shared.news.notified();
-        let Some((number, notice)) = next(&shared, &route) else {
+        let Some((numbers, mut batch)) = next(&shared, &route, &mut groups) else {
             repeat(&shared, &route, &client, &mut sent).await;
             tokio::select! {
                 () = news => {}
@@ -63,16 +64,24 @@ pub(super) async fn send_to(shared: Arc<Shared>, route: RouteConfig, client: req
             continue;
         };
         let counters = &shared.counters;
-        if !shared.is_fresh(&notice) {
-            tracing::info!(route = %route.name, alert = %notice.event.alert.id, "recorded and not sent: it is over for long");
-            counters.too_old.fetch_add(1, Ordering::Relaxed);
-        } else if shared.is_silenced(&notice) {
-            counters.silenced.fetch_add(1, Ordering::Relaxed);
-        } else {
-            match send(&shared, &route, &client, &notice).await {
+        batch.notices.retain(|notice| {
+            if !shared.is_fresh(notice) {
+                let id = &notice.event.alert.id;
+                tracing::info!(route = %route.name, alert = %id, "recorded and not sent: it is over for long");
+                counters.too_old.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+            let is_silenced = shared.is_silenced(notice);
+            counters.silenced.fetch_add(u64::from(is_silenced), Ordering::Relaxed);
+            !is_silenced
+        });
+        if !batch.notices.is_empty() {
+            match send(&shared, &route, &client, &batch).await {
                 Outcome::Taken => {
                     counters.sent.fetch_add(1, Ordering::Relaxed);
-                    sent.insert(notice.event.alert.id.clone(), Instant::now());
+                    for notice in &batch.notices {
+                        sent.insert(notice.event.alert.id.clone(), Instant::now());
+                    }
                 }
                 Outcome::Later(why) => {
                     tracing::warn!(route = %route.name, %why, "a notification is sent again later");
@@ -82,14 +91,17 @@ pub(super) async fn send_to(shared: Arc<Shared>, route: RouteConfig, client: req
                     continue;
                 }
                 Outcome::Refused(why) => {
-                    let (id, title) = (&notice.event.alert.id, notice.title());
-                    tracing::error!(route = %route.name, alert = %id, %title, %why, "a notification was given up");
+                    for notice in &batch.notices {
+                        let (id, title) = (&notice.event.alert.id, notice.title());
+                        tracing::error!(route = %route.name, alert = %id, %title, %why, "a notification was given up");
+                    }
                     counters.dead.fetch_add(1, Ordering::Relaxed);
                 }
             }
+            groups.sent(&batch, Instant::now());
         }
         wait = FIRST_WAIT;
-        let noted = shared.ledger.lock().done(&route.name, &[number]);
+        let noted = shared.ledger.lock().done(&route.name, &numbers);
         if let Err(error) = noted {
             report(&error);
             tokio::time::sleep(LONGEST_WAIT).await;
@@ -97,8 +109,8 @@ pub(super) async fn send_to(shared: Arc<Shared>, route: RouteConfig, client: req
     }
 }
 
-/// The first notice that waits. Those beyond the bound are given up.
-fn next(shared: &Shared, route: &RouteConfig) -> Option<(u64, Notice)> {
+/// What is to be sent now. Notices beyond the bound are given up.
+fn next(shared: &Shared, route: &RouteConfig, groups: &mut Groups) -> Option<(Vec<u64>, Batch)> {
     let mut ledger = shared.ledger.lock();
     let waiting = ledger.waiting.get(&route.name)?;
     let beyond = waiting.len().saturating_sub(shared.config.max_waiting);
@@ -111,7 +123,7 @@ fn next(shared: &Shared, route: &RouteConfig) -> Option<(u64, Notice)> {
         }
     }
     let waiting = ledger.waiting.get(&route.name)?;
-    waiting.first_key_value().map(|(number, notice)| (*number, notice.clone()))
+    groups.due(route, waiting.iter().map(|(number, notice)| (*number, notice)), Instant::now())
 }
 
 /// Sends what is open again, where its time has come. What fails is left to the next time.
@@ -135,22 +147,31 @@ async fn repeat(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, 
         sent.retain(|id, _| open(id).is_some());
         due.extend(sent.iter().filter(|(_, at)| at.elapsed() >= interval).filter_map(|(id, _)| open(id)));
     }
+    let mut batches: Vec<Batch> = Vec::new();
     for mut notice in due {
         notice.event.kind = AlertEventKind::Updated;
         sent.insert(notice.event.alert.id.clone(), Instant::now());
-        if shared.is_fresh(&notice) && !shared.is_silenced(&notice) {
-            match send(shared, route, client, &notice).await {
-                Outcome::Taken => _ = shared.counters.sent.fetch_add(1, Ordering::Relaxed),
-                Outcome::Later(why) | Outcome::Refused(why) => {
-                    tracing::warn!(route = %route.name, %why, "a repeated notification was not taken");
-                }
+        if !shared.is_fresh(&notice) || shared.is_silenced(&notice) {
+            continue;
+        }
+        let by = if route.groups() { group_of(route, &notice) } else { Vec::new() };
+        match batches.iter_mut().find(|batch| route.groups() && batch.by == by) {
+            Some(batch) => batch.notices.push(notice),
+            None => batches.push(Batch::new(route, by, vec![notice])),
+        }
+    }
+    for batch in batches {
+        match send(shared, route, client, &batch).await {
+            Outcome::Taken => _ = shared.counters.sent.fetch_add(1, Ordering::Relaxed),
+            Outcome::Later(why) | Outcome::Refused(why) => {
+                tracing::warn!(route = %route.name, %why, "a repeated notification was not taken");
             }
         }
     }
 }
 
-async fn send(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, notice: &Notice) -> Outcome {
-    let Some(to) = request(route, notice, &shared.link(&notice.event.alert.id)) else { return Outcome::Taken };
+async fn send(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, batch: &Batch) -> Outcome {
+    let Some(to) = request(route, batch, |id| shared.link(id)) else { return Outcome::Taken };
     let mut builder = client.post(&to.url).timeout(route.timeout.0);
     builder = builder.header("content-type", "application/json").body(to.body);
     if let Some(authorization) = &to.authorization {

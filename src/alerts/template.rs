@@ -3,10 +3,11 @@
 
 use serde_json::Value;
 
+use super::groups::Batch;
 use super::notice::Notice;
 
 /// What can stand in a template.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 18] = [
     "title",
     "kind",
     "id",
@@ -22,6 +23,9 @@ const FIELDS: [&str; 15] = [
     "windows",
     "key_count",
     "link",
+    "group",
+    "count",
+    "titles",
 ];
 
 /// Replaces the fields of a template.
@@ -67,12 +71,16 @@ pub(super) fn check(template: &str) -> Result<(), String> {
     }
 }
 
-/// The body for a notification.
-pub(super) fn fill(template: &str, notice: &Notice, link: &str) -> String {
+/// The body for a batch of notifications.
+pub(super) fn fill(template: &str, batch: &Batch, link: &str) -> String {
+    let Some(notice) = batch.strongest() else { return String::new() };
     let alert = &notice.event.alert;
     replace(template, |name| {
         Some(match name {
-            "title" => notice.title(),
+            "title" => batch.title(),
+            "group" => batch.group(),
+            "count" => batch.notices.len().to_string(),
+            "titles" => batch.notices.iter().map(Notice::title).collect::<Vec<_>>().join("\n"),
             "kind" => notice.kind().to_owned(),
             "id" => alert.id.clone(),
             "alert" => alert.alert.to_string(),
@@ -95,13 +103,15 @@ pub(super) fn fill(template: &str, notice: &Notice, link: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alerts::config::RouteConfig;
     use crate::alerts::testing::notice;
 
     #[test]
     fn fields_are_escaped_and_other_braces_stay() {
         let mut notice = notice("a");
         notice.event.alert.summary = "\"quoted\"\nand {alert}".to_owned();
-        let body = fill(r#"{"text":"{alert}: {summary}","o":{"n":{windows}}}"#, &notice, "/x");
+        let batch = Batch::new(&RouteConfig::default(), Vec::new(), vec![notice]);
+        let body = fill(r#"{"text":"{alert}: {summary}","o":{"n":{windows}}}"#, &batch, "/x");
         let value: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(value["text"], "errors: \"quoted\"\nand {alert}");
         assert_eq!(value["o"]["n"], 1);

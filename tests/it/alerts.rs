@@ -84,6 +84,7 @@ fn setup(receiver: &Receiver, more: &str) -> Dir {
             [[route]]
             name = "hook"
             webhook.url = "http://{}/hook"
+            group_wait = "0s"
             {more}
         "#,
         receiver.address
@@ -263,4 +264,31 @@ fn silences_are_made_listed_and_ended_on_the_command_line() {
     assert!(everything.contains("--alert"), "{everything}");
     let nobody = dir.command(&["silence", "list", "--url", "http://127.0.0.1:9"]).run().expect_code(1).stderr();
     assert!(nobody.contains("is it running"), "{nobody}");
+}
+
+#[test]
+fn a_group_waits_for_others_and_is_told_once_through_a_kill() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "");
+    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let grouped = text.replace("group_wait = \"0s\"", "group_wait = \"3s\"\ngroup_by = []");
+    let second = "[[alert]]\nname = \"more\"\nwhen = [\"errors >= 2\"]\n[[route]]";
+    dir.file("floodmark.toml", &grouped.replace("[[route]]", second));
+    let zero = now_ms();
+    let (run_1, api) = run(&dir);
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(12, "cart", "INFO")]);
+    expect_states(&api, &["open", "open"]);
+    run_1.signal(Signal::Kill);
+    run_1.wait();
+    assert!(receiver.kinds().is_empty(), "both wait");
+    let (_run, api) = run(&dir);
+    expect_states(&api, &["open", "open"]);
+    receiver.expect(&["group"]);
+    let told = receiver.got.lock().unwrap()[0].clone();
+    assert_eq!(told["count"], 2);
+    let mut names: Vec<&str> =
+        told["alerts"].as_array().unwrap().iter().map(|of| of["alert"]["alert"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["errors", "more"]);
 }

@@ -263,7 +263,7 @@ impl AlertConfig {
 }
 
 /// 128-bit FNV-1a: the same on every machine and in every version.
-pub(super) fn hash(bytes: &[u8]) -> u128 {
+pub fn hash(bytes: &[u8]) -> u128 {
     const OFFSET_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     bytes.iter().fold(OFFSET_BASIS, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
