@@ -59,7 +59,7 @@ fn alerts() -> [AlertConfig; 3] {
 /// The alerts that hold or held, without what tells how they came to be known: offsets, revisions and `as_of`.
 fn last(events: &[AlertEvent]) -> BTreeMap<String, AlertDocument> {
     let plain = |mut window: AlertWindow| {
-        window.score.iter_mut().for_each(|score| score.offsets.clear());
+        window.offsets.clear();
         window
     };
     let last: BTreeMap<_, _> = events.iter().map(|event| (event.alert.id.clone(), event.alert.clone())).collect();
