@@ -64,6 +64,20 @@ pub(super) struct Ledger {
     pub silences: BTreeMap<u64, Silence>,
     next: u64,
     keep: usize,
+    doubts: Doubts,
+}
+
+/// What an earlier run said after the checkpoint that this one goes on from. Some of it may not be said again: this run
+/// gets there in other steps, and need not pass through what was so for a while. What exists at any time is the same, so
+/// an alert of which nothing was said again by then did not last.
+#[derive(Debug, Default)]
+struct Doubts {
+    /// Ids of alerts that did not exist at the checkpoint and did when the earlier run ended.
+    alerts: BTreeSet<String>,
+    /// The time of the last thing that the earlier run said.
+    until: Millis,
+    /// What is said is beyond that time. Some of that moment may still come.
+    passed: Option<Millis>,
 }
 
 /// An alert as the journal in a directory knows it last. Changes nothing there; a process may be writing to it.
@@ -92,6 +106,7 @@ impl Ledger {
             silences: BTreeMap::new(),
             next: 1,
             keep,
+            doubts: Doubts::default(),
         };
         if let Some(directory) = directory {
             let (journal, records) = Journal::open(&directory.join(JOURNAL))?;
@@ -182,12 +197,86 @@ impl Ledger {
         }
     }
 
+    /// The run goes on from a checkpoint at this time of the event clock: what was said later is in doubt. Gives the last that
+    /// was said of each such alert.
+    pub(super) fn resume(&mut self, at: Millis) -> Vec<AlertEvent> {
+        let exists = |event: &AlertEvent| event.alert.state != AlertState::Retracted;
+        let is_new = |known: &&Known| {
+            let before = known.notices.iter().rev().find(|(_, notice)| notice.event.as_of <= at);
+            known.last().is_some_and(exists) && !before.is_some_and(|(_, notice)| exists(&notice.event))
+        };
+        let new = self.alerts.iter().filter(|(_, known)| is_new(known));
+        let alerts = new.map(|(id, _)| id.clone()).collect();
+        let until = self.alerts.values().filter_map(Known::last).map(|event| event.as_of).max().unwrap_or(0);
+        self.doubts = Doubts { alerts, until, passed: None };
+        self.alerts.values().filter_map(Known::last).filter(|event| event.as_of > at).cloned().collect()
+    }
+
+    /// Retracts what an earlier run said and this one did not, which is at this time or behind it; all of it was said by then.
+    /// Gives what is news.
+    pub(super) fn settle(
+        &mut self,
+        as_of: Millis,
+        routes: impl Fn(&AlertEvent) -> Vec<String>,
+    ) -> io::Result<Vec<AlertEvent>> {
+        let as_of = as_of.max(self.doubts.until);
+        let last = self.doubts.alerts.iter().filter_map(|id| self.alerts.get(id));
+        let retracted = last.filter_map(|known| {
+            let before = known.last()?.alert.clone();
+            let alert =
+                AlertDocument { state: AlertState::Retracted, as_of: as_of.max(before.as_of), ..before.clone() };
+            let (kind, previous) = (AlertEventKind::Retracted, Some(before));
+            let event = AlertEvent { kind, as_of, alert, previous, replaces: None, replaced_by: None };
+            Some((event, known.thread.clone()))
+        });
+        let retracted: Vec<(AlertEvent, String)> = retracted.collect();
+        let record = |(event, thread): &(AlertEvent, String)| {
+            let (notice, routes) = (Notice { event: event.clone(), thread: thread.clone() }, routes(event));
+            Record::Said { notice: Box::new(notice), routes }
+        };
+        self.write(retracted.iter().map(record).collect())?;
+        self.doubts = Doubts::default();
+        Ok(retracted.into_iter().map(|(event, _)| event).collect())
+    }
+
+    /// Whether everything that an earlier run said has been said again by now, if it is so.
+    fn is_past_doubt(&mut self, events: &[AlertEvent]) -> bool {
+        let now = events.iter().map(|event| event.as_of).max().unwrap_or(0);
+        match self.doubts.passed {
+            Some(passed) => now > passed,
+            None => {
+                self.doubts.passed = (now > self.doubts.until).then_some(now);
+                false
+            }
+        }
+    }
+
+    /// Whether this run got where an earlier one was, in one step: the last of these events of an alert says what is known.
+    fn repeats(&self, id: &str, events: &[AlertEvent]) -> bool {
+        let last = events.iter().rfind(|event| event.alert.id == id);
+        let known = self.alerts.get(id).and_then(Known::last);
+        let facts = |event: &AlertEvent| {
+            let AlertDocument { state, start, end, windows, revision, as_of, .. } = event.alert;
+            (event.as_of, state, start, end, windows, revision, as_of)
+        };
+        last.zip(known).is_some_and(|(last, known)| facts(last) == facts(known))
+    }
+
     /// Takes events as the dataflow says them. `routes` tells who is to hear of an event. Gives those that are news.
     pub(super) fn say(
         &mut self,
         events: Vec<AlertEvent>,
         routes: impl Fn(&AlertEvent) -> Vec<String>,
     ) -> io::Result<Vec<AlertEvent>> {
+        for event in &events {
+            self.doubts.alerts.remove(&event.alert.id);
+        }
+        let mut settled = match self.is_past_doubt(&events) && !self.doubts.alerts.is_empty() {
+            true => self.settle(events.iter().map(|event| event.as_of).max().unwrap_or(0), &routes)?,
+            false => Vec::new(),
+        };
+        let repeated: BTreeSet<String> = events.iter().map(|event| event.alert.id.clone()).collect();
+        let repeated: BTreeSet<String> = repeated.into_iter().filter(|id| self.repeats(id, &events)).collect();
         let renamed: BTreeSet<String> = events.iter().filter_map(|event| event.replaces.clone()).collect();
         let mut news = Vec::new();
         let mut records = Vec::new();
@@ -195,11 +284,12 @@ impl Ledger {
         let mut states: BTreeMap<String, AlertState> = BTreeMap::new();
         for mut event in events {
             let known = self.alerts.get(&event.alert.id);
-            let is_old = known.is_some_and(|known| {
-                let is_same = |other: &AlertEvent| other.kind == event.kind && other.as_of == event.as_of;
-                known.last().is_some_and(|last| event.as_of < last.as_of)
-                    || known.notices.iter().any(|(_, notice)| is_same(&notice.event))
-            });
+            let is_old = repeated.contains(&event.alert.id)
+                || known.is_some_and(|known| {
+                    let is_same = |other: &AlertEvent| other.kind == event.kind && other.as_of == event.as_of;
+                    known.last().is_some_and(|last| event.as_of < last.as_of)
+                        || known.notices.iter().any(|(_, notice)| is_same(&notice.event))
+                });
             if is_old {
                 continue;
             }
@@ -228,7 +318,8 @@ impl Ledger {
             news.push(event);
         }
         self.write(records)?;
-        Ok(news)
+        settled.append(&mut news);
+        Ok(settled)
     }
 
     /// Nothing more is to be done about notifications.
@@ -296,6 +387,47 @@ mod tests {
         ledger.say(vec![event(Retracted, AlertState::Retracted, 130)], to_a).unwrap();
         ledger.say(vec![event(Opened, AlertState::Open, 140)], to_a).unwrap();
         assert_eq!(ledger.waiting["a"].len(), 3, "it holds after all");
+    }
+
+    #[test]
+    fn an_alert_that_is_opened_and_closed_in_one_step_after_a_restart_stays_closed() {
+        use AlertEventKind::{Closed, Opened};
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.say(vec![event(Opened, AlertState::Open, 100)], to_a).unwrap();
+        ledger.say(vec![event(Closed, AlertState::Closed, 200)], to_a).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.resume(50);
+        let again = vec![event(Opened, AlertState::Open, 200), event(Closed, AlertState::Closed, 200)];
+        assert!(ledger.say(again, to_a).unwrap().is_empty());
+        assert_eq!(ledger.alerts["a"].last().unwrap().alert.state, AlertState::Closed);
+        assert_eq!(ledger.waiting["a"].len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_said_again_after_a_restart_is_taken_back() {
+        use AlertEventKind::Opened;
+        let of = |id: &str, as_of| {
+            let mut event = event(Opened, AlertState::Open, as_of);
+            event.alert.id = id.to_owned();
+            event
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.say(vec![of("before", 100), of("passing", 200), of("lasting", 220)], to_a).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.resume(150);
+        assert!(ledger.say(vec![of("lasting", 220)], to_a).unwrap().is_empty());
+        assert_eq!(ledger.say(vec![of("later", 230)], to_a).unwrap().len(), 1, "more of that moment may come");
+        let news = ledger.say(vec![of("last", 240)], to_a).unwrap();
+        let news: Vec<(&str, AlertState)> =
+            news.iter().map(|event| (event.alert.id.as_str(), event.alert.state)).collect();
+        assert_eq!(news, [("passing", AlertState::Retracted), ("last", AlertState::Open)]);
+        let told: Vec<&str> = ledger.waiting["a"].values().map(Notice::kind).collect();
+        assert_eq!(told, ["opened", "opened", "opened", "opened", "retracted", "opened"]);
+        assert!(ledger.settle(300, to_a).unwrap().is_empty());
     }
 
     #[test]

@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use floodmark_dataflows::alerts::config::AlertConfig;
 use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertSink, AlertState};
+use floodmark_dataflows::time::Tick;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
@@ -76,13 +77,15 @@ pub struct Parts {
     pub generation: u64,
     /// The length of a tick.
     pub tick_ms: u64,
+    /// The tick of the checkpoint that the run goes on from; `None` where it begins anew.
+    pub resumed_at: Option<Tick>,
 }
 
 /// Alerts of a process.
 #[derive(Clone, Debug)]
 pub struct Alerts {
     shared: Arc<Shared>,
-    events: mpsc::UnboundedSender<Vec<AlertEvent>>,
+    events: mpsc::UnboundedSender<Said>,
 }
 
 #[derive(Debug)]
@@ -108,13 +111,16 @@ impl Alerts {
     /// # Errors
     /// If the journal cannot be opened, or no client can be made.
     pub fn start(parts: Parts, store: Arc<dyn Store>, runtime: &Handle) -> io::Result<Self> {
-        let Parts { config, alerts, routes, public_url, directory, speaks, generation, tick_ms } = parts;
+        let Parts { config, alerts, routes, public_url, directory, speaks, generation, tick_ms, resumed_at } = parts;
         let all: Vec<String> = routes.iter().map(|route| route.name.clone()).collect();
         let told = |alert: &AlertConfig| if alert.routes.is_empty() { all.clone() } else { alert.routes.clone() };
         let sends = speaks && directory.is_some();
+        let mut ledger = Ledger::open(directory.as_deref(), config.keep)?;
+        // What was said later is in the journal, and perhaps not in the store.
+        let again = resumed_at.map(|at| ledger.resume(at * tick_ms)).unwrap_or_default();
         let shared = Arc::new(Shared {
             routes: alerts.iter().map(|alert| (alert.name.clone(), told(alert))).collect(),
-            ledger: Mutex::new(Ledger::open(directory.as_deref(), config.keep)?),
+            ledger: Mutex::new(ledger),
             config,
             public_url,
             speaks,
@@ -129,6 +135,7 @@ impl Alerts {
         let (documents, to_store) = mpsc::unbounded_channel();
         let ids = Versions { generation, tick_ms: tick_ms.max(1) };
         let keeper = Keeper { shared: shared.clone(), documents: speaks.then_some(documents), ids };
+        keeper.store(again);
         std::thread::Builder::new().name("alerts".to_owned()).spawn(move || keeper.run(received))?;
         runtime.spawn(store_alerts(shared.clone(), store, to_store));
         if sends && !routes.is_empty() {
@@ -155,6 +162,12 @@ impl Alerts {
     /// Whether the first so many events are in the journal, and their documents stored.
     pub fn is_stored(&self, handed_in: u64) -> bool {
         self.shared.kept.load(Ordering::SeqCst) >= handed_in && self.shared.unstored.load(Ordering::SeqCst) == 0
+    }
+
+    /// The input has ended and everything was said: what an earlier run said and this one did not is taken back.
+    pub fn end(&self) {
+        self.shared.handed_in.fetch_add(1, Ordering::SeqCst);
+        let _ = self.events.send(Said::All);
     }
 
     /// Waits until everything handed in is in the journal and stored.
@@ -268,7 +281,7 @@ impl AlertSink for AlertTaker {
     fn alerts(&mut self, events: Vec<AlertEvent>) {
         self.0.shared.handed_in.fetch_add(events.len() as u64, Ordering::SeqCst);
         // The thread ends only when all senders are gone.
-        let _ = self.0.events.send(events);
+        let _ = self.0.events.send(Said::Events(events));
     }
 }
 
@@ -276,6 +289,24 @@ impl AlertSink for AlertTaker {
 struct Versions {
     generation: u64,
     tick_ms: u64,
+}
+
+/// What the dataflow says.
+enum Said {
+    /// That this happened.
+    Events(Vec<AlertEvent>),
+    /// That nothing more will.
+    All,
+}
+
+impl Said {
+    /// How much it is of what was handed in.
+    fn count(&self) -> u64 {
+        match self {
+            Said::Events(events) => events.len() as u64,
+            Said::All => 1,
+        }
+    }
 }
 
 /// Writes the journal.
@@ -286,28 +317,38 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn run(self, mut received: mpsc::UnboundedReceiver<Vec<AlertEvent>>) {
-        while let Some(events) = received.blocking_recv() {
-            let count = events.len() as u64;
+    fn run(self, mut received: mpsc::UnboundedReceiver<Said>) {
+        let routes = |event: &AlertEvent| self.shared.routes_of(event);
+        while let Some(said) = received.blocking_recv() {
+            let count = said.count();
             let news = loop {
-                let said = self.shared.ledger.lock().say(events.clone(), |event| self.shared.routes_of(event));
-                match said {
+                let mut ledger = self.shared.ledger.lock();
+                let noted = match &said {
+                    Said::Events(events) => ledger.say(events.clone(), routes),
+                    Said::All => ledger.settle(0, routes),
+                };
+                drop(ledger);
+                match noted {
                     Ok(news) => break news,
                     Err(error) => report(&error),
                 }
                 std::thread::sleep(AGAIN);
             };
-            if let Some(documents) = &self.documents {
-                for event in news {
-                    let Ok(json) = serde_json::to_vec(&event.alert) else { continue };
-                    let version = self.ids.generation << TICK_BITS | (event.as_of / self.ids.tick_ms);
-                    let write = AlertWrite { id: event.alert.id, version, start_ms: event.alert.start, json };
-                    self.shared.unstored.fetch_add(1, Ordering::SeqCst);
-                    let _ = documents.send(write);
-                }
-            }
+            self.store(news);
             self.shared.kept.fetch_add(count, Ordering::SeqCst);
             self.shared.news.notify_waiters();
+        }
+    }
+
+    /// Has the documents of events stored.
+    fn store(&self, events: Vec<AlertEvent>) {
+        let Some(documents) = &self.documents else { return };
+        for event in events {
+            let Ok(json) = serde_json::to_vec(&event.alert) else { continue };
+            let version = self.ids.generation << TICK_BITS | (event.as_of / self.ids.tick_ms);
+            let write = AlertWrite { id: event.alert.id, version, start_ms: event.alert.start, json };
+            self.shared.unstored.fetch_add(1, Ordering::SeqCst);
+            let _ = documents.send(write);
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use floodmark_dataflows::checkpoint::{PartitionStart, Restored};
+use floodmark_dataflows::time::Tick;
 use tokio::runtime::Runtime;
 
 use super::compile::Compiled;
@@ -22,8 +23,8 @@ use crate::checkpoint::restore::{self, Loaded};
 use crate::checkpoint::store::{CopyStore, StoreError};
 use crate::checkpoint::{CheckpointError, Line, marks};
 use crate::config::{Config, SourceChoice};
-use crate::sources::Positions;
 use crate::sources::redrive::is_redrive;
+use crate::sources::{Positions, wall_clock_ms};
 
 /// Holds the number of this line of runs, in the data directory.
 const GENERATION_FILE: &str = "generation";
@@ -44,6 +45,8 @@ pub(super) struct Resumed {
     pub positions: Positions,
     /// Where redrives go on.
     pub redrives: Positions,
+    /// The tick that it goes on from, if a run before it began there; its first checkpoint is at tick 0, too.
+    pub continues: Option<Tick>,
 }
 
 impl Resumed {
@@ -61,8 +64,12 @@ impl Resumed {
         }
         let store = CopyStore::open(&config.checkpoint, &config.data_dir).map_err(CheckpointError::from)?;
         let present = Fingerprint::of(config, compiled.views.iter().map(|view| &**view));
+        let began_ms = wall_clock_ms();
         let id = decide(&|| runtime.block_on(choose(config, options, &store, &present)))?;
-        runtime.block_on(Self::load(config, store, id, present)).map(Some)
+        let mut resumed = runtime.block_on(Self::load(config, store, id, present))?;
+        let at = resumed.restored.at;
+        resumed.continues = (at > 0 || resumed.line.manifest.created_ms < began_ms).then_some(at);
+        Ok(Some(resumed))
     }
 
     async fn load(
@@ -143,7 +150,7 @@ impl Resumed {
         let views = (0..).zip(&line.configuration.views).filter(|(_, view)| view.partial_before > 0);
         let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
-        Ok(Self { store, line, restored, live: standing.live, positions, redrives })
+        Ok(Self { store, line, restored, live: standing.live, positions, redrives, continues: None })
     }
 }
 

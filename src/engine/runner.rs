@@ -10,6 +10,7 @@ use floodmark_dataflows::decode::RecordsConfig;
 use floodmark_dataflows::ingest::RecordPath;
 use floodmark_dataflows::output::{WindowDocument, WindowSink};
 use floodmark_dataflows::patterns::Cutter;
+use floodmark_dataflows::time::Tick;
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::windows::Publish;
 use tokio::runtime::Runtime;
@@ -249,7 +250,8 @@ impl WithSource for Run<'_> {
         metrics.watch_progress(board.clone(), compiled.clock.tick_ms);
         observe::watch(&metrics, counts.clone(), writer.clone(), dead_letters.clone(), store.clone());
 
-        let alerts = alerts(config, options, generation, store.clone(), runtime)?;
+        let continues = resumed.as_ref().and_then(|resumed| resumed.continues);
+        let alerts = alerts(config, options, generation, continues, store.clone(), runtime)?;
         if let Some(alerts) = &alerts {
             let alerts = alerts.clone();
             metrics.collect(move |samples| alerts.collect(samples));
@@ -387,6 +389,9 @@ impl WithSource for Run<'_> {
         let finished = computed.and_then(|seconds| {
             runtime.block_on(writer.drain()).map_err(EngineError::Store)?;
             if let Some(alerts) = &alerts {
+                if !options.shutdown.is_triggered() {
+                    alerts.end();
+                }
                 runtime.block_on(alerts.drain());
             }
             dead_letters
@@ -423,6 +428,7 @@ fn alerts(
     config: &Config,
     options: &RunOptions,
     generation: u64,
+    resumed_at: Option<Tick>,
     store: Arc<dyn Store>,
     runtime: &Runtime,
 ) -> Result<Option<Alerts>, EngineError> {
@@ -440,6 +446,7 @@ fn alerts(
         speaks: process == 0,
         generation,
         tick_ms: config.time.tick.as_millis(),
+        resumed_at,
     };
     let started = Alerts::start(parts, store, runtime.handle());
     started.map(Some).map_err(|error| EngineError::Process(format!("cannot prepare the outbox of alerts: {error}")))

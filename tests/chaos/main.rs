@@ -69,7 +69,7 @@ impl Arguments {
             seed: None,
             from: 1,
             plans: None,
-            jobs: 2,
+            jobs: 2 * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
             services: false,
             keep: false,
             list: false,

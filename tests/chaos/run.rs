@@ -223,6 +223,10 @@ impl Cluster<'_> {
             source.append(1_000);
         }
         self.start()?;
+        if self.number == 0 {
+            // Killed before the first checkpoint, which nothing is read before, it would be as if it had not been.
+            self.wait_while_running(PATIENCE, |processes| processes[0].is_up())?;
+        }
         for (place, step) in steps.iter().enumerate() {
             let process = place % self.processes.len();
             self.looks.extend(live::look(&mut self.processes[process]));
@@ -319,7 +323,7 @@ impl Cluster<'_> {
                     None => {}
                 }
             }
-            std::thread::park_timeout(Duration::from_millis(2));
+            std::thread::park_timeout(Duration::from_millis(10));
         }
         Ok(())
     }
