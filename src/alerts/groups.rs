@@ -20,20 +20,23 @@ const WAIT: Duration = Duration::from_secs(10);
 /// How long a group that was sent rests where nothing is configured.
 const INTERVAL: Duration = Duration::from_secs(300);
 
+/// What the notices of a group have in common: names and values.
+type By = Vec<(String, String)>;
+
 /// What is sent at once.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Batch {
     /// By what receivers know that it is the same when it comes again: of the route, the group and its first notice.
     pub id: String,
-    /// What its notices have in common.
-    pub by: Vec<(String, String)>,
+    /// The group.
+    pub by: By,
     /// At least one, oldest first.
     pub notices: Vec<Notice>,
 }
 
 impl Batch {
     /// A batch of a route.
-    pub(super) fn new(route: &RouteConfig, by: Vec<(String, String)>, notices: Vec<Notice>) -> Self {
+    pub(super) fn new(route: &RouteConfig, by: By, notices: Vec<Notice>) -> Self {
         let first = notices.first().map(|notice| (&notice.thread, notice.kind(), notice.event.as_of));
         let id = format!("{:032x}", hash(format!("{}\n{by:?}\n{first:?}", route.name).as_bytes()));
         Self { id, by, notices }
@@ -71,7 +74,7 @@ impl Batch {
 
 /// The groups of a route.
 #[derive(Debug, Default)]
-pub(super) struct Groups(BTreeMap<Vec<(String, String)>, Times>);
+pub(super) struct Groups(BTreeMap<By, Times>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Times {
@@ -81,7 +84,7 @@ struct Times {
 }
 
 /// What a route groups by, in the form of its groups.
-pub(super) fn group_of(route: &RouteConfig, notice: &Notice) -> Vec<(String, String)> {
+pub(super) fn group_of(route: &RouteConfig, notice: &Notice) -> By {
     let alert = &notice.event.alert;
     let value = |name: &String| match name.as_str() {
         "alert" => alert.alert.to_string(),
@@ -110,7 +113,7 @@ impl Groups {
         }
         let wait = route.group_wait.map_or(WAIT, |wait| wait.0);
         let interval = route.group_interval.map_or(INTERVAL, |interval| interval.0);
-        let mut members: BTreeMap<Vec<(String, String)>, Vec<(u64, &Notice)>> = BTreeMap::new();
+        let mut members: BTreeMap<By, Vec<(u64, &Notice)>> = BTreeMap::new();
         for (number, notice) in waiting {
             members.entry(group_of(route, notice)).or_default().push((number, notice));
         }

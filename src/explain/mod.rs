@@ -244,7 +244,7 @@ fn compare(then: &WindowScore, now: &WindowScore, differences: &mut Vec<String>)
             ("highest usual ", was.high, is.high),
             ("rarity of ", was.rarity, is.rarity),
         ] {
-            if !is_near(was, is) && !(was.is_nan() && is.is_nan()) {
+            if !(is_near(was, is) || was.is_nan() && is.is_nan()) {
                 differences.push(format!("the {what}{name} was {was}, and is {is}"));
             }
         }

@@ -6,7 +6,7 @@
 //! not leaves no trace.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -324,9 +324,7 @@ fn same_bits((a, b): (&f64, &f64)) -> bool {
 /// Of what is shown of a score, and of what alerts take along of it; never 0.
 fn hash(score: &ShownScore, states: Option<&States>) -> u64 {
     let Some(states) = states else { return score.hash() };
-    let mut hasher = FixedState::with_seed(3).build_hasher();
-    (score.hash(), states).hash(&mut hasher);
-    hasher.finish() | 1
+    FixedState::with_seed(3).hash_one((score.hash(), states)) | 1
 }
 
 #[cfg(test)]
