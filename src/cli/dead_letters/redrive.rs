@@ -44,7 +44,7 @@ pub(super) struct RedriveArgs {
     /// How many to redrive at the most, the oldest first
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Decode them by the section [records] of this file, rather than as records are decoded
+    /// Decode them by the section `records` of this file, rather than as records are decoded
     #[arg(long, value_name = "FILE")]
     with: Option<PathBuf>,
     /// Only say what would be redriven, and what would become of it

@@ -1,6 +1,6 @@
 //! Redrives: dead letters that are read again.
 //!
-//! A redrive is a small log of its own. In: chosen dead letters, once ([`record`]). Out: one more partition beside those
+//! A redrive is a small log of its own. In: chosen dead letters, once ([`Recorded`]). Out: one more partition beside those
 //! of the source, `__redrive` with the number of the redrive, which joins as partitions join, has a position in every
 //! checkpoint and marks of its own, and ends. So a restart and a replay read it again as they read everything else.
 //!
