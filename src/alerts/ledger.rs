@@ -222,7 +222,7 @@ impl Ledger {
         let as_of = as_of.max(self.doubts.until);
         let last = self.doubts.alerts.iter().filter_map(|id| self.alerts.get(id));
         let retracted = last.filter_map(|known| {
-            let before = known.last()?.alert.clone();
+            let before = known.last().filter(|event| event.alert.state != AlertState::Retracted)?.alert.clone();
             let alert =
                 AlertDocument { state: AlertState::Retracted, as_of: as_of.max(before.as_of), ..before.clone() };
             let (kind, previous) = (AlertEventKind::Retracted, Some(before));
@@ -268,8 +268,13 @@ impl Ledger {
         events: Vec<AlertEvent>,
         routes: impl Fn(&AlertEvent) -> Vec<String>,
     ) -> io::Result<Vec<AlertEvent>> {
-        for event in &events {
-            self.doubts.alerts.remove(&event.alert.id);
+        for AlertEvent { alert, as_of, .. } in &events {
+            if alert.state != AlertState::Retracted {
+                self.doubts.alerts.remove(&alert.id);
+            } else if *as_of <= self.doubts.until && self.alerts.contains_key(&alert.id) {
+                // The earlier run may have said something else of it later, and this one will not.
+                self.doubts.alerts.insert(alert.id.clone());
+            }
         }
         let mut settled = match self.is_past_doubt(&events) && !self.doubts.alerts.is_empty() {
             true => self.settle(events.iter().map(|event| event.as_of).max().unwrap_or(0), &routes)?,
@@ -429,6 +434,25 @@ mod tests {
         let told: Vec<&str> = ledger.waiting["a"].values().map(Notice::kind).collect();
         assert_eq!(told, ["opened", "opened", "opened", "opened", "retracted", "opened"]);
         assert!(ledger.settle(300, to_a).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_back_before_the_time_it_was_last_spoken_of_stays_so() {
+        use AlertEventKind::{Amended, Opened, Retracted};
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.say(vec![event(Opened, AlertState::Open, 100)], to_a).unwrap();
+        ledger.say(vec![event(Amended, AlertState::Open, 200)], to_a).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.resume(50);
+        ledger.say(vec![event(Opened, AlertState::Open, 110)], to_a).unwrap();
+        ledger.say(vec![event(Retracted, AlertState::Retracted, 120)], to_a).unwrap();
+        let news = ledger.settle(0, to_a).unwrap();
+        assert_eq!(
+            news.iter().map(|event| (event.alert.state, event.as_of)).collect::<Vec<_>>(),
+            [(AlertState::Retracted, 200)]
+        );
     }
 
     #[test]

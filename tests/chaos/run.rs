@@ -182,7 +182,17 @@ fn harm(folder: &Path, damage: Damage, draw: &mut Draw) -> std::io::Result<bool>
         let Ok(entries) = std::fs::read_dir(folder) else { continue };
         for entry in entries {
             let path = entry?.path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
+            // A file whose copy was not written when its run ended is damaged already.
+            let name = path.to_string_lossy().into_owned();
+            let copies = [
+                name.replace("/checkpoints/a/", "/checkpoints/b/"),
+                name.replace("/checkpoints/b/", "/checkpoints/a/"),
+            ];
+            if path.is_dir() {
+                folders.push(path);
+            } else if copies.iter().all(|copy| Path::new(copy).exists()) {
+                files.push(path);
+            }
         }
     }
     // The newest matter most, and their names say when they were made.
