@@ -85,6 +85,7 @@ pub(super) async fn write_logs(shared: Arc<Shared>, mut jobs: mpsc::UnboundedRec
                 let stats = &shared.queue.stats;
                 stats.batches_waiting.fetch_sub(1, Ordering::Relaxed);
                 stats.batches_in_flight.fetch_add(1, Ordering::Relaxed);
+                waiting.reserve(&shared);
                 let shared = shared.clone();
                 tokio::spawn(async move {
                     match WaitingLogs::load(waiting, &shared).await {

@@ -56,13 +56,21 @@ impl WaitingLogs {
         is_alone || stats.queue_bytes.load(Ordering::SeqCst) + block.length() <= shared.options.queue_bytes
     }
 
-    /// The batch, in memory again.
+    /// Notes that the batch will be in memory: until it is read, others look for room as well.
+    pub(super) fn reserve(&self, shared: &Shared) {
+        if let Self::OnDisk { block, .. } = self {
+            shared.queue.stats.queue_bytes.fetch_add(block.length(), Ordering::SeqCst);
+        }
+    }
+
+    /// The batch, in memory again, after [`WaitingLogs::reserve`].
     pub(super) async fn load(self, shared: &Shared) -> Result<LogJob, StoreError> {
         match self {
             Self::InMemory(job) => Ok(job),
             Self::OnDisk { block, partition, next_offset, acks, ticket } => {
+                let reserved = block.length();
                 let (bytes, entries) = decode_logs(take(shared, block).await?)?;
-                shared.queue.stats.queue_bytes.fetch_add(bytes.len(), Ordering::SeqCst);
+                shared.queue.stats.queue_bytes.fetch_sub(reserved - bytes.len(), Ordering::SeqCst);
                 Ok(LogJob { batch: LogBatch { partition, bytes, entries, next_offset }, acks, ticket })
             }
         }

@@ -136,13 +136,14 @@ impl Writer {
         runtime: &Handle,
     ) -> std::io::Result<Self> {
         let spool = options.spool.clone().map(Spool::open).transpose()?.map(Arc::new);
+        let queue = Queue::new(options.queue_bytes);
         let shared = Arc::new(Shared {
             store,
             dead_letters,
             options,
             spool,
             acks: AckTracker::default(),
-            queue: Queue::default(),
+            queue,
             failure: Failure::default(),
             windows_handed_in: Mutex::default(),
             windows_stored: AtomicU64::new(0),

@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 use super::background::Failure;
 use crate::stores::{LogEntry, StoreError};
 
-/// Buffers kept for reuse; with batches of a mebibyte, as many mebibytes.
-const SPARE_BUFFERS: usize = 16;
+/// Buffers kept for reuse take at most this share of what may wait: they are memory too, and after an outage there would
+/// be one for each batch that came back from disk.
+const SPARE_SHARE: usize = 4;
 
 /// Counters and gauges of the writer. All may be read at any time.
 #[derive(Debug, Default)]
@@ -46,13 +47,31 @@ pub(super) struct Queue {
     /// Some worker found the queue full since the last wake-up.
     blocked: AtomicBool,
     pub(super) wakers: Mutex<Vec<Waker>>,
-    spare: Mutex<Vec<Buffers>>,
+    spare: Mutex<Spare>,
+    /// Bytes that spare buffers may take.
+    most_spare: usize,
 }
 
 /// The vectors of a batch.
 pub(super) type Buffers = (Vec<u8>, Vec<LogEntry>);
 
+/// Buffers that wait to be used again.
+#[derive(Default)]
+struct Spare {
+    buffers: Vec<Buffers>,
+    bytes: usize,
+}
+
+fn bytes_of((bytes, entries): &Buffers) -> usize {
+    bytes.capacity() + entries.capacity() * size_of::<LogEntry>()
+}
+
 impl Queue {
+    /// A queue in which so many bytes may wait.
+    pub(super) fn new(queue_bytes: usize) -> Self {
+        Self { most_spare: queue_bytes / SPARE_SHARE, ..Self::default() }
+    }
+
     /// Whether `has_room`; if not, the workers are woken when something is done.
     pub(super) fn ready(&self, has_room: impl Fn(&WriterStats) -> bool) -> bool {
         if has_room(&self.stats) {
@@ -107,16 +126,40 @@ impl Queue {
 
     /// Empty buffers, used ones if there are any.
     pub(super) fn buffers(&self) -> Buffers {
-        self.spare.lock().pop().unwrap_or_default()
+        let mut spare = self.spare.lock();
+        let buffers = spare.buffers.pop().unwrap_or_default();
+        spare.bytes -= bytes_of(&buffers);
+        buffers
     }
 
     /// Takes buffers back.
     pub(super) fn recycle(&self, (mut bytes, mut entries): Buffers) {
         bytes.clear();
         entries.clear();
+        let buffers = (bytes, entries);
+        let size = bytes_of(&buffers);
         let mut spare = self.spare.lock();
-        if spare.len() < SPARE_BUFFERS {
-            spare.push((bytes, entries));
+        if spare.bytes + size <= self.most_spare {
+            spare.bytes += size;
+            spare.buffers.push(buffers);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spare_buffers_are_bounded_in_bytes() {
+        let queue = Queue::new(1_000);
+        let buffers = |bytes| (Vec::with_capacity(bytes), Vec::new());
+        for bytes in [100, 200, 100, 50] {
+            queue.recycle(buffers(bytes));
+        }
+        assert_eq!(queue.spare.lock().bytes, 250, "a quarter");
+        assert_eq!([50, 100, 100].map(|bytes| queue.buffers().0.capacity() - bytes), [0; 3]);
+        assert_eq!(queue.buffers().0.capacity(), 0);
+        assert_eq!(queue.spare.lock().bytes, 0);
     }
 }
