@@ -14,9 +14,8 @@ const QUEUE_MIB: u64 = 4;
 const SPOOL_MIB: u64 = 24;
 /// Beyond the queue: a copy of each bulk request under way, the windows of a longer run, and what the allocator keeps.
 const SLACK_MIB: u64 = 12;
-/// While what waited is made up for, on top of that: of each request under way what was read from disk, the batch and the
-/// body, in the arenas of several threads.
-const CATCH_UP_MIB: u64 = 20;
+/// While what waited is made up for, on top of that: the body of each of the four requests under way.
+const CATCH_UP_MIB: u64 = 6;
 
 /// A cluster in a thread of its own.
 fn cluster() -> (String, Arc<Mutex<State>>) {
