@@ -14,7 +14,6 @@
 //! - [`first`]: what happens for the first time.
 //! - [`scored`]: the result. [`window`]: one for all measures of a window.
 //! - [`state`]: a baseline on its way out.
-//! - [`series`]: baselines along a key's windows, and how a correction folds forward again.
 
 mod baseline;
 mod first;
@@ -23,7 +22,6 @@ mod measure;
 mod parts;
 mod scored;
 mod seasons;
-mod series;
 mod state;
 mod tail;
 mod window;
@@ -32,6 +30,5 @@ pub use baseline::Baseline;
 pub use measure::{Direction, Measure, Missing};
 pub use parts::Part;
 pub use scored::{ALERT_SCORE, Band, FINE, Scored};
-pub use series::{KEEP_EVERY, Series};
 pub use state::BaselineState;
 pub use window::WindowScore;
