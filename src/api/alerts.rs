@@ -105,8 +105,7 @@ pub async fn list(State(context): State<Context>, uri: Uri) -> Result<Json<Alert
     });
     let (alert, view) = (params.text("alert"), params.text("view"));
     let (from_ms, to_ms) = params.times("from", "to");
-    let size = params.number("size", 1..=context.config.max_page_size).unwrap_or(context.config.default_page_size);
-    let page = params.number("page", 1..=1_000_000).unwrap_or(1);
+    let (page, size) = params.page(&context.config, 1_000_000);
     params.finish()?;
     let wanted = |found: &AlertDocument| {
         state.is_none_or(|state| found.state == state)

@@ -9,6 +9,7 @@ use axum::http::Uri;
 use floodmark_dataflows::time::Millis;
 use jiff::Timestamp;
 
+use super::config::ApiConfig;
 use super::problem::{ParameterError, Problem};
 
 const MAX_TEXT: usize = 1_024;
@@ -67,6 +68,12 @@ impl Params {
             self.refuse(name, format!("expected a whole number from {from} to {to}, got \"{}\"", shown(&text)));
         }
         number
+    }
+
+    /// The parameters `page`, from 1 to `pages`, and `size`: 1 and the configured size where they are left out.
+    pub fn page(&mut self, config: &ApiConfig, pages: usize) -> (usize, usize) {
+        let size = self.number("size", 1..=config.max_page_size).unwrap_or(config.default_page_size);
+        (self.number("page", 1..=pages).unwrap_or(1), size)
     }
 
     /// `true` or `false`.

@@ -159,8 +159,7 @@ pub(super) fn key_filter(params: &mut Params, key: Option<String>, fields: Vec<O
 }
 
 fn page(params: &mut Params, context: &Context) -> (usize, usize) {
-    let size = params.number("size", 1..=context.config.max_page_size).unwrap_or(context.config.default_page_size);
-    let page = params.number("page", 1..=usize::MAX).unwrap_or(1);
+    let (page, size) = params.page(&context.config, usize::MAX);
     if page.saturating_mul(size) > MAX_PAGED {
         params.refuse("page", format!("page × size is at most {MAX_PAGED}; ask for less by key or time"));
     }
@@ -268,8 +267,7 @@ pub async fn keys(
 ) -> Result<Json<KeysAnswer>, Problem> {
     let (id, view) = find(&context, &name)?;
     let mut params = Params::of(&uri);
-    let size = params.number("size", 1..=context.config.max_page_size).unwrap_or(context.config.default_page_size);
-    let page = params.number("page", 1..=10_000_000).unwrap_or(1);
+    let (page, size) = params.page(&context.config, 10_000_000);
     let fields = fields(&mut params, view, &["page", "size"]);
     params.finish()?;
     let filter = if fields.iter().any(Option::is_some) { KeyFilter::Fields(fields) } else { KeyFilter::All };
