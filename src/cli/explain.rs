@@ -20,7 +20,7 @@ An alert carries where the records of its first and its strongest window are, an
 them. These records are read again from Kafka or the files, and must give the same score.
 
 Examples:
-  floodmark explain 3f2c… -c floodmark.toml                 the alert from the disk of this configuration
+  floodmark explain 3f2c… -c floodmark.toml                 the alert from the disk or the store of this configuration
   floodmark explain 3f2c… -c floodmark.toml --url http://a:8080
   floodmark explain 3f2c… -c floodmark.toml --json | jq '.windows[].now.score'
 
@@ -34,7 +34,7 @@ pub struct ExplainArgs {
     id: String,
     #[command(flatten)]
     config: ConfigArgs,
-    /// Ask the running process whose API is here for the alert; otherwise it is looked for on the disk
+    /// Ask the running process whose API is here for the alert; otherwise it is looked for on the disk, then in the store
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Go on where the configuration is another one than the alert was raised by
@@ -47,13 +47,13 @@ pub struct ExplainArgs {
 
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let config = args.config.load(&[])?;
-    let alert = match &args.url {
-        Some(url) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(find::from_api(url, &args.id))?
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let alert = runtime.block_on(async {
+        match &args.url {
+            Some(url) => find::from_api(url, &args.id).await,
+            None => find::left_behind(&config, &args.id).await,
         }
-        None => find::on_disk(&config, &args.id)?,
-    };
+    })?;
     let deriver = Deriver::new(&config, &alert).map_err(Failure::Usage)?;
     let changed = deriver.changed();
     if !changed.is_empty() && !args.anyway {

@@ -1,4 +1,4 @@
-//! An alert by its id: from a running process, or from what a run has left on the disk.
+//! An alert by its id: from a running process, or from what a run has left on the disk and in the store.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::alerts::last_in_journal;
 use crate::config::{Config, StoreChoice};
+use crate::stores::elasticsearch::ElasticsearchStore;
 
 /// A request has this long to be answered.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,8 +29,15 @@ pub async fn from_api(url: &str, id: &str) -> anyhow::Result<AlertDocument> {
     // Another part may have installed one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
-    let address = format!("{}/alerts/{id}", url.trim_end_matches('/'));
-    let answer = client.get(&address).send().await.with_context(|| format!("{address} does not answer"))?;
+    let no_address = || format!("expected the address of an API, such as http://127.0.0.1:8080, got \"{url}\"");
+    let mut address = reqwest::Url::parse(url).with_context(no_address)?;
+    // The id is what somebody typed.
+    match address.path_segments_mut() {
+        Ok(mut segments) => _ = segments.pop_if_empty().extend(["alerts", id]),
+        Err(()) => bail!(no_address()),
+    }
+    let answer = client.get(address.clone()).send().await;
+    let answer = answer.with_context(|| format!("{url} does not answer; does it run, with its API on?"))?;
     match answer.status().as_u16() {
         200 => {
             let answer: Answer = answer.json().await.with_context(|| format!("{address} answered no alert"))?;
@@ -40,11 +48,11 @@ pub async fn from_api(url: &str, id: &str) -> anyhow::Result<AlertDocument> {
     }
 }
 
-/// Looks into the journal of alerts, and then into the store where that is files.
+/// Looks into the journal of alerts, and then into the store.
 ///
 /// # Errors
-/// If a file cannot be read, or there is no such alert.
-pub fn on_disk(config: &Config, id: &str) -> anyhow::Result<AlertDocument> {
+/// If a file cannot be read, the store does not answer, or there is no such alert.
+pub async fn left_behind(config: &Config, id: &str) -> anyhow::Result<AlertDocument> {
     let outbox = config.data_dir.join("outbox");
     let mut looked = Vec::new();
     for directory in directories(&outbox) {
@@ -52,7 +60,7 @@ pub fn on_disk(config: &Config, id: &str) -> anyhow::Result<AlertDocument> {
         if let Some(alert) = found {
             return Ok(alert);
         }
-        looked.push(directory);
+        looked.push(directory.display().to_string());
     }
     let files = match config.store.chosen().map_err(|mistake| anyhow!("{mistake}"))? {
         StoreChoice::Ndjson(ndjson) => Some(ndjson.alerts.clone()),
@@ -60,14 +68,22 @@ pub fn on_disk(config: &Config, id: &str) -> anyhow::Result<AlertDocument> {
             let folder = embedded.path.clone().unwrap_or_else(|| config.data_dir.join("store"));
             Some(folder.join("alerts.ndjson"))
         }
-        StoreChoice::Elasticsearch(_) | StoreChoice::None => None,
+        StoreChoice::Elasticsearch(config) => {
+            let found = ElasticsearchStore::new(config)?.alert(id).await?;
+            if let Some(alert) = found {
+                return serde_json::from_value(alert).with_context(|| format!("what is stored as {id} is no alert"));
+            }
+            looked.push(format!("{}-alerts-* at {}", config.prefix, config.urls.join(", ")));
+            None
+        }
+        StoreChoice::None => None,
     };
     for path in files.into_iter().filter(|path| path.exists()) {
         let found = last_line(&path, id).with_context(|| format!("cannot read {}", path.display()))?;
         if let Some(alert) = found {
             return Ok(alert);
         }
-        looked.push(path);
+        looked.push(path.display().to_string());
     }
     if looked.is_empty() {
         bail!(
@@ -75,7 +91,6 @@ pub fn on_disk(config: &Config, id: &str) -> anyhow::Result<AlertDocument> {
             config.data_dir.display()
         );
     }
-    let looked: Vec<String> = looked.iter().map(|path| path.display().to_string()).collect();
     bail!("there is no alert {id} in {}", looked.join(" and "))
 }
 

@@ -38,6 +38,13 @@ pub fn read_ranges(
     }
     match config.source.chosen().map_err(|mistake| anyhow!("{mistake}"))? {
         SourceChoice::Kafka(kafka) => {
+            let is_same = |a: &RecordRange, b: &RecordRange| (&a.topic, a.partition) == (&b.topic, b.partition);
+            if let Some(both) = ranges.windows(2).find(|pair| is_same(&pair[0], &pair[1])) {
+                bail!(
+                    "the topic {} was made anew while the window was open: what the first one held is gone",
+                    both[0].topic
+                );
+            }
             let mut kafka = kafka.clone();
             kafka.topics = ranges.iter().map(|range| range.topic.to_string()).collect();
             kafka.topics.dedup();

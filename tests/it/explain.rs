@@ -166,3 +166,58 @@ fn another_configuration_and_an_unknown_alert_are_named() {
     let ran = explain(&dir, &serde_json::json!({ "id": "beef" }), &[]).expect_code(1);
     assert!(ran.stderr().contains("there is no alert beef"), "{}", ran.stderr());
 }
+
+/// A window without records is derived from where nothing is, and a pattern that is new from what was expected of new ones.
+#[test]
+fn silence_and_new_patterns_are_derived_again() {
+    let dir = Dir::new();
+    let config = r#"
+        [source.files]
+        paths = ["in.log"]
+        fingerprint_lines = 1
+        [store.ndjson]
+        [api]
+        enabled = false
+        [[view]]
+        name = "per_service"
+        score = ["rate", "p50"]
+        [[view]]
+        name = "per_pattern"
+        key = ["service_name", "pattern"]
+        score = ["new", "rate"]
+        [[alert]]
+        name = "silent"
+        view = "per_service"
+        when = ["score >= 50", "count < 1"]
+        [[alert]]
+        name = "new"
+        view = "per_pattern"
+        when = ["score >= 20"]
+    "#;
+    dir.file("floodmark.toml", config);
+    let mut log = String::new();
+    let message = |second: u64| if second == 18_000 { "the sky has fallen" } else { "request served" };
+    for second in (0..20_000_u64).step_by(2) {
+        // As many as usual, more or less.
+        for (service, is_there) in [("a", !(19_000..19_300).contains(&second)), ("b", second % 14 != 0)] {
+            let (time, took) = (1_769_846_400_000 + second * 1_000, 50 + second * 7 % 40);
+            let record = serde_json::json!({
+                "timestamp": time, "service_name": service, "message": message(second), "response_time_ms": took,
+            });
+            if is_there {
+                log.push_str(&format!("{record}\n"));
+            }
+        }
+    }
+    dir.file("in.log", &log);
+    let silent = alerts(&dir, "silent");
+    assert!(silent.iter().any(|alert| alert["first"].get("offsets").is_none()), "{silent:?}");
+    let new = alerts(&dir, "new");
+    let is_new = |alert: &Value| alert["strongest"]["score"]["measures"][0]["measure"] == "new";
+    assert!(new.iter().any(is_new), "{new:?}");
+    for alert in silent.iter().chain(&new) {
+        let told = explain(&dir, alert, &["--json"]).expect_code(0).stdout();
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(told["same"], true, "{told}");
+    }
+}

@@ -107,7 +107,7 @@ impl Drop for Fixture {
         for index in indices.as_object().into_iter().flatten().map(|(name, _)| name) {
             self.send(Method::Delete, &format!("/{index}"));
         }
-        for kind in ["logs", "windows", "dead-letters"] {
+        for kind in ["logs", "windows", "dead-letters", "alerts"] {
             self.send(Method::Delete, &format!("/_index_template/{}-{kind}", self.prefix));
         }
     }

@@ -28,21 +28,21 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// The cluster, and indices with a prefix of their own, deleted at the end.
-struct Indices {
+pub struct Indices {
     transport: Transport,
-    prefix: String,
+    pub prefix: String,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Indices {
-    fn new(prefix: &str) -> Self {
+    pub fn new(prefix: &str) -> Self {
         let url = Url::parse(&Service::Elasticsearch8.address()).unwrap();
         let transport = TransportBuilder::new(SingleNodeConnectionPool::new(url)).disable_proxy().build().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { transport, prefix: unique(prefix), runtime }
     }
 
-    fn send(&self, method: Method, path: &str, body: Option<&str>) -> Value {
+    pub fn send(&self, method: Method, path: &str, body: Option<&str>) -> Value {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", "application/json".parse().unwrap());
         self.runtime.block_on(async {
@@ -58,7 +58,6 @@ impl Indices {
         indices
     }
 
-    /// Every document of a kind (`logs`, `windows`, `dead-letters`).
     /// The windows, without what the topic is known by: only the broker knows.
     fn windows(&self) -> BTreeMap<(String, String, u64), Value> {
         let without_identity = |mut window: Value| {
@@ -71,7 +70,8 @@ impl Indices {
         self.all("windows").into_iter().map(without_identity).collect()
     }
 
-    fn all(&self, kind: &str) -> Vec<Value> {
+    /// Every document of a kind (`logs`, `windows`, `dead-letters`, `alerts`).
+    pub fn all(&self, kind: &str) -> Vec<Value> {
         self.send(Method::Post, &format!("/{}-{kind}*/_refresh", self.prefix), None);
         let mut answer = self.send(
             Method::Post,
@@ -106,7 +106,7 @@ impl Drop for Indices {
         for index in indices.as_object().into_iter().flatten().map(|(name, _)| name) {
             self.send(Method::Delete, &format!("/{index}"), None);
         }
-        for kind in ["logs", "windows", "dead-letters"] {
+        for kind in ["logs", "windows", "dead-letters", "alerts"] {
             self.send(Method::Delete, &format!("/_index_template/{}-{kind}", self.prefix), None);
         }
     }

@@ -9,6 +9,7 @@
 mod corpus;
 mod elasticsearch;
 mod engine;
+mod explain;
 mod faults;
 mod kafka;
 #[allow(dead_code)]
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
     let mut tests = kafka::tests();
     tests.extend(elasticsearch::tests());
     tests.extend(engine::tests());
+    tests.extend(explain::tests());
     tests.extend(redrive::tests());
     tests.extend(faults::tests());
     support::run(&tests)

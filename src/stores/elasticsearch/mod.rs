@@ -14,7 +14,7 @@
 //! - `deliver`: requests in flight, what is sent again, what is refused.
 //! - `retry`: how long to wait.
 //! - `held`: what there is of a range of offsets.
-//! - [`letters`]: dead letters read back.
+//! - `alerts`: an alert read back. [`letters`]: dead letters read back.
 //! - `search`: a query to a request, an answer to a page.
 //!
 //! # Privileges
@@ -22,6 +22,7 @@
 //! With security on, the store needs `manage_index_templates` and `monitor` on the cluster, and on `PREFIX-*`
 //! `create_index`, `index`, `read`, `view_index_metadata`, `maintenance`, and with `retention_days` `delete_index`.
 
+mod alerts;
 mod bulk;
 mod client;
 mod cluster;
@@ -137,6 +138,20 @@ impl ElasticsearchStore {
             [("ignore_unavailable", "true"), ("allow_no_indices", "true"), ("allow_partial_search_results", "false")];
         let body = Payload::Json(letters::request(after));
         letters::page(&client.send(Method::Post, &path, &parameters, body, None).await?)
+    }
+
+    /// An alert by its id, as it was last stored, if it was.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or refuses.
+    pub async fn alert(&self, id: &str) -> Result<Option<serde_json::Value>, StoreError> {
+        let Shared { client, config } = &*self.shared;
+        // What was written a moment ago is to be seen.
+        cluster::refresh(client, config).await?;
+        let path = format!("/{}*/_search", config.index_prefix(config::Kind::Alerts));
+        let parameters =
+            [("ignore_unavailable", "true"), ("allow_no_indices", "true"), ("allow_partial_search_results", "false")];
+        alerts::answer(&client.send(Method::Post, &path, &parameters, Payload::Json(alerts::request(id)), None).await?)
     }
 
     async fn wait_until_ready(&self) -> Result<(), StoreError> {
