@@ -140,9 +140,9 @@ fn alerts(api: &Api, log: &Log, incident: Incident<'_>, wanted: impl Fn(&Value) 
         for alert in api.get("/alerts?size=1000")?["alerts"].as_array()? {
             if alert["first"]["key"]["service_name"] == service && times.contains(&alert["start"].as_u64()?) {
                 let whole = api.get(&format!("/alerts/{}", alert["id"].as_str()?))?["alert"].clone();
-                listed.borrow_mut().push(format!(
-                    "{} {} {} {}", whole["alert"], whole["state"], whole["revision"], whole["summary"]
-                ));
+                listed
+                    .borrow_mut()
+                    .push(format!("{} {} {} {}", whole["alert"], whole["state"], whole["revision"], whole["summary"]));
                 if wanted(&whole) {
                     found.insert(whole["alert"].as_str()?.to_owned(), whole);
                 }
