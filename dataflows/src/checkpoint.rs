@@ -18,6 +18,7 @@ pub use crate::alerts::state::{AlertRow, AlertRowValue};
 pub use crate::corrections::Late;
 use crate::input::PartitionInfo;
 use crate::ledger::Ledger;
+pub use crate::outages::Outage;
 use crate::patterns::SeenPatterns;
 use crate::scores::{Learned, Past, ScoredMeasure};
 use crate::time::{Millis, Tick};
@@ -35,6 +36,8 @@ pub struct PartitionCut {
     pub clock: Option<Tick>,
     /// The hold before the cut.
     pub hold: Tick,
+    /// When it could not be read, as far back as scores may need it.
+    pub outages: Vec<Outage>,
     /// What became of each offset before the cut, but for documents that the store refused while the run lasted: they
     /// are moved with [`Ledger::refuse`] before another run goes on from here.
     pub ledger: Ledger,
@@ -135,7 +138,9 @@ pub struct ValuesRow {
     pub window: u64,
     /// The key.
     pub key: Key,
-    /// The values of the measures in the order of the view, not a number where it has none.
+    /// The measures that the values are of. A view that is now scored by others has no use for them.
+    pub measures: Arc<[ScoredMeasure]>,
+    /// The values, in this order; not a number where there is none.
     pub values: Box<[f64]>,
 }
 
@@ -162,6 +167,8 @@ pub struct RecordedMark {
     pub wall_ms: Millis,
     /// The partition's hold from `next_offset` on.
     pub hold: Tick,
+    /// It could not be read when the mark was made.
+    pub away: bool,
 }
 
 /// Where a partition goes on.

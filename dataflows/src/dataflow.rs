@@ -16,6 +16,7 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::probe::{self, Probe};
+use timely::dataflow::operators::vec::Map;
 use timely::scheduling::Activator;
 use timely::worker::Worker;
 
@@ -91,7 +92,7 @@ where
         // Nobody else asks for the counts, or for which patterns found room.
         let is_named = views.iter().any(|view| view.names_pattern()) || path.rules.names_pattern();
         let max_patterns = max_patterns.filter(|_| is_named || !live_workers.is_empty());
-        let Ingested { updates, ends, patterns, activator } = ingest(
+        let Ingested { updates, notes, patterns, activator } = ingest(
             scope,
             feed,
             path,
@@ -102,13 +103,14 @@ where
             &restored,
             probe.clone(),
         );
+        let ends = notes.clone().flat_map(|note| note.end());
         let activator = Rc::new(activator);
         let source = activator.clone();
         let has_live = !live_workers.is_empty();
         let is_scored = views.iter().any(|view| !view.scored.is_empty());
         let to_live = has_live.then(|| updates.clone());
         let WindowStreams { documents, scores } =
-            windows(updates, ends.clone(), views, *clock, *publish, &restored, cuts.clone(), has_live);
+            windows(updates, notes.clone(), views, *clock, *publish, &restored, cuts.clone(), has_live);
         if let Some(updates) = to_live {
             let scores = is_scored.then_some(scores);
             let workers = live_workers.clone();

@@ -112,6 +112,8 @@ pub struct MarkPosition {
     pub at_end: bool,
     /// The partition's hold, in ticks, from this mark on.
     pub hold: u64,
+    /// The source could not be read: nothing is known of what the hold passes over.
+    pub away: bool,
 }
 
 /// An offer that was recorded.

@@ -238,6 +238,10 @@ pub struct WindowScore {
     pub level: Arc<str>,
     /// There is too little history to judge by.
     pub learning: bool,
+    /// A partition could not be read at that time, and what it may have had is not in the window: nothing is said of
+    /// its rate, and nothing learned. Left out when it is not so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stalled: bool,
     /// The measures that it is made of, the most unusual first.
     pub measures: Vec<MeasureScore>,
     /// Where the records of the window are, by partition.

@@ -74,6 +74,8 @@ pub struct ScoreSchema {
     level: String,
     /// There is too little history to judge by.
     learning: bool,
+    /// A partition could not be read at that time: nothing is said of the rate. Left out when it is not so.
+    stalled: Option<bool>,
     /// The measures that it is made of, the most unusual first.
     measures: Vec<MeasureScoreSchema>,
 }

@@ -45,6 +45,8 @@ pub struct ViewPrint {
     pub max_keys: u64,
     /// A key silent for this long leaves.
     pub forget_after_ms: u64,
+    /// What is scored of it, by name. Another set learns anew, from the windows that are retained.
+    pub scored: Vec<String>,
     /// Windows that begin before this tick are partial: the view was added then. 0 for none.
     pub partial_before: Tick,
 }
@@ -145,6 +147,7 @@ impl Fingerprint {
             retention_ms: view.retention_ms,
             max_keys: view.max_keys as u64,
             forget_after_ms: view.forget_after_ms,
+            scored: view.scored.iter().map(|measure| measure.name().to_owned()).collect(),
             partial_before: 0,
         };
         let views = views.into_iter().map(print).collect();
@@ -254,6 +257,15 @@ pub fn compare(then: &Fingerprint, now: &Fingerprint, at: Tick) -> Result<Carrie
                 carried.changes.push(format!("{key} of the view {} was {was} and is {is} from here on", view.name));
             }
         }
+        if view.scored != other.scored {
+            carried.changes.push(format!(
+                "score of the view {} was [{}] and is [{}] from here on: its baselines are learned anew, from the windows \
+                 that are retained",
+                view.name,
+                view.scored.join(", "),
+                other.scored.join(", ")
+            ));
+        }
     }
     for (id, view) in (0..).zip(&now.views) {
         if !carried.views.contains(&Some(id)) {
@@ -278,6 +290,8 @@ fn differences<'a>(
 
 #[cfg(test)]
 mod tests {
+    use floodmark_dataflows::scores::ScoredMeasure;
+
     use super::*;
 
     fn fingerprint(change: impl FnOnce(&mut Config)) -> Fingerprint {
@@ -303,6 +317,9 @@ mod tests {
         let shorter = |config: &mut Config| config.view[0].retention = crate::units::Span::from_secs(1_800);
         let carried = compare(&then, &fingerprint(shorter), 5).unwrap();
         assert!(carried.is_same() && carried.changes[0].starts_with("retention of the view per_service"));
+        let others = |config: &mut Config| config.view[0].score = vec![ScoredMeasure::P99];
+        let carried = compare(&then, &fingerprint(others), 5).unwrap();
+        assert!(carried.is_same() && carried.changes[0].contains("is [p99] from here on"), "{:?}", carried.changes);
     }
 
     #[test]

@@ -117,5 +117,5 @@ pub struct MarkEntry {
     /// The wall clock.
     pub wall_ms: Millis,
     /// By place in [`MarksOfProcess::partitions`]: the offset to read next, and the hold from there on.
-    pub positions: Vec<(u32, u64, Tick)>,
+    pub positions: Vec<(u32, u64, Tick, bool)>,
 }

@@ -111,7 +111,7 @@ impl Segment {
                 contents.partitions.push(partition.clone());
                 (contents.partitions.len() - 1) as u32
             });
-            Some((place, position.next_offset, position.hold))
+            Some((place, position.next_offset, position.hold, position.away))
         };
         let positions = job.marks.positions.iter().filter_map(&mut place).collect();
         contents.marks.push(MarkEntry { wall_ms: job.marks.wall_ms, positions });
@@ -159,12 +159,12 @@ pub async fn read(
         }
         let MarksOfProcess { partitions, marks } = store.get(&name, true, decode).await?;
         for MarkEntry { wall_ms, positions } in marks {
-            for (place, next_offset, hold) in positions {
+            for (place, next_offset, hold, away) in positions {
                 let Some(partition) = partitions.get(place as usize) else { continue };
                 let of_partition = found.entry(partition.clone()).or_default();
                 // A run that catches up with the one before says again what that one said.
                 if of_partition.back().is_none_or(|last| last.next_offset <= next_offset) {
-                    of_partition.push_back(RecordedMark { next_offset, wall_ms, hold });
+                    of_partition.push_back(RecordedMark { next_offset, wall_ms, hold, away });
                 }
             }
         }

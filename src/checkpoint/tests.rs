@@ -10,7 +10,7 @@ use floodmark_dataflows::histogram::Histogram;
 use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::patterns::SeenPatterns;
 use floodmark_dataflows::record::Level;
-use floodmark_dataflows::scores::Learned;
+use floodmark_dataflows::scores::{Learned, ScoredMeasure};
 use floodmark_dataflows::view::Key;
 use proptest::prelude::*;
 
@@ -50,6 +50,7 @@ fn cut(number: i32, next_offset: u64, forgotten_at: u64, seen: &[(&str, u64)]) -
         next_offset,
         clock: Some(9),
         hold: 0,
+        outages: Vec::new(),
         ledger: Default::default(),
         keys,
         patterns: SeenPatterns::default(),
@@ -92,6 +93,7 @@ fn configuration() -> Fingerprint {
         retention_ms: 100,
         max_keys: 10,
         forget_after_ms: 50,
+        scored: Vec::new(),
         partial_before: 0,
     };
     Fingerprint { tick_ms: 1, views: vec![view], ..Fingerprint::default() }
@@ -286,7 +288,13 @@ async fn a_manifest_of_another_run_is_not_replaced() {
 #[test]
 fn values_that_a_baseline_has_learned_are_left_out() {
     let values = |key: &str, window: u64| {
-        StateRow::Values(ValuesRow { view: 0, window, key: Key(key.into()), values: [1.0].into() })
+        StateRow::Values(ValuesRow {
+            view: 0,
+            window,
+            key: Key(key.into()),
+            measures: [ScoredMeasure::Rate].into(),
+            values: [1.0].into(),
+        })
     };
     let learned = Learned { next: 20, last: Some(19), baselines: Vec::new() };
     let series = SeriesRow { view: 0, key: Key("a".into()), measures: Vec::new(), learned: Arc::new(learned) };

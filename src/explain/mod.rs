@@ -202,7 +202,7 @@ impl<'a> Deriver<'a> {
                 );
             }
             let news = then.measures.iter().find(|of| *of.measure == *ScoredMeasure::New.name());
-            let score = score_again(view, window.start, &content, &baselines, news.map(|of| of.expected))
+            let score = score_again(view, window.start, &content, &baselines, then.stalled, news.map(|of| of.expected))
                 .context("the view scores nothing any more")?;
             compare(then, &score, &mut differences);
             now.score = Some(WindowScore { offsets: window.offsets.clone(), ..score });

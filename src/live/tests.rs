@@ -61,7 +61,12 @@ fn random_scores(rng: &mut ChaCha8Rng, views: &[View], froms: std::ops::RangeInc
             let (from, id) = (rng.random_range(froms.clone()), rng.random_range(0..views.len()));
             let event = (from * TICK_MS).saturating_sub(rng.random_range(30_000..80_000));
             let key = Key::from_values(&[format!("service/{}", (from / 60 % 4) * 3 + rng.random_range(0..3))]);
-            let score = ShownScore { score: rng.random_range(0..100), learning: rng.random(), measures: [].into() };
+            let score = ShownScore {
+                score: rng.random_range(0..100),
+                learning: rng.random(),
+                stalled: false,
+                measures: [].into(),
+            };
             ScoreUpdate {
                 view: id as ViewId,
                 window: event - event % views[id].slide_ms,
@@ -439,7 +444,7 @@ fn a_score_comes_with_its_window_and_silence_goes_when_it_is_withdrawn() {
     let key = Key::from_values(&["a"]);
     let aggregate = aggregate(&mut ChaCha8Rng::seed_from_u64(1), 1_000_000);
     let score = |window: Millis, from: Tick, is_silent: bool, score: Option<u8>| {
-        let shown = |score| Arc::new(ShownScore { score, learning: false, measures: [].into() });
+        let shown = |score| Arc::new(ShownScore { score, learning: false, stalled: false, measures: [].into() });
         ScoreUpdate { view: 0, window, key: key.clone(), from, is_silent, score: score.map(shown) }
     };
     let update = ViewUpdate { view: 0, pane: Some(1_000_000), key: key.clone(), time: 1_000, aggregate };

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use floodmark::sources::kafka::{KafkaProducer, ProducerConfig};
@@ -21,6 +23,7 @@ use crate::tests;
 pub fn tests() -> Vec<Test> {
     tests!("faults", [Service::Kafka];
         a_broker_killed_and_started_again_costs_nothing,
+        a_broker_that_is_away_is_not_silence,
         removed_records_are_lost_aloud_and_the_run_goes_on,
         a_topic_made_again_under_a_run_and_between_runs_repeats_and_skips_nothing,
     )
@@ -175,6 +178,88 @@ fn a_broker_killed_and_started_again_costs_nothing() {
     run.signal(Signal::Terminate);
     run.wait().expect_code(0);
     assert_eq!(documents(&dir), [plain(0, 0..1_500), plain(1, 0..1_500)].concat());
+}
+
+/// Appends five records a second of two services, of these seconds.
+fn append_steady(brokers: &str, topic: &str, seconds: std::ops::Range<u64>) {
+    let config =
+        ProducerConfig { brokers: brokers.to_owned(), linger: Span::from_millis(1), ..ProducerConfig::default() };
+    let producer = KafkaProducer::new(&config).unwrap();
+    for ms in (seconds.start * 1_000..seconds.end * 1_000).step_by(200) {
+        for service in ["a", "b"] {
+            let record = format!("{{\"timestamp\":{ms},\"service_name\":\"{service}\",\"message\":\"m\"}}");
+            producer.send(topic, Some(0), None, record.as_bytes()).unwrap();
+        }
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+}
+
+fn a_broker_that_is_away_is_not_silence() {
+    let mut broker = Broker::start();
+    let now = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        now.as_secs()
+    };
+    let began = now();
+    let (stop, address) = (Arc::new(AtomicBool::new(false)), broker.address.clone());
+    append_steady(&broker.address, "logs", began - 300..began);
+    let dir = Dir::new();
+    config(&dir, &broker.address, "logs");
+    let path = dir.path().join("floodmark.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("idle_after = \"500ms\"", "stall_after = \"3s\"");
+    let more = "[[view]]\nname = \"per_service\"\nwindow = \"1s\"\nallowed_lateness = \"1s\"\nretention = \"10m\"\n\
+                score = [\"rate\"]\n[[alert]]\nname = \"silence\"\nwhen = [\"score >= 50\"]\n\
+                [[alert]]\nname = \"few\"\nwhen = [\"count < 5\"]\n";
+    std::fs::write(&path, text + more).unwrap();
+    let (run, api) = start(&dir);
+    // Nobody is silent until the broker is.
+    let is_over = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let mut written = began;
+        loop {
+            let until = if is_over.load(Ordering::SeqCst) { written } else { now() };
+            if until > written {
+                append_steady(&address, "logs", written..until);
+                written = until;
+            }
+            if is_over.load(Ordering::SeqCst) {
+                return written;
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    });
+    eventually("the records are counted", || (api.get("/logs/stats")?["total_logs"].as_u64()? > 3_000).then_some(()));
+    stop.store(true, Ordering::SeqCst);
+    let last = writer.join().unwrap();
+    broker.kill();
+    // Let go, and windows close in which nothing could be read.
+    let as_of = || api.get("/views/per_service?size=1")?["as_of"].as_u64();
+    eventually("windows close meanwhile", || as_of().filter(|as_of| *as_of >= (last + 5) * 1_000));
+    let partition = api.get("/progress").unwrap()["partitions"][0].clone();
+    assert_eq!(partition["stalled"], true, "{partition}");
+    let nothing_is_said = || {
+        assert_eq!(api.get("/alerts").unwrap()["total"], 0, "{}", api.get("/alerts").unwrap());
+        let windows = api.get("/views/per_service?size=1000").unwrap();
+        let is_scored = |window: &&Value| window["score"]["score"].as_u64().is_some_and(|score| score >= 50);
+        let scored: Vec<&Value> = windows["windows"].as_array().unwrap().iter().filter(is_scored).collect();
+        assert!(scored.is_empty(), "{scored:?}");
+    };
+    nothing_is_said();
+
+    broker.start_again();
+    eventually("health is green again", || check(&api, "source").filter(|(ok, _)| *ok));
+    let back = now();
+    append_steady(&broker.address, "logs", back..back + 20);
+    counted(&api, 3_000 + (last - began) * 10 + 200);
+    eventually("the next windows close", || as_of().filter(|as_of| *as_of >= (back + 19) * 1_000));
+    nothing_is_said();
+    // As if that time had not been: what comes behind it is scored again.
+    let windows = api.get("/views/per_service?size=20").unwrap();
+    let last = windows["windows"].as_array().unwrap().iter().find(|window| window["start"] == (back + 15) * 1_000);
+    let rate = last.map(|window| window["score"]["measures"][0]["actual"].clone());
+    assert_eq!(rate, Some(Value::from(5.0)), "{windows}");
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
 }
 
 fn removed_records_are_lost_aloud_and_the_run_goes_on() {

@@ -85,8 +85,12 @@ impl WindowCondition {
         matches!(self.comparison, Comparison::AtLeast | Comparison::Above)
     }
 
-    /// The value of a window that meets it. A score that is still being learned meets nothing.
+    /// The value of a window that meets it. A score that is still being learned meets nothing; nor is there too little of
+    /// anything in a window of which a partition could not be read.
     pub fn met_by(&self, window: &WindowDocument) -> Option<f64> {
+        if !self.is_upward() && window.score.as_ref().is_some_and(|score| score.stalled) {
+            return None;
+        }
         let value = self.value(window)?;
         let is_met = match self.comparison {
             Comparison::AtLeast => value >= self.threshold,

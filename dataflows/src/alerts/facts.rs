@@ -103,6 +103,7 @@ mod tests {
             score,
             level: "INFO".into(),
             learning: false,
+            stalled: false,
             measures: Vec::new(),
             offsets: Vec::new(),
         };

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::levels::{Levels, Transitions};
-use super::measure::Measure;
+use super::measure::{Measure, Missing};
 use super::parts::{PARTS, Part};
 use super::scored::{Scored, coarse, fine_score};
 use super::seasons::{Departure, Seasons};
@@ -141,6 +141,23 @@ impl Baseline {
     /// Whether there is too little history to judge by: fewer than 144 windows with a value.
     pub fn is_learning(&self) -> bool {
         self.seen < LEARNING
+    }
+
+    /// Whether nothing can be said of a window with this value that lacks records: it has none, or one that they add to.
+    pub fn is_unknown(&self, value: Option<f64>) -> bool {
+        self.measure.missing == Missing::Zero || self.measure.value(value).is_none()
+    }
+
+    /// The score of a window of which nothing is known.
+    pub fn unjudged(&self) -> Scored {
+        Scored::absent(self.is_learning())
+    }
+
+    /// Passes a window of which nothing is known. Time goes on: the next one is not the first in a long while.
+    pub fn pass(&mut self, start_ms: Millis) {
+        if self.seen > 0 {
+            self.last_ms = start_ms;
+        }
     }
 
     /// Scores a window that is not learned yet. `value` is `None` where the window has none.

@@ -14,7 +14,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
     /// Goes on with the checkpoint that is being made, if one is. Returns where partitions may go.
     pub(super) fn gate(&mut self) -> Gate {
         let held = self.partitions.iter().filter_map(|p| p.capability.as_ref());
-        let times = held.chain(&self.spare).chain(&self.ends_capability).map(|capability| *capability.time());
+        let times = held.chain(&self.spare).chain(&self.notes_capability).map(|capability| *capability.time());
         let highest = times.chain(self.partitions.iter().map(Partition::timestamp)).max().unwrap_or(0);
         self.cuts.as_mut().map_or(Gate::FREE, |cuts| cuts.step(highest))
     }
@@ -46,22 +46,31 @@ impl<B: Batch> Partition<B> {
             next_offset,
             clock: self.clock,
             hold: self.hold,
+            outages: self.outages.all(self.timestamp()),
             ledger,
             keys: self.combiner.seen_since(last_cut),
             patterns: self.patterns.as_ref().map_or_else(Default::default, |patterns| patterns.seen_since(last_cut)),
         }
     }
 
-    /// Takes a hold that is from `next_offset` on, after being cut there if a checkpoint comes between. Returns whether
-    /// it could.
-    pub(super) fn raise_hold(&mut self, hold: Tick, next_offset: u64, gate: &mut Gate, last_cut: Tick) -> bool {
+    /// Takes a hold that is from `next_offset` on, after being cut there if a checkpoint comes between. `away` says whether
+    /// the partition could not be read. Returns whether it could be taken.
+    pub(super) fn raise_hold(
+        &mut self,
+        (hold, away): (Tick, bool),
+        next_offset: u64,
+        gate: &mut Gate,
+        last_cut: Tick,
+    ) -> bool {
         if hold <= self.hold {
             return true;
         }
+        if hold >= gate.barrier && !gate.is_open {
+            return false;
+        }
+        // Part of the cut: it is so from the timestamp on that the partition has now.
+        self.outages.hold(self.timestamp(), self.clock, hold, away);
         if hold >= gate.barrier {
-            if !gate.is_open {
-                return false;
-            }
             self.cut = Some(self.cut_at(next_offset, last_cut));
             *gate = Gate::FREE;
         }

@@ -19,10 +19,9 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
         let hold = self.hold();
         let is_waited_for = self.board.all().is_some_and(|all| all.waits)
-            && self
-                .partitions
-                .iter()
-                .any(|p| (p.idle || p.stalled) && p.can_be_marked() && p.hold.max(p.next_hold.unwrap_or(0)) < hold);
+            && self.partitions.iter().any(|p| {
+                (p.idle || p.stalled) && p.can_be_marked() && p.hold.max(p.next_hold.unwrap_or_default().0) < hold
+            });
         if is_waited_for {
             self.feed.hurry();
         }
@@ -33,10 +32,10 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             if !state.can_be_marked() {
                 continue;
             }
-            let raised = if is_due && (state.idle || state.stalled) { state.hold.max(hold) } else { state.hold };
+            let raised = if is_due { state.offered_hold(hold) } else { state.hold };
             state.awaits_hold |= raised > state.hold;
             let (next_offset, at_end) = (state.arrived_offset(), state.at_end);
-            self.positions.push(MarkPosition { partition, next_offset, at_end, hold: raised });
+            self.positions.push(MarkPosition { partition, next_offset, at_end, hold: raised, away: state.unreachable });
         }
         // A mark without them would have them wait for the next.
         let are_all_new = self.partitions.iter().all(|p| p.awaits_first_mark);
@@ -73,9 +72,9 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             if state.raise_hold(hold, state.next_offset, &mut gate, last_cut) {
                 state.next_hold = None;
                 if let Some(capability) = &mut state.capability
-                    && *capability.time() < hold
+                    && *capability.time() < hold.0
                 {
-                    capability.downgrade(&hold);
+                    capability.downgrade(&hold.0);
                 }
             }
         }
@@ -86,7 +85,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             && (hold < gate.barrier || gate.is_open)
             && self.spare.is_some()
         {
-            let all = [&mut self.spare, &mut self.ends_capability, &mut self.patterns_capability];
+            let all = [&mut self.spare, &mut self.notes_capability, &mut self.patterns_capability];
             for capability in all.into_iter().flatten() {
                 if *capability.time() < hold {
                     capability.downgrade(&hold);
@@ -147,6 +146,18 @@ impl<B: Batch> Partition<B> {
         self.capability.is_some() && self.marks.is_empty() && (self.is_placed || self.unreachable)
     }
 
+    /// The hold to offer, where released partitions are held at `released`. One that cannot be read is first held where it
+    /// stands: so the mark says from where on nothing is known. One that can be read again, and has nothing, is let go at once:
+    /// so the mark says up to where.
+    fn offered_hold(&self, released: Tick) -> Tick {
+        match (self.unreachable, self.outages.lasts()) {
+            _ if self.idle || self.stalled => self.hold.max(released),
+            (true, false) if self.timestamp() > 0 => self.timestamp().max(self.hold + 1),
+            (false, true) if self.at_end => released.max(self.hold + 1),
+            _ => self.hold,
+        }
+    }
+
     /// Takes note of a mark with this wall clock and position.
     fn marked(&mut self, wall: Millis, position: MarkPosition, idle_after_ms: u64, stall_after_ms: u64) {
         self.awaits_first_mark = false;
@@ -155,7 +166,7 @@ impl<B: Batch> Partition<B> {
             self.covering_mark_ms = Some(wall);
         }
         if position.hold > self.hold {
-            self.next_hold = Some(position.hold);
+            self.next_hold = Some((position.hold, position.away));
         }
         if self.at_end || self.unreachable {
             let quiet_for = wall.saturating_sub(*self.quiet_since_ms.get_or_insert(wall));

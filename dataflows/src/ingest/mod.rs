@@ -1,7 +1,7 @@
 //! The source operator: from raw records to combined updates.
 //!
-//! In: a [`Feed`]. Out: [`ViewUpdate`]s, combined per tick; once, the highest timestamp reached, when the input has
-//! ended; and [`PatternUpdate`]s, where patterns are counted. Log documents and dead letters go to the [`RecordSink`], not through the dataflow.
+//! In: a [`Feed`]. Out: [`ViewUpdate`]s, combined per tick; [`SourceNote`]s: when partitions could not be read, and once,
+//! when the input has ended, the highest timestamp reached; and [`PatternUpdate`]s, where patterns are counted. Log documents and dead letters go to the [`RecordSink`], not through the dataflow.
 //!
 //! Capabilities: each partition holds one for the updates, at its timestamp (the higher of event clock and hold), and
 //! drops it when it has ended. The operator holds one for each other output at the lowest of these, so that the
@@ -16,11 +16,12 @@
 //!
 //! - [`partition`]: one partition: its clock, and the loop over its records.
 //! - [`holds`]: marks; idle and stalled partitions.
-//! - [`replay`]: marks of the run before.
+//! - [`outages`]: when a partition could not be read. [`replay`]: marks of the run before.
 //! - [`cutting`]: where partitions stand at a checkpoint.
 
 mod cutting;
 mod holds;
+mod outages;
 mod partition;
 mod replay;
 
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
@@ -43,12 +45,15 @@ use crate::cuts::{CutBoard, Gate};
 use crate::decode::Decoder;
 use crate::input::{Feed, MarkPosition, PartitionInfo};
 use crate::ledger::Ledger;
+use crate::outages::Outage;
 use crate::output::{RecordSink, ViewUpdate};
 use crate::patterns::{Cutter, PatternCounter, PatternUpdate};
 use crate::rules::Rules;
+use crate::scores::outages_kept_for_ms;
 use crate::time::{Millis, Tick};
 use crate::view::View;
 
+use outages::OutageLog;
 use partition::{Partition, Reading};
 
 /// Records read from a partition in one activation.
@@ -106,12 +111,31 @@ pub struct Boards {
     pub cuts: Option<CutBoard>,
 }
 
+/// What the source operator tells of the sources.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum SourceNote {
+    /// A worker's input has ended, at this timestamp.
+    Ended(Tick),
+    /// A partition could not be read; what is known of that now.
+    Outage(PartitionInfo, Outage),
+}
+
+impl SourceNote {
+    /// The timestamp at which a worker's input ended.
+    pub fn end(&self) -> Option<Tick> {
+        match self {
+            SourceNote::Ended(highest) => Some(*highest),
+            SourceNote::Outage(..) => None,
+        }
+    }
+}
+
 /// What the source operator gives.
 pub struct Ingested<'scope> {
     /// Combined updates.
     pub updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
-    /// The highest timestamp reached, once this worker's input has ended. Its frontier is that of the sources.
-    pub ends: Stream<'scope, Tick, Vec<Tick>>,
+    /// What else there is to know of the sources. Its frontier is theirs; a note is dated before what it is about.
+    pub notes: Stream<'scope, Tick, Vec<SourceNote>>,
     /// Counts of first cuts, each at or before its own time. Its frontier is that of the sources.
     pub patterns: Stream<'scope, Tick, Vec<PatternUpdate>>,
     /// To be activated when the probe has moved, as a partition may have been too far ahead of it; and a few times a
@@ -147,20 +171,21 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     }
 
     let (updates, updates_stream) = builder.new_output();
-    let (ends, ends_stream) = builder.new_output();
+    let (notes, notes_stream) = builder.new_output();
     let (patterns, patterns_stream) = builder.new_output();
     let mut updates: OutputBuilder<Tick, CapacityContainerBuilder<Vec<ViewUpdate>>> = OutputBuilder::from(updates);
     let mut patterns: OutputBuilder<Tick, CapacityContainerBuilder<Vec<PatternUpdate>>> = OutputBuilder::from(patterns);
-    let mut ends: OutputBuilder<Tick, CapacityContainerBuilder<Vec<Tick>>> = OutputBuilder::from(ends);
+    let mut notes: OutputBuilder<Tick, CapacityContainerBuilder<Vec<SourceNote>>> = OutputBuilder::from(notes);
 
     let views = views.to_vec();
+    let outages_kept_for = outages_kept_for_ms(&views) / config.tick_ms;
     let (start, starts) = (restored.at, restored.partitions.clone());
     builder.build(move |mut capabilities| {
         for capability in &mut capabilities {
             capability.downgrade(&start);
         }
         let patterns_capability = capabilities.pop();
-        let ends_capability = capabilities.pop();
+        let notes_capability = capabilities.pop();
         let mut state = Ingest {
             feed,
             path,
@@ -174,7 +199,7 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
             probe,
             partitions: Vec::new(),
             spare: capabilities.pop(),
-            ends_capability,
+            notes_capability,
             patterns_capability,
             first_clock: (start > 0).then_some(start),
             highest: None,
@@ -183,6 +208,7 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
             positions: Vec::new(),
             gathered: Gathered::default(),
             first: 0,
+            outages_kept_for,
         };
         move |_frontiers| {
             let mut updates = updates.activate();
@@ -190,10 +216,14 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
             let more = state.step(
                 |capability, gathered| updates.session(capability).give_iterator(gathered.drain(..)),
                 |capability, gathered| patterns.session(capability).give_iterator(gathered.drain(..)),
+                |capability, partition, said| {
+                    let said = said.drain(..).map(|outage| SourceNote::Outage(partition.clone(), outage));
+                    notes.activate().session(capability).give_iterator(said);
+                },
             );
             if let Some((capability, highest)) = state.finish() {
                 if let Some(highest) = highest {
-                    ends.activate().session(&capability).give(highest);
+                    notes.activate().session(&capability).give(SourceNote::Ended(highest));
                 }
                 return;
             }
@@ -203,7 +233,7 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
         }
     });
     let activator = scope.activator_for(info.address);
-    Ingested { updates: updates_stream, ends: ends_stream, patterns: patterns_stream, activator }
+    Ingested { updates: updates_stream, notes: notes_stream, patterns: patterns_stream, activator }
 }
 
 struct Ingest<F: Feed, S> {
@@ -222,7 +252,7 @@ struct Ingest<F: Feed, S> {
     partitions: Vec<Partition<F::Batch>>,
     /// Where partitions that join take their capability from.
     spare: Option<Capability<Tick>>,
-    ends_capability: Option<Capability<Tick>>,
+    notes_capability: Option<Capability<Tick>>,
     patterns_capability: Option<Capability<Tick>>,
     /// The first event clock of the run: before the frontier leaves 0, being ahead is counted from here.
     first_clock: Option<Tick>,
@@ -235,6 +265,8 @@ struct Ingest<F: Feed, S> {
     gathered: Gathered,
     /// The partition to begin with: where a full sink stopped the last reading.
     first: usize,
+    /// How long an outage matters, in ticks.
+    outages_kept_for: Tick,
 }
 
 impl<F: Feed, S: RecordSink> Ingest<F, S> {
@@ -243,6 +275,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         &mut self,
         mut send: impl FnMut(&Capability<Tick>, &mut Vec<ViewUpdate>),
         mut send_patterns: impl FnMut(&Capability<Tick>, &mut Vec<PatternUpdate>),
+        mut send_outages: impl FnMut(&Capability<Tick>, &PartitionInfo, &mut Vec<Outage>),
     ) -> bool {
         self.join();
         let gate = self.gate();
@@ -312,6 +345,12 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             }
             more |= reading == Reading::Budget;
         }
+        // Before the capability moves on: who waits for a tick has heard of what is so by then.
+        for partition in self.partitions.iter_mut().filter(|partition| !partition.outages.said.is_empty()) {
+            if let Some(capability) = &self.notes_capability {
+                send_outages(capability, &partition.info, &mut partition.outages.said);
+            }
+        }
         self.lower_bound();
         self.give_cuts(gate);
         if is_live {
@@ -335,7 +374,10 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             let info = Arc::new(info);
             let combiner = Combiner::new(info.clone(), views, self.config.tick_ms);
             let patterns = self.max_patterns.map(|max| PatternCounter::new(info.clone(), max));
-            let mut partition = Partition::new(info, spare.clone(), combiner, patterns, ledger, start);
+            let known = start.cut.as_ref().map_or(&[][..], |cut| &cut.outages);
+            let usual = self.config.idle_after_ms.div_ceil(self.config.tick_ms);
+            let outages = OutageLog::new(known, usual, self.outages_kept_for);
+            let mut partition = Partition::new(info, spare.clone(), combiner, patterns, ledger, start, outages);
             partition.read_as = read_as.map(|own| (own.decoder, own.rules));
             // Of what went on while the run was down nothing is known; its silence is counted from its holds.
             self.highest = self.highest.max(Some(partition.timestamp()).filter(|&time| time > 0));
@@ -354,7 +396,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
         let lowest = self.partitions.iter().filter_map(|p| p.capability.as_ref().map(|c| *c.time())).min();
         let Some(lowest) = lowest else { return };
-        let others = [&mut self.spare, &mut self.ends_capability, &mut self.patterns_capability];
+        let others = [&mut self.spare, &mut self.notes_capability, &mut self.patterns_capability];
         for capability in others.into_iter().flatten() {
             if *capability.time() < lowest {
                 capability.downgrade(&lowest);
@@ -369,6 +411,6 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
         self.patterns_capability = None;
         let holds = self.partitions.iter().map(|p| p.hold).filter(|&hold| hold > 0).max();
-        Some((self.ends_capability.take()?, self.highest.max(holds)))
+        Some((self.notes_capability.take()?, self.highest.max(holds)))
     }
 }

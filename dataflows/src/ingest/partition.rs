@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use timely::dataflow::operators::Capability;
 
+use super::outages::OutageLog;
 use super::{Gathered, RecordPath};
 use crate::checkpoint::{PartitionCut, PartitionStart, RecordedMark};
 use crate::combine::{Combiner, RecordPlace};
@@ -86,8 +87,10 @@ pub(super) struct Partition<B> {
     pub awaits_first_mark: bool,
     /// A mark was offered that raises the hold, from where the partition stands. It is not read before that is recorded.
     pub awaits_hold: bool,
-    /// A recorded hold that is still to be taken.
-    pub next_hold: Option<Tick>,
+    /// A recorded hold that is still to be taken, and whether the partition could not be read.
+    pub next_hold: Option<(Tick, bool)>,
+    /// When it could not be read.
+    pub outages: OutageLog,
     /// Marks of the run before, behind where the partition stands.
     pub marks: VecDeque<RecordedMark>,
     /// Where it stood at the checkpoint that is being made.
@@ -106,6 +109,7 @@ impl<B: Batch> Partition<B> {
         mut patterns: Option<PatternCounter>,
         ledger: Ledger,
         start: PartitionStart,
+        outages: OutageLog,
     ) -> Self {
         let PartitionStart { cut, marks } = start;
         let next_offset = cut.as_ref().map(|cut| cut.next_offset).or(marks.front().map(|mark| mark.next_offset));
@@ -129,6 +133,7 @@ impl<B: Batch> Partition<B> {
             awaits_first_mark: next_offset.is_none(),
             awaits_hold: false,
             next_hold: None,
+            outages,
             marks,
             cut: None,
             next_offset: next_offset.unwrap_or(0),
@@ -213,6 +218,8 @@ impl<B: Batch> Partition<B> {
                         let tick = record.timestamp_ms / limits.tick_ms;
                         let clock = self.clock.map_or(tick, |clock| clock.max(tick));
                         let time = clock.max(self.hold);
+                        let before = self.clock.unwrap_or(0).max(self.hold);
+                        self.outages.read(before, clock, self.hold);
                         if time >= gate.barrier {
                             if !gate.is_open {
                                 break Reading::AtCut;
@@ -223,6 +230,7 @@ impl<B: Batch> Partition<B> {
                                 next_offset: raw.offset,
                                 clock: self.clock,
                                 hold: self.hold,
+                                outages: self.outages.all(before),
                                 ledger: self.ledger,
                                 keys: self.combiner.seen_since(limits.last_cut),
                                 patterns: self

@@ -17,7 +17,7 @@ impl<B: Batch> Partition<B> {
             None => self.next_offset,
         };
         while let Some(mark) = self.marks.front().copied().filter(|mark| mark.next_offset <= at) {
-            if !self.raise_hold(mark.hold, mark.next_offset, gate, last_cut) {
+            if !self.raise_hold((mark.hold, mark.away), mark.next_offset, gate, last_cut) {
                 return false;
             }
             self.marks.pop_front();

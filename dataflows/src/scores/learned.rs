@@ -28,27 +28,36 @@ impl Learned {
     }
 
     /// Learns the next window, with the values of its measures (not a number where it has none) if it has records.
-    pub fn learn(&mut self, plan: &Plan, values: Option<&[f64]>) {
+    /// `stalled` says that it lacks some which may be there.
+    pub fn learn(&mut self, plan: &Plan, values: Option<&[f64]>, stalled: bool) {
         let start = plan.start_of(self.next);
-        match values {
-            Some(values) => {
-                self.baselines.iter_mut().zip(values).for_each(|(baseline, value)| baseline.learn(start, Some(*value)));
-                self.last = Some(self.next);
+        if values.is_some() || self.is_awake(self.next) {
+            for (place, of) in self.baselines.iter_mut().enumerate() {
+                match values.map(|values| values[place]) {
+                    value if stalled && of.is_unknown(value) => of.pass(start),
+                    value => of.learn(start, value),
+                }
             }
-            None if self.is_awake(self.next) => {
-                self.baselines.iter_mut().for_each(|baseline| baseline.learn(start, None));
-            }
-            None => {}
+        }
+        if values.is_some() {
+            self.last = Some(self.next);
         }
         self.next += 1;
         self.forget(plan);
     }
 
     /// Scores the next window and learns it, at the price of one.
-    pub fn step(&mut self, plan: &Plan, values: Option<&[f64]>) -> Vec<Scored> {
+    pub fn step(&mut self, plan: &Plan, values: Option<&[f64]>, stalled: bool) -> Vec<Scored> {
         let start = plan.start_of(self.next);
-        let value = |place: usize| values.map(|values| values[place]);
-        let scored = self.baselines.iter_mut().enumerate().map(|(place, of)| of.step(start, value(place))).collect();
+        let each = self.baselines.iter_mut().enumerate();
+        let step = |(place, of): (usize, &mut Baseline)| match values.map(|values| values[place]) {
+            value if stalled && of.is_unknown(value) => {
+                of.pass(start);
+                of.unjudged()
+            }
+            value => of.step(start, value),
+        };
+        let scored = each.map(step).collect();
         if values.is_some() {
             self.last = Some(self.next);
         }
@@ -58,10 +67,13 @@ impl Learned {
     }
 
     /// Scores a window.
-    pub fn score(&self, plan: &Plan, window: u64, values: Option<&[f64]>) -> Vec<Scored> {
+    pub fn score(&self, plan: &Plan, window: u64, values: Option<&[f64]>, stalled: bool) -> Vec<Scored> {
         let start = plan.start_of(window);
-        let value = |place: usize| values.map(|values| values[place]);
-        self.baselines.iter().enumerate().map(|(place, of)| of.score(start, value(place))).collect()
+        let score = |(place, of): (usize, &Baseline)| match values.map(|values| values[place]) {
+            value if stalled && of.is_unknown(value) => of.unjudged(),
+            value => of.score(start, value),
+        };
+        self.baselines.iter().enumerate().map(score).collect()
     }
 
     /// Passes windows without records, none of which means anything.

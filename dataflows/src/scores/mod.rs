@@ -16,7 +16,8 @@
 //!
 //! Those of the grid from the key's first record on; not those of a view that began before the view did. A window
 //! without records counts as zero where the measure is a rate and as nothing elsewhere; it has a document only if its
-//! score is at least 50 ("withdrawn" is one that had, and no longer does: its last document has a lower score). After
+//! score is at least 50 ("withdrawn" is one that had, and no longer does: its last document has a lower score). Where a
+//! partition could not be read, a window says nothing of rates, nor of anything that it has no value of. After
 //! 1,000 windows without records in a row a key sleeps until it has some; after `forget_after` it is forgotten.
 
 mod again;
@@ -35,13 +36,14 @@ pub use learned::Learned;
 pub use measure::ScoredMeasure;
 use novelty::Novelties;
 pub use novelty::Past;
-pub use plan::{Plan, SLEEP_AFTER, windows_until_learned};
+pub use plan::{Plan, SLEEP_AFTER, outages_kept_for_ms, windows_until_learned};
 pub(crate) use series::News;
 pub use shown::{ScoreUpdate, ShownMeasure, ShownScore};
 
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{NoveltyRow, Restored, SeriesRow, StateRow, ValuesRow};
 use crate::detect::BaselineState;
+use crate::outages::Gaps;
 use crate::output::WindowScore;
 use crate::time::Millis;
 use crate::view::{Key, View, ViewId};
@@ -127,30 +129,44 @@ impl ViewScores {
         unseen.passed(&self.plan, gone);
     }
 
-    /// Scores the windows of a key that have closed or changed. `changed` gets those whose score did.
-    pub fn score_key(&mut self, key: &Key, progress: Progress, changed: impl FnMut(News)) {
+    /// All keys that have windows.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.series.keys()
+    }
+
+    /// What windows of a key lack from this one on has changed.
+    pub fn reopen(&mut self, key: &Key, window: u64) {
+        if let Some(series) = self.series.get_mut(key) {
+            series.reopen(window);
+        }
+    }
+
+    /// Scores the windows of a key that have closed or changed, where those in `gaps` lack records. `changed` gets those
+    /// whose score did.
+    pub fn score_key(&mut self, key: &Key, progress: Progress, gaps: &Gaps, changed: impl FnMut(News)) {
         if let Some(series) = self.series.get_mut(key) {
             let unseen = |window| self.unseen.as_ref()?.judge(&self.plan, key, window);
-            series.score(&self.plan, progress.scored, unseen, changed);
+            series.score(&self.plan, progress.scored, gaps, unseen, changed);
         }
     }
 
     /// The same for all keys. Of windows without records that became final there is no news.
-    pub fn score_all(&mut self, progress: Progress, mut changed: impl FnMut(&Key, u64, Option<News>)) {
+    pub fn score_all(&mut self, progress: Progress, gaps: &Gaps, mut changed: impl FnMut(&Key, u64, Option<News>)) {
         self.closed = progress.scored.max(self.closed);
         for (key, series) in &mut self.series {
             let unseen = |window| self.unseen.as_ref()?.judge(&self.plan, key, window);
-            series.score(&self.plan, progress.scored, unseen, |news| changed(key, news.window, Some(news)));
+            series.score(&self.plan, progress.scored, gaps, unseen, |news| changed(key, news.window, Some(news)));
             series.settle(progress.settled, |window| changed(key, window, None));
         }
     }
 
-    /// Lets go of what only windows need that are gone by `now`.
-    pub fn forget(&mut self, now: Millis) {
+    /// Lets go of what only windows need that are gone by `now`. `gaps` says which lack records.
+    pub fn forget(&mut self, now: Millis, gaps: impl FnOnce(&Plan) -> Gaps) {
         let gone = self.plan.gone_before(now);
         if gone > self.gone {
             self.gone = gone;
-            self.series.retain(|_, series| series.forget(&self.plan, gone));
+            let gaps = gaps(&self.plan);
+            self.series.retain(|_, series| series.forget(&self.plan, &gaps, gone));
         }
     }
 
@@ -166,7 +182,8 @@ impl ViewScores {
         for (key, series) in &mut self.series {
             let (view, key) = (self.view, key.clone());
             for (window, values) in series.values(self.saved, gone) {
-                rows.push(StateRow::Values(ValuesRow { view, window, key: key.clone(), values: values.into() }));
+                let (key, measures) = (key.clone(), self.plan.measures.clone());
+                rows.push(StateRow::Values(ValuesRow { view, window, key, measures, values: values.into() }));
             }
             if let Some(learned) = series.take_unsaved() {
                 let measures = self.plan.measures.to_vec();
@@ -207,9 +224,9 @@ impl ViewScores {
             }
         }
         for row in restored.rows.iter() {
-            if let StateRow::Values(ValuesRow { view, window, key, values }) = row
+            if let StateRow::Values(ValuesRow { view, window, key, measures, values }) = row
                 && *view == self.view
-                && values.len() == self.plan.measures.len()
+                && measures[..] == self.plan.measures[..]
                 && is_own(*view, key)
             {
                 let series = self.series.entry(key.clone()).or_insert_with(|| Series::new(&self.plan, key));
@@ -219,15 +236,48 @@ impl ViewScores {
     }
 
     /// Ends the restoration: what happened before the checkpoint was published. `scored` gets what is shown now.
-    pub fn restored(&mut self, progress: Progress, now: Millis, mut scored: impl FnMut(&Key, News)) {
+    pub fn restored(&mut self, progress: Progress, gaps: &Gaps, now: Millis, mut scored: impl FnMut(&Key, News)) {
         self.unseen.iter_mut().for_each(|unseen| unseen.passed(&self.plan, self.plan.gone_before(now)));
-        self.score_all(progress, |key, _, news| {
+        self.score_all(progress, gaps, |key, _, news| {
             if let Some(news) = news {
                 scored(key, news);
             }
         });
         self.series.values_mut().for_each(Series::drop_published);
-        self.forget(now);
+        self.forget(now, |_| gaps.clone());
         self.saved = self.gone;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_other_measures_teach_nothing() {
+        let view = View {
+            name: "v".into(),
+            key: vec!["service_name".into()],
+            key_fields: Vec::new(),
+            conditions: Vec::new(),
+            width_ms: 10_000,
+            slide_ms: 10_000,
+            lateness_ms: 0,
+            retention_ms: 60_000,
+            max_keys: 10,
+            forget_after_ms: 7 * 86_400_000,
+            scored: vec![ScoredMeasure::Rate],
+            keeps_offsets: false,
+            is_watched: false,
+            evidence_from: None,
+        };
+        for (measure, known) in [(ScoredMeasure::Rate, 1), (ScoredMeasure::P95, 0)] {
+            let (key, measures, values) = (Key("a".into()), [measure].into(), [5.0].into());
+            let row = StateRow::Values(ValuesRow { view: 0, window: 7, key, measures, values });
+            let restored = Restored { at: 1_000, rows: Arc::new(vec![row]), ..Restored::default() };
+            let mut scores = ViewScores::new(0, &view, 0).unwrap();
+            scores.restore(&restored, |_, _| true);
+            assert_eq!(scores.keys().count(), known, "{measure:?}");
+        }
     }
 }

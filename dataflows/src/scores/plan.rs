@@ -49,6 +49,16 @@ pub fn windows_until_learned(width_ms: u64, slide_ms: u64, retention_ms: u64) ->
     2 * width_ms.div_ceil(slide_ms) + 2 * stretch(width_ms, slide_ms, retention_ms) + SLEEP_AFTER + retained
 }
 
+/// How long, in milliseconds, it matters for the scores of these views that a partition could not be read: until all windows
+/// of that time are learned for good.
+pub fn outages_kept_for_ms(views: &[Arc<View>]) -> Millis {
+    let of_view = |view: &Arc<View>| {
+        let windows = windows_until_learned(view.width_ms, view.slide_ms, view.retention_ms);
+        view.width_ms.saturating_add(windows.saturating_mul(view.slide_ms))
+    };
+    views.iter().filter(|view| !view.scored.is_empty()).map(of_view).max().unwrap_or(0)
+}
+
 /// Windows between two old kept baselines: [`KEEP_EVERY`] doubled, up to two fifths of the retention. What lies between
 /// is kept as values, which takes less memory than another baseline would; up to this many windows are learned again at
 /// a restore, beside those in retention.
@@ -168,13 +178,13 @@ impl Plan {
         self.measures.iter().map(|measure| Baseline::new(measure.measure())).collect()
     }
 
-    /// What a document shows of the scores of a window's measures.
-    pub fn explain(&self, scored: &[Scored], combined: &Combined) -> WindowScore {
-        self.shown(scored, combined).document()
+    /// What a document shows of the scores of a window's measures. `stalled` says that it lacks records which may be there.
+    pub fn explain(&self, scored: &[Scored], combined: &Combined, stalled: bool) -> WindowScore {
+        self.shown(scored, combined, stalled).document()
     }
 
     /// The same, as it is kept.
-    pub(super) fn shown(&self, scored: &[Scored], combined: &Combined) -> ShownScore {
+    pub(super) fn shown(&self, scored: &[Scored], combined: &Combined, stalled: bool) -> ShownScore {
         let mut places: Vec<usize> = (0..scored.len()).collect();
         // Of equals the first that is configured.
         places.sort_by_key(|&place| std::cmp::Reverse((scored[place].value.is_some(), scored[place].fine)));
@@ -197,7 +207,7 @@ impl Plan {
             })
         };
         let measures = places.into_iter().filter_map(measure).collect();
-        ShownScore { score: combined.score, learning: combined.learning, measures }
+        ShownScore { score: combined.score, learning: combined.learning, stalled, measures }
     }
 }
 

@@ -16,6 +16,7 @@ use super::learned::Learned;
 use super::plan::{Plan, is_telling};
 use super::shown::ShownScore;
 use crate::detect::{BaselineState, Scored, WindowScore as Combined};
+use crate::outages::Gaps;
 use crate::output::WindowScore;
 use crate::view::Key;
 
@@ -117,16 +118,22 @@ impl Series {
         if is_changed {
             *shown = 0;
         }
+        self.reopen(window);
+    }
+
+    /// What windows from this one on lack has changed.
+    pub fn reopen(&mut self, window: u64) {
         self.dirty = Some(self.dirty.map_or(window, |dirty| dirty.min(window)));
     }
 
     /// Scores the windows that have closed, those before `closed`, and again those whose score may have changed.
-    /// `changed` gets each window whose score did.
+    /// `gaps` are the windows that lack records; `changed` gets each window whose score changed.
     /// Where the key comes for the first time, `unseen` says how unusual that is.
     pub fn score(
         &mut self,
         plan: &Plan,
         closed: u64,
+        gaps: &Gaps,
         unseen: impl Fn(u64) -> Option<Scored>,
         mut changed: impl FnMut(News),
     ) {
@@ -140,8 +147,8 @@ impl Series {
         self.scored = self.scored.max(closed);
         while window < self.scored {
             let learned_before = plan.learned_before(window);
-            self.learn_before(plan, learned_before);
-            let place = self.find(window);
+            self.learn_before(plan, gaps, learned_before);
+            let (place, stalled) = (self.find(window), gaps.has(window));
             let values = place.ok().and_then(|place| self.entries[place].values.as_deref());
             if values.is_none() && !self.head.is_awake(window) {
                 // Nothing to score before the next window with records, if none is waiting to be learned.
@@ -154,9 +161,9 @@ impl Series {
             let mut scored = if plan.overlap == 1 {
                 before = plan.wants_evidence().then(|| self.head.baselines.clone());
                 keep(&mut self.kept, &self.head, self.phase, plan);
-                self.head.step(plan, values)
+                self.head.step(plan, values, stalled)
             } else {
-                self.head.score(plan, window, values)
+                self.head.score(plan, window, values, stalled)
             };
             scored.extend(Some(window).filter(|_| is_new).and_then(&unseen));
             let combined = Combined::of(&scored);
@@ -164,7 +171,7 @@ impl Series {
             let was_shown = place.is_ok_and(|place| self.entries[place].shown != 0);
             if is_shown || was_shown {
                 let is_silent = values.is_none();
-                let score = Arc::new(plan.shown(&scored, &combined));
+                let score = Arc::new(plan.shown(&scored, &combined, stalled));
                 let before = before.as_ref().unwrap_or(&self.head.baselines);
                 let states = plan.is_evidence(&combined).then(|| before.iter().map(BaselineState::of).collect());
                 let shown = if is_shown { hash(&score, states.as_ref()) } else { 0 };
@@ -206,7 +213,7 @@ impl Series {
     }
 
     /// Lets go of what only corrections of windows before `first` need, which are gone. Returns whether anything is left.
-    pub fn forget(&mut self, plan: &Plan, first: u64) -> bool {
+    pub fn forget(&mut self, plan: &Plan, gaps: &Gaps, first: u64) -> bool {
         let needed = plan.learned_before(first);
         while self.kept.len() > 1 && self.kept[1].next <= needed {
             self.kept.pop_front();
@@ -220,7 +227,7 @@ impl Series {
         let asleep = last + super::plan::SLEEP_AFTER + 1;
         if asleep <= needed && self.kept.front().is_some_and(|kept| kept.next < asleep) {
             self.go_back(asleep);
-            self.learn_before(plan, asleep);
+            self.learn_before(plan, gaps, asleep);
             self.kept = [Arc::new(self.head.clone())].into();
             self.is_unsaved = true;
         }
@@ -273,18 +280,18 @@ impl Series {
     }
 
     /// Learns the windows before `before`.
-    fn learn_before(&mut self, plan: &Plan, before: u64) {
+    fn learn_before(&mut self, plan: &Plan, gaps: &Gaps, before: u64) {
         while self.head.next < before {
             let place = self.place_of(self.head.next);
             let next = self.entries.range(place..).find(|entry| entry.values.is_some());
             match next.filter(|next| next.window == self.head.next) {
                 Some(next) => {
                     keep(&mut self.kept, &self.head, self.phase, plan);
-                    self.head.learn(plan, next.values.as_deref());
+                    self.head.learn(plan, next.values.as_deref(), gaps.has(next.window));
                 }
                 None if self.head.is_awake(self.head.next) => {
                     keep(&mut self.kept, &self.head, self.phase, plan);
-                    self.head.learn(plan, None);
+                    self.head.learn(plan, None, gaps.has(self.head.next));
                 }
                 None => self.head.skip_to(plan, next.map_or(before, |next| next.window.min(before))),
             }
@@ -370,10 +377,10 @@ mod tests {
     ) {
         for window in windows {
             series.set(window, value(window), false);
-            series.score(plan, window + 1, |_| None, |_| {});
+            series.score(plan, window + 1, &Gaps::default(), |_| None, |_| {});
             series.settle(window.saturating_sub(6), |_| {});
             series.drop_published();
-            assert!(series.forget(plan, (window + 1).saturating_sub(RETAINED)));
+            assert!(series.forget(plan, &Gaps::default(), (window + 1).saturating_sub(RETAINED)));
             at_each(window, series);
         }
     }
@@ -440,7 +447,7 @@ mod tests {
         for (window, values) in values {
             restored.set(window, values.into(), false);
         }
-        restored.score(&plan, 1_000_777, |_| None, |_| {});
+        restored.score(&plan, 1_000_777, &Gaps::default(), |_| None, |_| {});
         assert_eq!(kept(&restored), kept(&series));
         go_on(&plan, &mut series, 1_000_777..1_001_000, |_, _| {});
         go_on(&plan, &mut restored, 1_000_777..1_001_000, |_, _| {});

@@ -26,6 +26,8 @@ pub struct ShownScore {
     pub score: u8,
     /// There is too little history to judge by.
     pub learning: bool,
+    /// A partition could not be read at that time.
+    pub stalled: bool,
     /// The measures that it is made of, the most unusual first.
     pub measures: Box<[ShownMeasure]>,
 }
@@ -91,6 +93,7 @@ impl ShownScore {
             score: self.score,
             level: texts.levels[usize::from(self.score.min(100))].clone(),
             learning: self.learning,
+            stalled: self.stalled,
             measures: measures.collect(),
             offsets: Vec::new(),
         }
@@ -99,7 +102,7 @@ impl ShownScore {
     /// A hash of all of it; never 0.
     pub(super) fn hash(&self) -> u64 {
         let mut hasher = FixedState::with_seed(2).build_hasher();
-        (self.score, self.learning, self.measures.len()).hash(&mut hasher);
+        (self.score, self.learning, self.stalled, self.measures.len()).hash(&mut hasher);
         for of in &self.measures {
             (of.measure, of.score, of.reasons.map(|part| part.map(|part| part as u8))).hash(&mut hasher);
             for number in [of.actual, of.expected, of.low, of.high, of.rarity] {

@@ -15,8 +15,10 @@ use super::{PaneSpine, PaneUpdate, Place, Publish, pane_gone_at};
 use crate::aggregate::Aggregate;
 use crate::checkpoint::{LateRow, Restored, StateRow};
 use crate::corrections::{KEPT_REVISIONS, Late, Measures};
+use crate::input::PartitionInfo;
+use crate::outages::{Outage, Outages};
 use crate::output::{Evidence, RecordRange, WindowDocument, WindowScore, WindowState};
-use crate::scores::{ScoreUpdate, ViewScores};
+use crate::scores::{ScoreUpdate, ViewScores, outages_kept_for_ms};
 use crate::time::{Millis, Tick};
 use crate::view::{Key, View, ViewId};
 
@@ -83,6 +85,10 @@ pub(super) struct Windows {
     pub(super) partial_before: BTreeMap<ViewId, Tick>,
     /// Only where checkpoints are made.
     dirty: Option<Dirty>,
+    /// When partitions could not be read.
+    pub(super) outages: Outages,
+    /// How long that matters, in ticks.
+    outages_kept_for: Tick,
     /// There is a live state to show scores.
     pub(super) has_live: bool,
     /// The tick as of which everything is scored.
@@ -131,6 +137,8 @@ impl Windows {
             start: restored.at,
             partial_before: restored.partial_before.clone(),
             dirty: has_checkpoints.then(Dirty::default),
+            outages: Outages::restored(restored),
+            outages_kept_for: outages_kept_for_ms(views) / tick_ms,
             has_live,
             scored_at: restored.at,
             shown: Vec::new(),
@@ -147,6 +155,11 @@ impl Windows {
     /// A worker's input ended at this event clock.
     pub fn end_at(&mut self, highest: Tick) {
         self.end = self.end.max(Some(highest));
+    }
+
+    /// A partition could not be read.
+    pub fn outage(&mut self, partition: PartitionInfo, outage: Outage) {
+        self.outages.take(partition, outage);
     }
 
     /// Takes note of the changes in a sealed batch, those from `cut` on apart. `retain` gives the capability for the negation of a pane.
@@ -262,8 +275,9 @@ impl Windows {
                 self.late.remove(&key);
             }
         }
+        self.outages.forget(frontier.saturating_sub(self.outages_kept_for));
         for scores in self.scores.iter_mut().flatten() {
-            scores.forget(now);
+            scores.forget(now, |plan| self.outages.gaps(plan, frontier, self.tick_ms));
         }
         documents
     }

@@ -1,6 +1,6 @@
 //! Windows: an arrangement of panes, and the operator that turns its changes into window documents.
 //!
-//! In: combined updates of all workers, and the end of the input. Out: [`WindowDocument`]s, each window at the times
+//! In: combined updates of all workers, the end of the input, and when partitions could not be read. Out: [`WindowDocument`]s, each window at the times
 //! that [`Publish`] says, and [`ScoreUpdate`]s for the live state. Nothing here fails.
 //!
 //! Panes are arranged by (view, start) with the key as value and the aggregate as difference, sharded by (view,
@@ -59,7 +59,7 @@ use timely::progress::Antichain;
 
 use crate::checkpoint::Restored;
 use crate::cuts::Cuts;
-use crate::ingest::ClockConfig;
+use crate::ingest::{ClockConfig, SourceNote};
 use crate::output::{ViewUpdate, WindowDocument};
 use crate::scores::ScoreUpdate;
 use crate::time::{Millis, Tick};
@@ -122,7 +122,7 @@ pub struct WindowStreams<'scope> {
 #[expect(clippy::too_many_arguments, reason = "what the operator is given, each of a type of its own")]
 pub fn windows<'scope>(
     updates: Stream<'scope, Tick, Vec<ViewUpdate>>,
-    ends: Stream<'scope, Tick, Vec<Tick>>,
+    notes: Stream<'scope, Tick, Vec<SourceNote>>,
     views: &[Arc<View>],
     clock: ClockConfig,
     publish: Publish,
@@ -157,7 +157,7 @@ pub fn windows<'scope>(
 
     let mut builder = OperatorBuilder::new("windows".to_owned(), scope);
     let mut batches = builder.new_input(arranged.stream, Pipeline);
-    let mut ends = builder.new_input(ends.broadcast(), Pipeline);
+    let mut notes = builder.new_input(notes.broadcast(), Pipeline);
     // Nothing is sent because of the second input.
     let of_batches = [(0, Antichain::from_elem(Default::default()))];
     let (documents, documents_stream) = builder.new_output_connection(of_batches.clone());
@@ -186,9 +186,12 @@ pub fn windows<'scope>(
         }
         let negations_port = 1;
         move |frontiers| {
-            ends.for_each(|_, highest| {
-                for &tick in highest.iter() {
-                    windows.end_at(tick);
+            notes.for_each(|_, notes| {
+                for note in notes.drain(..) {
+                    match note {
+                        SourceNote::Ended(highest) => windows.end_at(highest),
+                        SourceNote::Outage(partition, outage) => windows.outage(partition, outage),
+                    }
                 }
             });
             if let (Some(cuts), Some(of_cut)) = (&cuts, &mut taking) {

@@ -6,7 +6,8 @@
 //! Where late records changed a key, its windows are gone through late tick by late tick, however many of them the
 //! frontier has passed at once: as of each late tick, and one tick later. So the last tick that changed a score, and
 //! with it the `as_of` of the document, depends on the records alone. With a live state, the same is done for all records
-//! that came after their windows closed: workers do not stop at the same ticks, and its reads name one for all keys.
+//! that came after their windows closed: workers do not stop at the same ticks, and its reads name one for all keys. And so
+//! it is for all keys where an outage was made up for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -103,7 +104,8 @@ impl Windows {
                 windows.iter().for_each(|(&window, content)| scores.set(window, key, content, false));
             }
             let plan = scores.plan().clone();
-            scores.restored(progress, now, |key, news| {
+            let gaps = self.outages.gaps(&plan, restored.at, self.tick_ms);
+            scores.restored(progress, &gaps, now, |key, news| {
                 let window = plan.start_of(news.window);
                 if self.has_live && view.gone_at(window) > now {
                     shown.push(self.update(id, window, key, self.scored_from(id, window).min(restored.at), news));
@@ -175,17 +177,14 @@ impl OfView<'_> {
         for change in changes.iter().take_while(|change| self.number(change) < closed) {
             changed.entry(&change.key).or_default().push(change);
         }
+        let made_up = self.windows.outages.made_up(self.windows.scored_at, self.as_of(self.now));
+        if !made_up.is_empty() {
+            // Of windows of all keys more is known then, also of those without records.
+            let all: Vec<Key> = self.scores.keys().filter(|key| !changed.contains_key(key)).cloned().collect();
+            all.iter().for_each(|key| self.go_through(key, &[], &made_up));
+        }
         for (key, changes) in &changed {
-            let ticks: BTreeSet<Tick> = changes.iter().filter_map(|change| change.late.or(change.unordered)).collect();
-            // So far the last advance has gone.
-            let mut before = self.windows.scored_at;
-            for tick in ticks {
-                if before != tick {
-                    self.step(key, changes, tick, None);
-                }
-                self.step(key, changes, tick + 1, Some(tick));
-                before = tick + 1;
-            }
+            self.go_through(key, changes, &made_up);
         }
         let start = self.scores.plan().start_of(closed_before);
         let end = self.scores.plan().start_of(closed);
@@ -201,19 +200,39 @@ impl OfView<'_> {
             self.read(key, changes.iter().map(|change| change.window.1).filter(|window| *window < start), self.limit);
         }
         let at = self.now / self.windows.tick_ms;
+        let gaps = self.windows.outages.gaps(self.scores.plan(), self.as_of(self.now), self.windows.tick_ms);
         let said = &mut self.said;
         if closed > closed_before || self.is_end {
             if self.is_end {
                 progress.settled = u64::MAX;
             }
-            self.scores.score_all(progress, |key, window, news| match news {
+            self.scores.score_all(progress, &gaps, |key, window, news| match news {
                 Some(news) => said.take(key, news, at, false, None),
                 None => said.note(key, said.plan.start_of(window), None),
             });
         } else {
             for key in changed.into_keys() {
-                self.scores.score_key(key, progress, |news| said.take(key, news, at, false, None));
+                self.scores.score_key(key, progress, &gaps, |news| said.take(key, news, at, false, None));
             }
+        }
+    }
+
+    /// The tick as of which it is `now`; at the end of the input everything is known.
+    fn as_of(&self, now: Millis) -> Tick {
+        if self.is_end { Tick::MAX } else { now / self.windows.tick_ms }
+    }
+
+    /// Goes through the ticks of changes of a key one by one, and through those behind which outages are made up for.
+    fn go_through(&mut self, key: &Key, changes: &[&Change], made_up: &BTreeSet<Tick>) {
+        let ticks: BTreeSet<Tick> = changes.iter().filter_map(|change| change.late.or(change.unordered)).collect();
+        // So far the last advance has gone.
+        let mut before = self.windows.scored_at;
+        for &tick in ticks.union(made_up) {
+            if before != tick {
+                self.step(key, changes, tick, None);
+            }
+            self.step(key, changes, tick + 1, Some(tick));
+            before = tick + 1;
         }
     }
 
@@ -247,9 +266,15 @@ impl OfView<'_> {
         for &window in &of_late {
             self.read_one(key, window, at, true);
         }
-        let late = came.filter(|_| !of_late.is_empty());
+        let plan = self.scores.plan().clone();
+        let made_up = came.and_then(|tick| self.windows.outages.first_of(&plan, tick, self.windows.tick_ms));
+        if let Some(first) = made_up {
+            self.scores.reopen(key, first);
+        }
+        let late = came.filter(|_| !of_late.is_empty() || made_up.is_some());
+        let gaps = self.windows.outages.gaps(&plan, at, self.windows.tick_ms);
         let said = &mut self.said;
-        self.scores.score_key(key, progress, |news| said.take(key, news, at, came.is_some(), late));
+        self.scores.score_key(key, progress, &gaps, |news| said.take(key, news, at, came.is_some(), late));
     }
 
     fn read(&mut self, key: &Key, windows: impl IntoIterator<Item = Millis>, limit: Tick) {

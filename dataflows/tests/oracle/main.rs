@@ -9,6 +9,7 @@ mod checkpoints;
 mod clock;
 mod marks;
 mod memory;
+mod outages;
 mod reference;
 mod scores;
 mod script;

@@ -21,11 +21,11 @@ fn last_of(seen: &Seen) -> Windows {
 }
 
 /// What the marks of a run say of its partitions, none of which had joined another worker.
-fn recorded(marks: &Marks) -> BTreeMap<i32, VecDeque<RecordedMark>> {
+pub fn recorded(marks: &Marks) -> BTreeMap<i32, VecDeque<RecordedMark>> {
     let mut by_partition = BTreeMap::<i32, VecDeque<RecordedMark>>::new();
     for (wall_ms, positions) in marks {
         for of in positions {
-            let mark = RecordedMark { next_offset: of.next_offset, wall_ms: *wall_ms, hold: of.hold };
+            let mark = RecordedMark { next_offset: of.next_offset, wall_ms: *wall_ms, hold: of.hold, away: of.away };
             by_partition.entry(of.partition as i32).or_default().push_back(mark);
         }
     }
@@ -169,6 +169,28 @@ fn an_unreachable_partition() {
     script.extend([records(1, 1, &[2]), mark(32 * 30)]);
     let (whole, _) = check(2, script);
     assert_eq!(tumbling(&whole, 0).late_records, 1, "released after stall_after");
+}
+
+#[test]
+fn an_outage_that_nobody_wrote_in() {
+    let away = |p| Step::Event(p, PartitionEvent::Unreachable);
+    let mut script = vec![mark(0)];
+    for s in 1..=30 {
+        script.extend([records(0, s - 1, &[s]), records(1, s - 1, &[s]), mark(s)]);
+    }
+    // Too short to be let go; then long enough, and the rest of one partition is written behind it.
+    for s in 30..50 {
+        script.extend([away(0), away(1), mark(s)]);
+    }
+    script.extend([records(0, 30, &[50, 51]), records(1, 30, &[50, 51]), mark(52)]);
+    for minute in 1..=8 {
+        script.extend([away(0), away(1), mark(52 + minute * 60)]);
+    }
+    script.extend([records(0, 32, &[52, 531, 540, 545]), records(1, 32, &[535, 541, 545]), mark(545)]);
+    let (whole, from_checkpoints) = check(2, script);
+    let is_stalled = |second| tumbling(&whole, second).score.as_ref().unwrap().stalled;
+    assert_eq!([10, 20, 30, 50, 530].map(is_stalled), [false, false, true, true, true]);
+    assert!(from_checkpoints > 20, "{from_checkpoints}");
 }
 
 #[test]

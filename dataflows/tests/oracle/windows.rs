@@ -117,6 +117,19 @@ pub fn run_with<F: Feed + 'static>(
     publish: Publish,
     feed: impl Fn(LogFeed) -> F + Send + Sync + 'static,
 ) -> Seen {
+    run_from(Restored::default(), alerts, partitions, workers, cut, publish, feed)
+}
+
+/// The same from what is restored, by the marks of an earlier run.
+pub fn run_from<F: Feed + 'static>(
+    restored: Restored,
+    alerts: &[AlertConfig],
+    partitions: &[Vec<Vec<u8>>],
+    workers: timely::Config,
+    cut: usize,
+    publish: Publish,
+    feed: impl Fn(LogFeed) -> F + Send + Sync + 'static,
+) -> Seen {
     let alerts = alerts.to_vec();
     let seen = SeenSink::default();
     let out = seen.clone();
@@ -139,7 +152,7 @@ pub fn run_with<F: Feed + 'static>(
             out.clone(),
             live,
             (index == 0).then(|| out.clone()),
-            Restored::default(),
+            restored.clone(),
             None::<Infallible>,
         );
         while !probe.done() {

@@ -107,7 +107,7 @@ pub fn scores_of(
                 let scored: Vec<_> = scored.chain(is_new.then(|| news(number)).flatten()).collect();
                 let combined = Combined::of(&scored);
                 let is_shown = content.is_some() || combined.score >= 50 && !combined.learning;
-                let score = is_shown.then(|| plan.explain(&scored, &combined));
+                let score = is_shown.then(|| plan.explain(&scored, &combined, false));
                 let is_evidence = !combined.learning && view.evidence_from.is_some_and(|from| combined.score >= from);
                 let states = is_evidence.then(|| known.baselines.iter().map(BaselineState::of).collect());
                 let old = scores.remove(&number);

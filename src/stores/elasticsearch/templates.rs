@@ -134,6 +134,7 @@ fn windows() -> Value {
                     "score": { "type": "byte" },
                     "level": keyword(),
                     "learning": { "type": "boolean" },
+                    "stalled": { "type": "boolean" },
                     "measures": {
                         "properties": {
                             "measure": keyword(),
