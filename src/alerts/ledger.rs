@@ -65,6 +65,19 @@ pub(super) struct Ledger {
     next: u64,
     keep: usize,
     doubts: Doubts,
+    /// The event-clock time by which all that happened is known.
+    as_of: Option<Millis>,
+    /// What changed since somebody looked, where somebody follows.
+    changes: Option<Vec<Change>>,
+}
+
+/// A change of what is known.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Something was said of an alert.
+    Said(Box<AlertEvent>),
+    /// The alert of this id is not remembered any more.
+    Forgotten(String),
 }
 
 /// What an earlier run said after the checkpoint that this one goes on from. Some of it may not be said again: this run
@@ -107,6 +120,8 @@ impl Ledger {
             next: 1,
             keep,
             doubts: Doubts::default(),
+            as_of: None,
+            changes: None,
         };
         if let Some(directory) = directory {
             let (journal, records) = Journal::open(&directory.join(JOURNAL))?;
@@ -125,6 +140,9 @@ impl Ledger {
                 // Who is told has no use for the states of baselines; and here the newest are enough.
                 let mut told = (*notice).clone();
                 told.event.drop_baselines();
+                if let Some(changes) = &mut self.changes {
+                    changes.push(Change::Said(Box::new(told.event.clone())));
+                }
                 for route in routes {
                     self.waiting.entry(route).or_default().insert(number, told.clone());
                 }
@@ -171,6 +189,9 @@ impl Ledger {
             over.sort_unstable();
             for (_, id) in over.into_iter().take(self.alerts.len() - self.keep) {
                 self.alerts.remove(&id);
+                if let Some(changes) = &mut self.changes {
+                    changes.push(Change::Forgotten(id));
+                }
             }
         }
         let needed = self.alerts.values().map(|known| known.notices.len()).sum::<usize>() + self.silences.len();
@@ -195,6 +216,26 @@ impl Ledger {
             Some(journal) => journal.rewrite(&records),
             None => Ok(()),
         }
+    }
+
+    /// All that happened by then is known.
+    pub(super) fn reach(&mut self, as_of: Millis) {
+        self.as_of = self.as_of.max(Some(as_of));
+    }
+
+    /// The event-clock time by which all that happened is known.
+    pub(super) fn as_of(&self) -> Option<Millis> {
+        self.as_of
+    }
+
+    /// Begins to note changes, or ends it.
+    pub(super) fn follow(&mut self, follow: bool) {
+        self.changes = follow.then(Vec::new);
+    }
+
+    /// What changed since the last call.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The run goes on from a checkpoint at this time of the event clock: what was said later is in doubt. Gives the last that

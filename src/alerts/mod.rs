@@ -38,13 +38,14 @@ use std::time::Duration;
 
 use floodmark_dataflows::alerts::config::AlertConfig;
 use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertSink, AlertState};
-use floodmark_dataflows::time::Tick;
+use floodmark_dataflows::time::{Millis, Tick};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc};
 
 use self::config::{AlertsConfig, RouteConfig};
-pub use self::ledger::last_in_journal;
+pub use self::ledger::{Change, last_in_journal};
 use self::ledger::{Known, Ledger};
 use self::notice::Notice;
 pub use self::sender::Counters;
@@ -98,6 +99,8 @@ struct Shared {
     is_kept: bool,
     ledger: Mutex<Ledger>,
     news: Notify,
+    /// Told of each advance of the event clock, too.
+    heard: Notify,
     counters: Counters,
     handed_in: AtomicU64,
     kept: AtomicU64,
@@ -126,6 +129,7 @@ impl Alerts {
             speaks,
             is_kept: directory.is_some(),
             news: Notify::new(),
+            heard: Notify::new(),
             counters: Counters::default(),
             handed_in: AtomicU64::new(0),
             kept: AtomicU64::new(0),
@@ -177,14 +181,34 @@ impl Alerts {
         }
     }
 
-    /// The alerts for which `wanted` holds, those that began last first, without the states of their baselines.
-    pub fn list(&self, wanted: impl Fn(&AlertDocument) -> bool) -> Vec<AlertDocument> {
+    /// The alerts for which `wanted` holds, those that began last first, without the states of their baselines. They are as
+    /// of the time that is given with them; `None` before anything was heard of the event clock.
+    pub fn list(&self, wanted: impl Fn(&AlertDocument) -> bool) -> (Option<Millis>, Vec<AlertDocument>) {
         let ledger = self.shared.ledger.lock();
+        let as_of = ledger.as_of();
         let last = ledger.alerts.values().filter_map(Known::last).map(|event| &event.alert);
         let mut alerts: Vec<AlertDocument> = last.filter(|alert| wanted(alert)).cloned().collect();
         alerts.iter_mut().for_each(AlertDocument::drop_baselines);
         alerts.sort_by(|a, b| (b.start, &a.id).cmp(&(a.start, &b.id)));
-        alerts
+        (as_of, alerts)
+    }
+
+    /// Begins to note changes for [`Alerts::changes`], or ends it. Gives the time that alerts are as of.
+    pub fn follow(&self, follow: bool) -> Option<Millis> {
+        let mut ledger = self.shared.ledger.lock();
+        ledger.follow(follow);
+        ledger.as_of()
+    }
+
+    /// What changed since the last call, in order, and as of when that is all.
+    pub fn changes(&self) -> (Option<Millis>, Vec<Change>) {
+        let mut ledger = self.shared.ledger.lock();
+        (ledger.as_of(), ledger.take_changes())
+    }
+
+    /// Resolves when something was heard after this call, once polled or enabled.
+    pub fn heard(&self) -> Notified<'_> {
+        self.shared.heard.notified()
     }
 
     /// What was said of an alert, oldest first.
@@ -232,7 +256,7 @@ impl Alerts {
         ] {
             samples.counter(name, help, &[], count.load(Ordering::Relaxed) as f64);
         }
-        let open = self.list(|alert| alert.state == AlertState::Open).len();
+        let open = self.list(|alert| alert.state == AlertState::Open).1.len();
         samples.gauge("alerts_open", "Alerts that are open", &[], open as f64);
     }
 }
@@ -278,10 +302,10 @@ impl Shared {
 pub struct AlertTaker(Alerts);
 
 impl AlertSink for AlertTaker {
-    fn alerts(&mut self, events: Vec<AlertEvent>) {
+    fn alerts(&mut self, events: Vec<AlertEvent>, as_of: Millis) {
         self.0.shared.handed_in.fetch_add(events.len() as u64, Ordering::SeqCst);
         // The thread ends only when all senders are gone.
-        let _ = self.0.events.send(Said::Events(events));
+        let _ = self.0.events.send(Said::Events(events, as_of));
     }
 }
 
@@ -293,8 +317,8 @@ struct Versions {
 
 /// What the dataflow says.
 enum Said {
-    /// That this happened.
-    Events(Vec<AlertEvent>),
+    /// All that happened by this time of the event clock.
+    Events(Vec<AlertEvent>, Millis),
     /// That nothing more will.
     All,
 }
@@ -303,7 +327,7 @@ impl Said {
     /// How much it is of what was handed in.
     fn count(&self) -> u64 {
         match self {
-            Said::Events(events) => events.len() as u64,
+            Said::Events(events, _) => events.len() as u64,
             Said::All => 1,
         }
     }
@@ -324,7 +348,11 @@ impl Keeper {
             let news = loop {
                 let mut ledger = self.shared.ledger.lock();
                 let noted = match &said {
-                    Said::Events(events) => ledger.say(events.clone(), routes),
+                    Said::Events(events, as_of) => match events.is_empty() {
+                        true => Ok(Vec::new()),
+                        false => ledger.say(events.clone(), routes),
+                    }
+                    .inspect(|_| ledger.reach(*as_of)),
                     Said::All => ledger.settle(0, routes),
                 };
                 drop(ledger);
@@ -334,6 +362,10 @@ impl Keeper {
                 }
                 std::thread::sleep(AGAIN);
             };
+            self.shared.heard.notify_waiters();
+            if count == 0 {
+                continue;
+            }
             self.store(news);
             self.shared.kept.fetch_add(count, Ordering::SeqCst);
             self.shared.news.notify_waiters();

@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertState};
+use floodmark_dataflows::time::Millis;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,6 +21,9 @@ use crate::units::Span;
 /// A page of alerts, those that began last first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AlertsAnswer {
+    /// The event-clock time that this is exact for: all that is to be said of windows by then was; `null` before the first
+    /// record, and where no alerts are configured.
+    as_of: Option<Millis>,
     /// How many match.
     total: usize,
     /// The page, from 1.
@@ -114,10 +118,10 @@ pub async fn list(State(context): State<Context>, uri: Uri) -> Result<Json<Alert
             && from_ms.is_none_or(|from| found.end > from)
             && to_ms.is_none_or(|to| found.start < to)
     };
-    let all = context.state.alerts.as_ref().map(|alerts| alerts.list(wanted)).unwrap_or_default();
+    let (as_of, all) = context.state.alerts.as_ref().map(|alerts| alerts.list(wanted)).unwrap_or_default();
     let total = all.len();
     let alerts = all.into_iter().skip((page - 1) * size).take(size).collect();
-    Ok(Json(AlertsAnswer { total, page, size, alerts }))
+    Ok(Json(AlertsAnswer { as_of, total, page, size, alerts }))
 }
 
 /// An alert with its whole history.

@@ -109,7 +109,7 @@ fn router(config: &ApiConfig, state: ApiState) -> (Router, Arc<Hub>) {
         .routes(routes!(docs::openapi));
     let (router, document) = routes.split_for_parts();
     let openapi = serde_json::to_string_pretty(&document).unwrap_or_default().into();
-    let hub = Hub::new(state.live.clone(), config);
+    let hub = Hub::new(state.live.clone(), state.alerts.clone(), config);
     let context = Context { state, config: Arc::new(config.clone()), openapi, hub: hub.clone() };
     (guard::layers(router.with_state(context.clone()).merge(docs::swagger()), &context), hub)
 }

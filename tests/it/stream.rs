@@ -68,6 +68,9 @@ impl Connection {
 struct Copy {
     /// By view, start and key.
     windows: BTreeMap<(String, u64, String), Value>,
+    /// By id, and as of when they are exact.
+    alerts: BTreeMap<String, Value>,
+    alerts_as_of: Value,
     last_id: Option<String>,
     kinds: BTreeMap<String, usize>,
 }
@@ -94,8 +97,19 @@ impl Copy {
                 let dropped = self.windows.remove(&place);
                 assert!(dropped.is_some_and(|window| window["count"] == 0 && !window["score"].is_null()), "{data}");
             }
-            "reset" => self.windows.clear(),
-            "snapshot" | "frontier" => return Some(data["as_of"].clone()),
+            "alert" | "opened" | "updated" | "amended" | "closed" | "retracted" => {
+                assert!(event.kind == "alert" || data["kind"] == event.kind, "{} {data}", event.kind);
+                self.alerts.insert(data["alert"]["id"].as_str().unwrap().to_owned(), data["alert"].clone());
+            }
+            "forgotten" => _ = self.alerts.remove(&text("id")),
+            "reset" => {
+                self.windows.clear();
+                self.alerts.clear();
+            }
+            "snapshot" | "frontier" => {
+                self.alerts_as_of = data["alerts_as_of"].clone();
+                return Some(data["as_of"].clone());
+            }
             other => panic!("an event of kind {other}"),
         }
         None
@@ -313,6 +327,107 @@ fn a_run_is_followed_until_it_ends_and_after() {
     meet(&api, &mut connection, &mut copy, START * 1_000);
     again.signal(Signal::Terminate);
     again.wait().expect_code(0);
+}
+
+const WATCHED: &str = "\
+    data_dir = \"data\"\n\
+    [source.files]\npaths = [\"in.log\"]\npoll_interval = \"20ms\"\n[store.ndjson]\n\
+    [api]\nlisten = \"127.0.0.1:0\"\n[alerts]\nkeep = 5\n\
+    [[view]]\nname = \"per_service\"\nwindow = \"10s\"\nallowed_lateness = \"5s\"\nretention = \"5m\"\nscore = []\n\
+    [[alert]]\nname = \"errors\"\nwhen = [\"error_ratio > 0.5\"]\nclose_after = 1\n\
+    [[alert]]\nname = \"each\"\nwhen = [\"errors >= 2\"]\nclose_after = 2\ngroup = false\n";
+
+/// Records of three services, each second one of each; `failing` says which are errors.
+fn failing(from: u64, to: u64, failing: impl Fn(u64, u64) -> bool) -> String {
+    (from..to).fold(String::new(), |mut text, second| {
+        for service in 0..3 {
+            let level = if failing(second, service) { "ERROR" } else { "INFO" };
+            let at = second * 1_000;
+            let _ = writeln!(text, r#"{{"timestamp":{at},"service_name":"s{service}","level":"{level}"}}"#);
+        }
+        text
+    })
+}
+
+/// Reads until `/alerts` answers for the time that the copy of the alerts is exact for, and compares.
+fn meet_alerts(api: &support::Api, connection: &mut Connection, copy: &mut Copy, from_ms: u64) {
+    loop {
+        if copy.apply(connection.next().expect("the stream goes on")).is_none() {
+            continue;
+        }
+        let answer = api.get("/alerts?size=1000").expect("an answer");
+        if answer["as_of"] == copy.alerts_as_of {
+            let alerts = answer["alerts"].as_array().unwrap().iter();
+            let alerts: BTreeMap<String, Value> =
+                alerts.map(|alert| (alert["id"].as_str().unwrap().to_owned(), alert.clone())).collect();
+            assert_eq!(copy.alerts, alerts, "as of {}", answer["as_of"]);
+            if answer["as_of"].as_u64().is_some_and(|as_of| as_of >= from_ms) {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn alerts_are_followed_like_windows() {
+    let dir = Dir::new();
+    dir.file("floodmark.toml", WATCHED);
+    let start = START / 10 * 10;
+    // One that is over by the time anybody looks.
+    dir.file("in.log", &failing(start, start + 60, |second, service| second < start + 10 && service == 0));
+    let mut run = dir.command(&["run"]).start();
+    let api = run.api();
+    let append = |text: &str| {
+        let mut log = std::fs::OpenOptions::new().append(true).open(dir.path().join("in.log")).unwrap();
+        log.write_all(text.as_bytes()).unwrap();
+    };
+    eventually("it is over", || {
+        let answer = api.get("/alerts?state=closed")?;
+        (answer["as_of"] == (start + 59) * 1_000 && answer["total"] == 2).then_some(())
+    });
+    let mut copy = Copy::default();
+    let mut connection = Connection::open(api.address(), "", None);
+    let (mut of_one, query) = (Copy::default(), "?view=per_service&service_name=s2");
+    let mut connection_of_one = Connection::open(api.address(), query, None);
+    meet_alerts(&api, &mut connection, &mut copy, (start + 59) * 1_000);
+    assert_eq!((copy.alerts.len(), copy.kinds.get("alert")), (2, Some(&2)));
+    // Two services fail together; then a window of one turns out to be as usual, and one that was quiet to be part of it.
+    let together = |second: u64, service: u64| second < start + 80 && service > 0;
+    append(&failing(start + 60, start + 75, together));
+    meet_alerts(&api, &mut connection, &mut copy, (start + 74) * 1_000);
+    append(&failing(start + 75, start + 90, together));
+    meet_alerts(&api, &mut connection, &mut copy, (start + 89) * 1_000);
+    let late = |from: u64, service: u64, level: &str| {
+        let record = |second| {
+            format!("{{\"timestamp\":{},\"service_name\":\"s{service}\",\"level\":\"{level}\"}}\n", second * 1_000)
+        };
+        (from..from + 30).map(|second| record(second.min(from + 9))).collect::<String>()
+    };
+    append(
+        &(late(start + 60, 1, "INFO") + &late(start + 70, 1, "INFO") + &failing(start + 90, start + 100, |_, _| false)),
+    );
+    meet_alerts(&api, &mut connection, &mut copy, (start + 99) * 1_000);
+    append(&(late(start + 10, 0, "ERROR") + &failing(start + 100, start + 110, |_, _| false)));
+    // Lost, and found again where it was.
+    connection = Connection::open(api.address(), "", copy.last_id.as_deref());
+    meet_alerts(&api, &mut connection, &mut copy, (start + 109) * 1_000);
+    append(&(late(start, 0, "INFO") + &late(start + 10, 0, "INFO") + &failing(start + 110, start + 120, |_, _| false)));
+    meet_alerts(&api, &mut connection, &mut copy, (start + 119) * 1_000);
+    // More than are remembered.
+    for round in 0..4 {
+        let from = start + 120 + round * 60;
+        append(&failing(from, from + 60, |second, service| second < from + 10 && service == 0));
+        meet_alerts(&api, &mut connection, &mut copy, (from + 59) * 1_000);
+    }
+    for kind in ["alert", "opened", "updated", "amended", "closed", "retracted", "forgotten"] {
+        assert!(copy.kinds.contains_key(kind), "no {kind} in {:?}", copy.kinds);
+    }
+    run.signal(Signal::Terminate);
+    while let Some(event) = connection_of_one.next() {
+        of_one.apply(event);
+    }
+    run.wait().expect_code(0);
+    assert!(of_one.kinds.contains_key("opened") && !of_one.kinds.contains_key("alert"), "{:?}", of_one.kinds);
 }
 
 const SCORED: &str = "\

@@ -46,6 +46,19 @@ pub enum AlertEventKind {
     Closed,
 }
 
+impl AlertEventKind {
+    /// Its name in documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            AlertEventKind::Opened => "opened",
+            AlertEventKind::Updated => "updated",
+            AlertEventKind::Amended => "amended",
+            AlertEventKind::Retracted => "retracted",
+            AlertEventKind::Closed => "closed",
+        }
+    }
+}
+
 /// Where an alert is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -169,13 +182,14 @@ impl AlertEvent {
 
 /// Receives alerts.
 pub trait AlertSink {
-    /// Takes what happened, in order. The same event of the same revision may come again after a restart.
-    fn alerts(&mut self, events: Vec<AlertEvent>);
+    /// Takes all that happened by a time of the event clock and was not passed in yet, in order. The same event of the same
+    /// revision may come again after a restart.
+    fn alerts(&mut self, events: Vec<AlertEvent>, as_of: Millis);
 }
 
 /// For runs without alerts.
 impl AlertSink for std::convert::Infallible {
-    fn alerts(&mut self, _: Vec<AlertEvent>) {
+    fn alerts(&mut self, _: Vec<AlertEvent>, _: Millis) {
         match *self {}
     }
 }

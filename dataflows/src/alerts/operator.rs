@@ -4,7 +4,8 @@
 //! whose frontier tells when all was said. The first worker has all facts: alerts are few, and what an incident is
 //! depends on all keys.
 //!
-//! The first worker holds a capability at the frontier up to which it has spoken; the others drop theirs at once.
+//! The first worker holds a capability at the frontier up to which it has spoken; the others drop theirs at once. Whoever
+//! hears holds one for what waits until all of its moment is there: a sink is told of a moment as a whole.
 //!
 //! # Cuts
 //!
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{Operator, OutputBuilder};
 use timely::dataflow::operators::vec::Broadcast;
@@ -122,15 +124,32 @@ pub(crate) fn alerts<'scope, A: AlertSink + 'static>(
         }
     });
     let to_worker = Exchange::new(|(worker, _): &(usize, String)| *worker as u64);
-    events_stream.unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(to_worker, "tell alerts", move |_, _| {
-        move |input, _| {
-            input.for_each(|_, events| {
+    let tick_ms = setting.tick_ms;
+    events_stream.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(to_worker, "tell alerts", move |_, _| {
+        // By moment, what was said and waits for the rest of it, with the capability for it.
+        let mut waiting: BTreeMap<Tick, (Option<Capability<Tick>>, Vec<AlertEvent>)> = BTreeMap::new();
+        let mut reached = start;
+        move |(input, frontier), _| {
+            input.for_each(|capability, events| {
+                let at = capability.least().copied().unwrap_or_default();
+                let (_, said) = waiting.entry(at).or_insert_with(|| (capability.retain_least(0), Vec::new()));
                 let parse = |(_, json): (usize, String)| sonic_rs::from_str::<AlertEvent>(&json).ok();
-                let events: Vec<AlertEvent> = events.drain(..).filter_map(parse).collect();
-                if let Some(sink) = &mut sink {
-                    sink.alerts(events);
-                }
+                said.extend(events.drain(..).filter_map(parse));
             });
+            let frontier = frontier.frontier().first().copied();
+            let later = frontier.map(|frontier| waiting.split_off(&frontier)).unwrap_or_default();
+            let whole = std::mem::replace(&mut waiting, later);
+            if whole.is_empty() && frontier.is_none_or(|frontier| frontier <= reached) {
+                return;
+            }
+            let events: Vec<AlertEvent> = whole.values().flat_map(|(_, said)| said).cloned().collect();
+            reached = frontier.unwrap_or(reached);
+            let as_of = events.iter().map(|event| event.as_of).fold(reached * tick_ms, Millis::max);
+            if let Some(sink) = &mut sink {
+                sink.alerts(events, as_of);
+            }
+            // Only now, with the capabilities, may anybody take these moments for past.
+            drop(whole);
         }
     })
 }

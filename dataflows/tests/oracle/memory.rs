@@ -333,7 +333,7 @@ impl WindowSink for SeenSink {
 }
 
 impl AlertSink for SeenSink {
-    fn alerts(&mut self, events: Vec<AlertEvent>) {
+    fn alerts(&mut self, events: Vec<AlertEvent>, _: Millis) {
         self.0.lock().unwrap().alerts.extend(events);
     }
 }

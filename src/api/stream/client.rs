@@ -7,6 +7,8 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use floodmark_dataflows::alerts::AlertDocument;
+use floodmark_dataflows::time::Millis;
 use floodmark_dataflows::view::ViewId;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -45,6 +47,11 @@ pub struct Client {
 struct Disconnected;
 
 #[derive(Serialize)]
+struct Known<'a> {
+    alert: &'a AlertDocument,
+}
+
+#[derive(Serialize)]
 struct Notice {
     detail: &'static str,
 }
@@ -62,17 +69,18 @@ impl Client {
         if let Some(id) = resume {
             let known = Position::parse(&hub.instance, &id).filter(|at| !matches!(hub.next(*at), Next::Unknown));
             if let Some(position) = known {
-                return self.follow(position, None).await;
+                // Said with the next step.
+                return self.follow(position, None, None).await;
             }
             let detail = "what came after the last event is not kept any more: forget the state, a new one follows";
             self.event(None, "reset", &Notice { detail }).await?;
         }
-        let position = hub.head();
+        let (position, alerts_as_of) = hub.head();
         match from {
             From::Now => {
-                let reached = Reached::at(&hub.live, position.tick);
+                let reached = Reached::at(&hub.live, position.tick, alerts_as_of);
                 self.event(Some(position), "frontier", &reached).await?;
-                self.follow(position, None).await
+                self.follow(position, None, alerts_as_of).await
             }
             From::Snapshot => {
                 let mut through = 0;
@@ -81,7 +89,8 @@ impl Client {
                         through = through.max(self.send_window(view, start).await?);
                     }
                 }
-                self.follow(position, Some(through)).await
+                self.send_alerts().await?;
+                self.follow(position, Some(through), alerts_as_of).await
             }
         }
     }
@@ -102,8 +111,29 @@ impl Client {
         Ok(through)
     }
 
-    /// Sends what comes after a place. With `snapshot` it ends a snapshot once the ring has reached that advance.
-    async fn follow(&self, mut position: Position, mut snapshot: Option<u64>) -> Result<(), Disconnected> {
+    /// Sends the alerts as they are. What was said of them until then is in the steps that are kept afterwards.
+    async fn send_alerts(&self) -> Result<(), Disconnected> {
+        let hub = self.seat.0.clone();
+        let Some(alerts) = &hub.alerts else { return Ok(()) };
+        let (_, all) = alerts.list(|alert| self.filter.takes_alert(&hub.live, alert));
+        for some in all.chunks(ROWS_AT_ONCE) {
+            let mut bytes = BytesMut::new();
+            for alert in some {
+                write_event(&mut bytes, None, "alert", &Known { alert });
+            }
+            self.send(bytes.freeze()).await?;
+        }
+        let hub = hub.clone();
+        tokio::task::spawn_blocking(move || hub.step()).await.map_err(|_| Disconnected)
+    }
+
+    /// Sends what comes after a place, where alerts are as of `alerts_as_of`. With `snapshot` it ends a snapshot once the ring has reached that advance.
+    async fn follow(
+        &self,
+        mut position: Position,
+        mut snapshot: Option<u64>,
+        mut alerts_as_of: Option<Millis>,
+    ) -> Result<(), Disconnected> {
         let hub = &*self.seat.0;
         let (mut reached, mut closing) = (hub.reached(), hub.closing());
         loop {
@@ -114,7 +144,7 @@ impl Client {
                     for bytes in step.slices(position, &self.filter, snapshot.is_none()) {
                         self.send(bytes).await?;
                     }
-                    position = step.end;
+                    (position, alerts_as_of) = (step.end, step.alerts_as_of);
                 }
                 Next::Unknown => {
                     let detail = "too slow: what comes next is not kept any more; connect again";
@@ -123,7 +153,7 @@ impl Client {
                 Next::Nothing => {
                     if snapshot.is_some_and(|through| version >= through) {
                         snapshot = None;
-                        let as_of = Reached::at(&hub.live, position.tick);
+                        let as_of = Reached::at(&hub.live, position.tick, alerts_as_of);
                         self.event(Some(position), "snapshot", &as_of).await?;
                     }
                     if is_closing {
@@ -169,13 +199,13 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_takes_too_little_is_told_and_left() {
         let live = Arc::new(LiveView::new(Vec::new(), 1_000, 0));
-        let hub = Hub::new(live.clone(), &ApiConfig { stream_buffer: ByteSize(1), ..ApiConfig::default() });
+        let hub = Hub::new(live.clone(), None, &ApiConfig { stream_buffer: ByteSize(1), ..ApiConfig::default() });
         let seat = hub.enter().unwrap();
         let (sender, mut receiver) = mpsc::channel(1);
         tokio::spawn(Client { seat, filter: Filter::default(), sender }.run(From::Now, None));
         let first = String::from_utf8(receiver.recv().await.unwrap().to_vec()).unwrap();
         assert!(first.contains("event: frontier"), "{first}");
-        let begin = hub.head();
+        let (begin, _) = hub.head();
         let mut reached = hub.reached();
         for tick in 1..10 {
             live.writer().apply(tick, Vec::new(), Vec::new());

@@ -10,10 +10,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use floodmark_dataflows::time::Millis;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::step::{Position, Step};
+use super::step::{AlertChanges, Position, Step};
+use crate::alerts::Alerts;
 use crate::api::ApiConfig;
 use crate::live::LiveView;
 use crate::live::changes::ViewChanges;
@@ -31,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub struct Hub {
     /// What is followed.
     pub live: Arc<LiveView>,
+    /// Followed as well, where there are any.
+    pub alerts: Option<Alerts>,
     /// Different in each start of the process.
     pub instance: String,
     buffer: usize,
@@ -50,6 +54,8 @@ struct Ring {
     /// The place before the oldest step.
     base: Position,
     head: Position,
+    /// As of when alerts are at the head.
+    alerts_as_of: Option<Millis>,
     streams: usize,
     is_running: bool,
     last_left: Instant,
@@ -80,18 +86,20 @@ impl Drop for Seat {
 
 impl Hub {
     /// For this state, with nobody connected.
-    pub fn new(live: Arc<LiveView>, config: &ApiConfig) -> Arc<Self> {
+    pub fn new(live: Arc<LiveView>, alerts: Option<Alerts>, config: &ApiConfig) -> Arc<Self> {
         let ring = Ring {
             steps: VecDeque::new(),
             bytes: 0,
             base: Position::default(),
             head: Position::default(),
+            alerts_as_of: None,
             streams: 0,
             is_running: false,
             last_left: Instant::now(),
         };
         Arc::new(Self {
             live,
+            alerts,
             instance: format!("{:016x}", RandomState::new().hash_one(0)),
             buffer: config.stream_buffer.0 as usize,
             max_streams: config.max_streams,
@@ -112,6 +120,7 @@ impl Hub {
         ring.streams += 1;
         if !ring.is_running {
             let (tick, version) = self.live.track();
+            ring.alerts_as_of = self.alerts.as_ref().and_then(|alerts| alerts.follow(true));
             // Behind every id that was given out at this tick: what came since then was not noted.
             let number = if ring.head.tick == tick { ring.head.number + 1 } else { 0 };
             ring.head = Position { tick, number };
@@ -139,9 +148,10 @@ impl Hub {
         self.reached.subscribe()
     }
 
-    /// The place behind the newest step.
-    pub fn head(&self) -> Position {
-        self.ring.lock().head
+    /// The place behind the newest step, and as of when alerts are there.
+    pub fn head(&self) -> (Position, Option<Millis>) {
+        let ring = self.ring.lock();
+        (ring.head, ring.alerts_as_of)
     }
 
     /// What comes after a place.
@@ -155,12 +165,15 @@ impl Hub {
     }
 
     async fn keep(self: Arc<Self>) {
-        let mut closing = self.closing();
+        let (mut closing, nothing) = (self.closing(), Notify::new());
         loop {
             let advanced = self.live.advanced();
             tokio::pin!(advanced);
-            // From here on an advance is not missed.
+            let heard = self.alerts.as_ref().map_or_else(|| nothing.notified(), Alerts::heard);
+            tokio::pin!(heard);
+            // From here on neither is missed.
             advanced.as_mut().enable();
+            heard.as_mut().enable();
             let hub = self.clone();
             if let Err(error) = tokio::task::spawn_blocking(move || hub.step()).await {
                 tracing::error!(%error, "a step of the stream failed");
@@ -171,6 +184,7 @@ impl Hub {
             tokio::time::sleep(EVERY).await;
             tokio::select! {
                 () = advanced => {}
+                () = heard => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 _ = closing.wait_for(|is_closing| *is_closing) => return,
             }
@@ -182,6 +196,9 @@ impl Hub {
         let is_deserted = ring.streams == 0 && ring.last_left.elapsed() >= GRACE;
         if is_deserted {
             self.live.untrack();
+            if let Some(alerts) = &self.alerts {
+                alerts.follow(false);
+            }
             ring.is_running = false;
             ring.steps.clear();
             ring.bytes = 0;
@@ -189,17 +206,19 @@ impl Hub {
         is_deserted
     }
 
-    /// Puts what has changed since the last step into the ring.
-    fn step(&self) {
+    /// Puts what has changed since the last step into the ring. Blocks for as long as that takes.
+    pub fn step(&self) {
         let _stepping = self.stepping.lock();
-        let from = self.head();
+        let (from, alerts_as_of) = self.head();
         let Some(changes) = self.live.changes(from.tick) else { return };
         let version = changes.version;
-        let is_empty = changes.views.iter().all(ViewChanges::is_empty);
+        let (as_of, said) = self.alerts.as_ref().map(Alerts::changes).unwrap_or_default();
+        let is_empty = changes.views.iter().all(ViewChanges::is_empty) && said.is_empty() && as_of == alerts_as_of;
         if changes.frontier > from.tick || !is_empty {
-            let step = Step::new(&self.live, &self.instance, from, changes);
+            let step = Step::new(&self.live, &self.instance, from, changes, AlertChanges { as_of, said });
             let mut ring = self.ring.lock();
             ring.head = step.end;
+            ring.alerts_as_of = as_of;
             ring.bytes += step.size();
             ring.steps.push_back(Arc::new(step));
             while ring.bytes > self.buffer

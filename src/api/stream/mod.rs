@@ -1,7 +1,7 @@
-//! `/stream`: the state of the views and its changes, as server-sent events.
+//! `/stream`: the state of the views, the alerts, and their changes, as server-sent events.
 //!
-//! In: changes of the live state. Out: to each client the state first, then what changes; applying all events gives the
-//! state that `/views/{name}` answers at the same `as_of`. A client that comes back with the id of its last event goes on
+//! In: changes of the live state, and of alerts. Out: to each client the state first, then what changes; applying all events
+//! gives the state that `/views/{name}` and `/alerts` answer at the same `as_of`. A client that comes back with the id of its last event goes on
 //! from there, if that is still kept. A client that is too slow is sent `behind` and disconnected.
 //!
 //! - [`step`]: events as bytes, and their ids. [`hub`]: the steps kept, and who is connected. [`client`]: what one
@@ -30,14 +30,19 @@ use step::Filter;
 /// Pieces that wait to be taken by a connection.
 const WAITING: usize = 4;
 
-/// The windows of the views and what becomes of them, as server-sent events.
+/// The windows of the views, the alerts, and what becomes of them, as server-sent events.
 ///
-/// First `window` events with the state, ended by `snapshot`; then for each advance of the event clock what changed, as
+/// First `window` and `alert` events with the state, ended by `snapshot`; then for each advance of the event clock what changed, as
 /// `window`, `final` (the allowed lateness is over), `correction` (late records came), `withdrawn` (a window without
 /// records, whose silence is not unusual after all: drop it) and `gone` (windows of the view that end at `end` or before are
 /// no longer kept), ended by `frontier`. The data of the first three is a window as in `/views/{name}`: put it in the place
 /// of what you had for its view, key and start. After `snapshot` and after each
 /// `frontier` you have what `/views/{name}` answers for the same `as_of`.
+///
+/// `opened`, `updated`, `amended`, `closed` and `retracted` say what happened to an alert, as its history in `/alerts/{id}`
+/// does; put their `alert` in the place of what you had for its `id`. `alert` is one as it is; `forgotten` one that is no longer
+/// remembered: drop it. After `snapshot` and each `frontier` you have what `/alerts` answers where its `as_of` is this
+/// event's `alerts_as_of`.
 ///
 /// Come back with `Last-Event-ID` and the same parameters to go on where you were. If that is too long ago, `reset` comes
 /// first: forget what you have. `behind` ends the stream of a client that is too slow. With a view, each of its key

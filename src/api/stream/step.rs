@@ -8,11 +8,13 @@ use std::io::Write;
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use floodmark_dataflows::alerts::AlertDocument;
 use floodmark_dataflows::output::KeyFields;
 use floodmark_dataflows::time::{Millis, Tick};
 use floodmark_dataflows::view::{Key, ViewId};
 use serde::Serialize;
 
+use crate::alerts::Change;
 use crate::live::changes::{ChangeKind, Changes};
 use crate::live::{KeyFilter, LiveView, key_fields};
 
@@ -55,15 +57,58 @@ pub struct Filter {
 impl Filter {
     fn takes(&self, event: &Event) -> bool {
         let is_wanted = event.view.is_none() || self.view.is_none() || self.view == event.view;
-        is_wanted && event.key.as_ref().is_none_or(|key| self.keys.matches(key))
+        is_wanted
+            && match &event.keys {
+                Keys::All => true,
+                Keys::One(key) => self.keys.matches(key),
+                Keys::Some(keys) => keys.iter().any(|key| self.keys.matches(key)),
+            }
     }
+
+    /// Whether it is about this alert: of its view, with one of its keys that are listed.
+    pub fn takes_alert(&self, live: &LiveView, alert: &AlertDocument) -> bool {
+        self.takes(&Event { view: Some(view_of(live, alert)), keys: keys_of(alert), range: 0..0, body: 0 })
+    }
+}
+
+/// The view of an alert; one that there is not where the view has left the configuration.
+fn view_of(live: &LiveView, alert: &AlertDocument) -> ViewId {
+    live.find(&alert.view).map_or(ViewId::MAX, |(id, _)| id)
+}
+
+fn keys_of(alert: &AlertDocument) -> Keys {
+    let key = |fields: &KeyFields| {
+        let values: Vec<&str> = fields.0.iter().map(|(_, value)| value.as_str()).collect();
+        Key::from_values(&values)
+    };
+    Keys::Some(alert.keys.iter().map(key).collect())
+}
+
+/// Which keys an event is about.
+#[derive(Debug)]
+enum Keys {
+    /// Whatever the key.
+    All,
+    /// This one.
+    One(Key),
+    /// These.
+    Some(Vec<Key>),
+}
+
+/// What changed of alerts in a step.
+#[derive(Debug, Default)]
+pub struct AlertChanges {
+    /// As of when they are afterwards.
+    pub as_of: Option<Millis>,
+    /// What was said, in order.
+    pub said: Vec<Change>,
 }
 
 /// An event in the bytes of a step.
 #[derive(Debug)]
 struct Event {
     view: Option<ViewId>,
-    key: Option<Key>,
+    keys: Keys,
     range: Range<usize>,
     /// Where the id ends and the rest begins.
     body: usize,
@@ -76,6 +121,8 @@ pub struct Step {
     start: Position,
     /// The place behind it.
     pub end: Position,
+    /// As of when alerts are behind it.
+    pub alerts_as_of: Option<Millis>,
     events: Vec<Event>,
     bytes: Bytes,
 }
@@ -93,17 +140,25 @@ struct Withdrawn<'a> {
     start: Millis,
 }
 
+#[derive(Serialize)]
+struct Forgotten<'a> {
+    id: &'a str,
+}
+
 /// The data of `frontier` and `snapshot`.
 #[derive(Serialize)]
 pub struct Reached {
-    /// The event-clock time that what was sent is exact for; `null` before the first record.
+    /// The event-clock time that what was sent of windows is exact for; `null` before the first record.
     pub as_of: Option<Millis>,
+    /// The same of alerts. Left out before anything was heard of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alerts_as_of: Option<Millis>,
 }
 
 impl Reached {
     /// At a tick.
-    pub fn at(live: &LiveView, tick: Tick) -> Self {
-        Self { as_of: (tick > 0).then(|| tick.saturating_mul(live.tick_ms())) }
+    pub fn at(live: &LiveView, tick: Tick, alerts_as_of: Option<Millis>) -> Self {
+        Self { as_of: (tick > 0).then(|| tick.saturating_mul(live.tick_ms())), alerts_as_of }
     }
 }
 
@@ -121,26 +176,35 @@ pub fn write_event(out: &mut BytesMut, id: Option<EventId<'_>>, kind: &str, data
 
 impl Step {
     /// The events that lead from a place to where the changes do. The last is `frontier`.
-    pub fn new(live: &LiveView, instance: &str, from: Position, changes: Changes) -> Self {
+    pub fn new(live: &LiveView, instance: &str, from: Position, changes: Changes, alerts: AlertChanges) -> Self {
         let tick = changes.frontier;
         let start = Position { tick, number: if tick == from.tick { from.number } else { 0 } };
         let mut step = Builder { instance, end: start, events: Vec::new(), bytes: BytesMut::new() };
         for of_view in changes.views {
             let view = Some(of_view.view);
             for (kind, key, document) in of_view.changed {
-                step.add(view, Some(key), kind_name(kind), &document);
+                step.add(view, Keys::One(key), kind_name(kind), &document);
             }
             let Some((_, definition)) = live.listed().find(|(id, _)| *id == of_view.view) else { continue };
             for (start, key) in of_view.withdrawn {
                 let data = Withdrawn { view: &definition.name, key: key_fields(definition, &key), start };
-                step.add(view, Some(key), "withdrawn", &data);
+                step.add(view, Keys::One(key), "withdrawn", &data);
             }
             if let Some(end) = of_view.gone {
-                step.add(view, None, "gone", &Gone { view: &definition.name, end });
+                step.add(view, Keys::All, "gone", &Gone { view: &definition.name, end });
             }
         }
-        step.add(None, None, "frontier", &Reached::at(live, tick));
-        Self { start, end: step.end, events: step.events, bytes: step.bytes.freeze() }
+        let AlertChanges { as_of: alerts_as_of, said } = alerts;
+        for change in said {
+            match change {
+                Change::Said(event) => {
+                    step.add(Some(view_of(live, &event.alert)), keys_of(&event.alert), event.kind.name(), &event);
+                }
+                Change::Forgotten(id) => step.add(None, Keys::All, "forgotten", &Forgotten { id: &id }),
+            }
+        }
+        step.add(None, Keys::All, "frontier", &Reached::at(live, tick, alerts_as_of));
+        Self { start, end: step.end, alerts_as_of, events: step.events, bytes: step.bytes.freeze() }
     }
 
     /// Bytes in memory, nearly.
@@ -171,11 +235,11 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn add(&mut self, view: Option<ViewId>, key: Option<Key>, kind: &str, data: &impl Serialize) {
+    fn add(&mut self, view: Option<ViewId>, keys: Keys, kind: &str, data: &impl Serialize) {
         self.end.number += 1;
         let start = self.bytes.len();
         let body = write_event(&mut self.bytes, Some(EventId(self.instance, self.end)), kind, data);
-        self.events.push(Event { view, key, range: start..self.bytes.len(), body });
+        self.events.push(Event { view, keys, range: start..self.bytes.len(), body });
     }
 }
 
