@@ -18,6 +18,7 @@ mod engine;
 mod explain;
 mod hostile;
 mod kafka;
+mod late;
 mod memory;
 mod patterns;
 mod produce;
