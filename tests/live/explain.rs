@@ -202,7 +202,7 @@ fn alerts_are_derived_again_from_the_topic() {
     let bad = QUIET_S + 5;
     let incident = Some(("checkout", bad, bad + 60));
     log.seconds(0, QUIET_S + 300, incident);
-    let (run, api, url) = start(&dir, "beginning anew");
+    let (run, api, url) = start(&dir, "elasticsearch is ready");
     let raised = alerts(&api, &log, incident, |alert| alert["state"] == "closed");
     assert_eq!(raised["of_tumbling"]["strongest"]["baselines"].as_array().map(Vec::len), Some(4));
     assert_derived("raised", &dir, &raised, &["--url", &url]);
@@ -267,7 +267,7 @@ fn a_topic_made_anew_is_not_taken_for_the_one_that_was_read() {
     let bad = QUIET_S + 5;
     let incident = Some(("checkout", bad, bad + 60));
     log.seconds(0, QUIET_S + 300, incident);
-    let (run, api, _) = start(&dir, "beginning anew");
+    let (run, api, _) = start(&dir, "elasticsearch is ready");
     let raised = alerts(&api, &log, incident, |alert| alert["state"] == "closed");
     run.signal(Signal::Terminate);
     run.wait().expect_code(0);
