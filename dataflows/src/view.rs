@@ -141,6 +141,11 @@ impl View {
         self.pattern_place().filter(|_| self.scored.contains(&ScoredMeasure::New))
     }
 
+    /// Whether its windows are nobody's concern: only its totals are. Views whose names begin with `__` are not configured.
+    pub fn is_hidden(&self) -> bool {
+        self.name.starts_with("__")
+    }
+
     /// The width of a pane: the largest width that both `width_ms` and `slide_ms` are multiples of.
     pub fn pane_ms(&self) -> u64 {
         greatest_common_divisor(self.width_ms, self.slide_ms)

@@ -1,6 +1,7 @@
 //! The options of alerts and routes, and their checks.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use floodmark_dataflows::alerts::config::AlertConfig;
 use floodmark_dataflows::view_config::Mistake;
@@ -9,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::template;
 use crate::units::{Secret, Span};
+
+/// How often Alertmanager is told of what is open, where nothing is configured.
+const ALERTMANAGER_REPEATS: Duration = Duration::from_secs(60);
 
 /// How alerts are kept and sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -51,7 +55,7 @@ pub struct RouteConfig {
     /// How long a request may take.
     pub timeout: Span,
     /// An alert that stays open is sent again after this long. Left out, it is not, but for Alertmanager, which is told every
-    /// minute since it takes an alert that it does not hear of for resolved.
+    /// minute. What Alertmanager has not heard of for four times as long it takes for resolved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeat_interval: Option<Span>,
     /// What notifications that are sent together have in common: `alert`, `view`, `severity` or key fields of views, whose value
@@ -145,6 +149,18 @@ impl RouteConfig {
         let mut there = urls.into_iter().flatten();
         let first = there.next();
         first.filter(|_| there.next().is_none())
+    }
+
+    /// How often what stays open is sent again, if it is. Alertmanager has to hear of it.
+    pub fn repeats_every(&self) -> Option<Duration> {
+        let of_alertmanager = self.alertmanager.as_ref().map(|_| ALERTMANAGER_REPEATS);
+        self.repeat_interval.map(|interval| interval.0).or(of_alertmanager)
+    }
+
+    /// Whether the receiver keeps incidents open until it is told of their end. It is told of every end: that of an
+    /// incident that it does not know it ignores.
+    pub fn keeps_open(&self) -> bool {
+        self.pagerduty.is_some() || self.alertmanager.is_some()
     }
 
     /// Whether notifications wait for each other. PagerDuty and Alertmanager do that on their own, incident by incident.

@@ -134,6 +134,13 @@ impl Groups {
         None
     }
 
+    /// Nobody is told of anything that waited in the group: what comes next waits for others again.
+    pub(super) fn passed(&mut self, batch: &Batch) {
+        if let Some(times) = self.0.get_mut(&batch.by) {
+            times.waits = None;
+        }
+    }
+
     /// The group was taken, or given up.
     pub(super) fn sent(&mut self, batch: &Batch, now: Instant) {
         if let Some(times) = self.0.get_mut(&batch.by) {
@@ -179,6 +186,19 @@ mod tests {
         assert_eq!(due(&mut groups, &[(3, &a), (4, &b)], 23).unwrap().0, [4]);
         assert_eq!(due(&mut groups, &[(3, &a)], 69), None);
         assert_eq!(due(&mut groups, &[(3, &a)], 70).unwrap().0, [3]);
+    }
+
+    #[test]
+    fn a_group_of_which_nobody_was_told_waits_anew() {
+        let (route, mut groups, start) = (route(), Groups::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let a = notice("a");
+        assert_eq!(groups.due(&route, [(1, &a)].into_iter(), at(0)), None);
+        let (_, batch) = groups.due(&route, [(1, &a)].into_iter(), at(10)).unwrap();
+        groups.passed(&batch);
+        assert_eq!(groups.due(&route, [(2, &a)].into_iter(), at(11)), None);
+        assert_eq!(groups.due(&route, [(2, &a)].into_iter(), at(20)), None);
+        assert_eq!(groups.due(&route, [(2, &a)].into_iter(), at(21)).unwrap().0, [2]);
     }
 
     #[test]

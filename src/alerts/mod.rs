@@ -95,6 +95,8 @@ struct Shared {
     public_url: Option<String>,
     /// By alert, the routes to be told.
     routes: BTreeMap<String, Vec<String>>,
+    /// By alert, its severity, where it is configured.
+    severities: BTreeMap<String, &'static str>,
     speaks: bool,
     is_kept: bool,
     ledger: Mutex<Ledger>,
@@ -123,6 +125,7 @@ impl Alerts {
         let again = resumed_at.map(|at| ledger.resume(at * tick_ms)).unwrap_or_default();
         let shared = Arc::new(Shared {
             routes: alerts.iter().map(|alert| (alert.name.clone(), told(alert))).collect(),
+            severities: alerts.iter().filter_map(|alert| Some((alert.name.clone(), alert.severity?.name()))).collect(),
             ledger: Mutex::new(ledger),
             config,
             public_url,
@@ -145,7 +148,10 @@ impl Alerts {
         if sends && !routes.is_empty() {
             // Another part may have installed one already.
             let _ = rustls::crypto::ring::default_provider().install_default();
-            let client = reqwest::Client::builder().build().map_err(io::Error::other)?;
+            // A redirection would make a request without a body of most notifications.
+            let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+            let client = client.user_agent(concat!("floodmark/", env!("CARGO_PKG_VERSION")));
+            let client = client.build().map_err(io::Error::other)?;
             for route in routes {
                 runtime.spawn(sender::send_to(shared.clone(), route, client.clone()));
             }
@@ -166,6 +172,11 @@ impl Alerts {
     /// Whether the first so many events are in the journal, and their documents stored.
     pub fn is_stored(&self, handed_in: u64) -> bool {
         self.shared.kept.load(Ordering::SeqCst) >= handed_in && self.shared.unstored.load(Ordering::SeqCst) == 0
+    }
+
+    /// Documents that are not stored yet.
+    pub fn unstored(&self) -> u64 {
+        self.shared.unstored.load(Ordering::SeqCst)
     }
 
     /// The input has ended and everything was said: what an earlier run said and this one did not is taken back.

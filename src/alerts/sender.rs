@@ -1,9 +1,10 @@
 //! Sends what waits in the ledger, a task for each route.
 //!
-//! In: notices in order, put together into groups. Out: requests; what was taken is noted, and not sent again. On error: a request that fails, is
-//! answered with 429 or 5xx, or not in time, is sent again after a growing while, and those behind it wait; any other
-//! answer gives the notice up, loudly. An answer that is lost, and a crash before it is noted, repeat one notice at the
-//! most; PagerDuty and Alertmanager know it for the same.
+//! In: notices in order, put together into groups. Out: requests; what was taken is noted, and not sent again. On error: a
+//! request that fails, is answered with 408, 429 or 5xx, or not in time, is sent again after a growing while, or when the
+//! answer says (`Retry-After`), and those behind it wait; any other answer, redirections among them, gives the notice
+//! up, loudly. An answer that is lost, and a crash before it is noted, repeat one notice at the most; PagerDuty and
+//! Alertmanager know it for the same.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::alerts::AlertEventKind;
+use floodmark_dataflows::time::Millis;
 
 use super::config::RouteConfig;
 use super::groups::{Batch, Groups, group_of};
-use super::routes::request;
+use super::routes::{Request, Sending, request};
 use super::{Shared, report};
 use crate::sources::wall_clock_ms;
 
@@ -24,8 +26,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How often to look for alerts to be repeated.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often Alertmanager is told of what is open: it takes what it has not heard of for five minutes for resolved.
-const ALERTMANAGER_REPEATS: Duration = Duration::from_secs(60);
+/// A receiver is not left alone for longer, whatever it asks for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+/// Open alerts that Alertmanager is told of at once.
+const ALERTMANAGER_AT_ONCE: usize = 64;
 
 /// What became of notifications.
 #[derive(Debug, Default)]
@@ -44,7 +48,8 @@ pub struct Counters {
 
 enum Outcome {
     Taken,
-    Later(String),
+    /// Not now, and why; after so long, if the receiver said.
+    Later(String, Option<Duration>),
     Refused(String),
 }
 
@@ -65,6 +70,10 @@ pub(super) async fn send_to(shared: Arc<Shared>, route: RouteConfig, client: req
         };
         let counters = &shared.counters;
         batch.notices.retain(|notice| {
+            // Or the receiver would take the incident for open for ever.
+            if route.keeps_open() && !notice.is_open() {
+                return true;
+            }
             if !shared.is_fresh(notice) {
                 let id = &notice.event.alert.id;
                 tracing::info!(route = %route.name, alert = %id, "recorded and not sent: it is over for long");
@@ -83,10 +92,10 @@ pub(super) async fn send_to(shared: Arc<Shared>, route: RouteConfig, client: req
                         sent.insert(notice.event.alert.id.clone(), Instant::now());
                     }
                 }
-                Outcome::Later(why) => {
+                Outcome::Later(why, after) => {
                     tracing::warn!(route = %route.name, %why, "a notification is sent again later");
                     counters.retried.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(jittered(wait)).await;
+                    tokio::time::sleep(jittered(wait).max(after.unwrap_or_default())).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                     continue;
                 }
@@ -99,6 +108,8 @@ pub(super) async fn send_to(shared: Arc<Shared>, route: RouteConfig, client: req
                 }
             }
             groups.sent(&batch, Instant::now());
+        } else {
+            groups.passed(&batch);
         }
         wait = FIRST_WAIT;
         let noted = shared.ledger.lock().done(&route.name, &numbers);
@@ -128,8 +139,7 @@ fn next(shared: &Shared, route: &RouteConfig, groups: &mut Groups) -> Option<(Ve
 
 /// Sends what is open again, where its time has come. What fails is left to the next time.
 async fn repeat(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, sent: &mut BTreeMap<String, Instant>) {
-    let of_alertmanager = route.alertmanager.as_ref().map(|_| ALERTMANAGER_REPEATS);
-    let Some(interval) = route.repeat_interval.map(|interval| interval.0).or(of_alertmanager) else { return };
+    let Some(interval) = route.repeats_every() else { return };
     let mut due = Vec::new();
     {
         let ledger = shared.ledger.lock();
@@ -155,7 +165,11 @@ async fn repeat(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, 
             continue;
         }
         let by = if route.groups() { group_of(route, &notice) } else { Vec::new() };
-        match batches.iter_mut().find(|batch| route.groups() && batch.by == by) {
+        let has_room = |batch: &Batch| match route.alertmanager {
+            Some(_) => batch.notices.len() < ALERTMANAGER_AT_ONCE,
+            None => route.groups() && batch.by == by,
+        };
+        match batches.iter_mut().find(|batch| has_room(batch)) {
             Some(batch) => batch.notices.push(notice),
             None => batches.push(Batch::new(route, by, vec![notice])),
         }
@@ -163,15 +177,20 @@ async fn repeat(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, 
     for batch in batches {
         match send(shared, route, client, &batch).await {
             Outcome::Taken => _ = shared.counters.sent.fetch_add(1, Ordering::Relaxed),
-            Outcome::Later(why) | Outcome::Refused(why) => {
+            Outcome::Later(why, _) | Outcome::Refused(why) => {
                 tracing::warn!(route = %route.name, %why, "a repeated notification was not taken");
             }
         }
     }
 }
 
+fn request_for(shared: &Shared, route: &RouteConfig, batch: &Batch) -> Option<Request> {
+    let severity = |alert: &str| shared.severities.get(alert).copied();
+    request(route, batch, &Sending { link: &|id| shared.link(id), severity: &severity, now_ms: wall_clock_ms() })
+}
+
 async fn send(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, batch: &Batch) -> Outcome {
-    let Some(to) = request(route, batch, |id| shared.link(id)) else { return Outcome::Taken };
+    let Some(to) = request_for(shared, route, batch) else { return Outcome::Taken };
     let mut builder = client.post(&to.url).timeout(route.timeout.0);
     builder = builder.header("content-type", "application/json").body(to.body);
     if let Some(authorization) = &to.authorization {
@@ -182,12 +201,31 @@ async fn send(shared: &Shared, route: &RouteConfig, client: &reqwest::Client, ba
         Ok(answer) => {
             let status = answer.status();
             let why = format!("the receiver answered {status}");
+            if status.is_redirection() {
+                return Outcome::Refused(format!("{why}; give the route the address that it is to be sent to"));
+            }
             let is_passing = status.is_server_error() || [408, 429].contains(&status.as_u16());
-            if is_passing { Outcome::Later(why) } else { Outcome::Refused(why) }
+            let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+            let after = after.and_then(|text| retry_after(text, wall_clock_ms()));
+            if is_passing { Outcome::Later(why, after) } else { Outcome::Refused(why) }
         }
         // The address may hold a secret.
-        Err(error) => Outcome::Later(chain(&error.without_url())),
+        Err(error) if error.is_builder() => Outcome::Refused(chain(&error.without_url())),
+        Err(error) => Outcome::Later(chain(&error.without_url()), None),
     }
+}
+
+/// How long a receiver wants to be left alone: seconds, or a date as in HTTP.
+fn retry_after(text: &str, now_ms: Millis) -> Option<Duration> {
+    let text = text.trim();
+    let asked = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_millisecond();
+            Duration::from_millis(u64::try_from(at).ok()?.saturating_sub(now_ms))
+        }
+    };
+    Some(asked.min(LONGEST_RETRY_AFTER))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -203,4 +241,19 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Between half of it and all, so that several that failed together do not come together again.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + f64::from(wall_clock_ms() as u32 % 512) / 1_024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_says_when_in_seconds_or_by_a_date() {
+        let at = 1_445_412_480_000;
+        assert_eq!(retry_after("30", at), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:20 GMT", at), Some(Duration::from_secs(20)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:20:00 GMT", at), Some(Duration::ZERO));
+        assert_eq!(retry_after("999999999", at), Some(LONGEST_RETRY_AFTER));
+        assert_eq!(retry_after("soon", at), None);
+    }
 }

@@ -44,11 +44,11 @@ pub struct LogParams {
     /// Words that must all occur in the message.
     pub q: Option<String>,
     /// The page, from 1. `page × size` is at most 10,000; go on with `cursor` from there.
-    #[param(minimum = 1)]
-    pub page: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1)]
+    pub page: usize,
     /// Documents on a page; 50 unless configured otherwise.
-    #[param(minimum = 1, maximum = 1000)]
-    pub size: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1000)]
+    pub size: usize,
     /// `next_cursor` of the page before. Not together with `page`.
     pub cursor: Option<String>,
 }
@@ -95,6 +95,8 @@ impl LogParams {
     fn parse(uri: &Uri, config: &ApiConfig) -> Result<Self, Problem> {
         let mut params = Params::of(uri);
         let (from_timestamp, to_timestamp) = params.times("from_timestamp", "to_timestamp");
+        let is_paged = params.is_given("page");
+        let (page, size) = params.page(config, MAX_PAGED);
         let parsed = Self {
             service_name: params.text("service_name"),
             level: params.text("level").map(|level| level.to_uppercase()),
@@ -104,25 +106,24 @@ impl LogParams {
             from_timestamp,
             to_timestamp,
             q: params.text("q"),
-            page: params.number("page", 1..=MAX_PAGED),
-            size: params.number("size", 1..=config.max_page_size),
+            page,
+            size,
             cursor: params.text("cursor"),
         };
-        if parsed.cursor.is_some() && parsed.page.is_some() {
+        if parsed.cursor.is_some() && is_paged {
             params.refuse("page", "expected either a page or a cursor, not both");
         }
-        let size = parsed.size.unwrap_or(config.default_page_size);
-        if parsed.page.is_some_and(|page| page.saturating_mul(size) > MAX_PAGED) {
+        if is_paged && page.saturating_mul(size) > MAX_PAGED {
             params.refuse("page", format!("page × size is at most {MAX_PAGED}; go on with the cursor of a page"));
         }
         params.finish()?;
-        Ok(Self { size: Some(size), ..parsed })
+        Ok(parsed)
     }
 }
 
 async fn answer(context: &Context, params: LogParams) -> Result<Json<LogsAnswer>, Problem> {
-    let size = params.size.unwrap_or(context.config.default_page_size);
-    let page = params.cursor.is_none().then(|| params.page.unwrap_or(1));
+    let size = params.size;
+    let page = params.cursor.is_none().then_some(params.page);
     let query = LogQuery {
         service_name: params.service_name,
         level: params.level,

@@ -70,6 +70,11 @@ impl Params {
         number
     }
 
+    /// Whether a parameter that was not taken yet is there.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.iter().any(|(given, _)| given == name)
+    }
+
     /// The parameters `page`, from 1 to `pages`, and `size`: 1 and the configured size where they are left out.
     pub fn page(&mut self, config: &ApiConfig, pages: usize) -> (usize, usize) {
         let size = self.number("size", 1..=config.max_page_size).unwrap_or(config.default_page_size);

@@ -46,11 +46,11 @@ pub struct PatternParams {
     /// Only patterns that are new, or only those that are not.
     pub new: Option<bool>,
     /// The page, from 1.
-    #[param(minimum = 1)]
-    pub page: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1)]
+    pub page: usize,
     /// Patterns on a page; 50 unless configured otherwise.
-    #[param(minimum = 1, maximum = 1000)]
-    pub size: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1000)]
+    pub size: usize,
 }
 
 impl PatternParams {
@@ -62,6 +62,7 @@ impl PatternParams {
         if let Some(None) = level {
             params.refuse("level", format!("expected one of {}", Level::ALL.map(Level::name).join(", ")));
         }
+        let (page, size) = params.page(config, MAX_PAGED);
         let parsed = Self {
             service_name: params.text("service_name"),
             level: level.flatten(),
@@ -70,8 +71,8 @@ impl PatternParams {
             q: params.text("q").map(|text| text.to_lowercase()),
             id: params.pattern_id("id"),
             new: params.flag("new"),
-            page: params.number("page", 1..=MAX_PAGED),
-            size: params.number("size", 1..=config.max_page_size),
+            page,
+            size,
         };
         params.finish()?;
         Ok(parsed)
@@ -261,8 +262,7 @@ pub async fn list(State(context): State<Context>, uri: Uri) -> Result<Json<Patte
     let mut found: Vec<_> =
         read.value.patterns.iter().filter(|pattern| params.matches(pattern, frame.is_new(pattern))).collect();
     found.sort_unstable_by_key(|pattern| (-pattern.count, pattern.id));
-    let size = params.size.unwrap_or(context.config.default_page_size);
-    let page = params.page.unwrap_or(1);
+    let PatternParams { page, size, .. } = params;
     let shown = found.iter().skip((page - 1).saturating_mul(size)).take(size);
     Ok(Json(PatternsAnswer {
         total: found.len(),

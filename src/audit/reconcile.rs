@@ -134,7 +134,8 @@ pub async fn reconcile(
             .push(format!("{unplaced} of the offsets without a document were lost upstream or never were a record"));
     }
     if is_short && first_held.has_retention {
-        let older = finding.gaps.iter().all(|gap| first_held.offset.is_none_or(|first| gap.end <= first));
+        let kept_from = first_held.offset.max(first_held.hardly_kept);
+        let older = finding.gaps.iter().all(|gap| kept_from.is_none_or(|first| gap.end <= first));
         if older && !finding.is_cut && finding.duplicates.is_empty() && finding.notes.is_empty() {
             finding.verdict = Verdict::AddsUpWithRetention;
         }
@@ -158,6 +159,8 @@ pub struct DeadOffsets {
 /// The oldest document, and what the store says of its retention.
 struct FirstHeld {
     offset: Option<u64>,
+    /// Older ones may have come behind it; before this one.
+    hardly_kept: Option<u64>,
     has_retention: bool,
     expired: Option<u64>,
 }
@@ -171,7 +174,8 @@ async fn search(
     documents: &impl Documents,
     mut passed: impl FnMut(u64),
 ) -> anyhow::Result<FirstHeld> {
-    let mut first = FirstHeld { offset: None, has_retention: whole.has_retention, expired: whole.expired };
+    let Held { hardly_kept, has_retention, expired, .. } = whole;
+    let mut first = FirstHeld { offset: None, hardly_kept, has_retention, expired };
     let mut waiting = vec![(range, whole)];
     while let Some((range, held)) = waiting.pop() {
         let length = range.end - range.start;
@@ -263,6 +267,7 @@ mod tests {
     struct Memory {
         documents: BTreeMap<u64, u64>,
         has_retention: bool,
+        hardly_kept: Option<u64>,
         asked: Cell<u64>,
     }
 
@@ -276,6 +281,7 @@ mod tests {
                 offsets: (offsets.end - offsets.start <= LIST).then(list),
                 expired: None,
                 has_retention: self.has_retention,
+                hardly_kept: self.hardly_kept,
             })
         }
     }
@@ -311,7 +317,7 @@ mod tests {
 
     fn full(range: Range<u64>, without: impl Fn(u64) -> bool) -> Memory {
         let documents = range.filter(|offset| !without(*offset)).map(|offset| (offset, 1)).collect();
-        Memory { documents, has_retention: false, asked: Cell::new(0) }
+        Memory { documents, has_retention: false, hardly_kept: None, asked: Cell::new(0) }
     }
 
     proptest! {
@@ -363,6 +369,11 @@ mod tests {
         let finding = audit(0..10_000, &[], &memory);
         let gap = 0..2_500;
         assert_eq!((finding.verdict, finding.gaps), (Verdict::AddsUpWithRetention, Vec::from([gap])));
+        // Records from before the day that is kept came between those of that day.
+        memory.documents.remove(&2_510);
+        assert!(!audit(0..10_000, &[], &memory).adds_up());
+        memory.hardly_kept = Some(2_600);
+        assert_eq!(audit(0..10_000, &[], &memory).verdict, Verdict::AddsUpWithRetention);
         memory.documents.remove(&6_000);
         assert!(!audit(0..10_000, &[], &memory).adds_up());
     }

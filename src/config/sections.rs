@@ -14,7 +14,7 @@ use crate::stores::elasticsearch::ElasticsearchConfig;
 use crate::stores::embedded::EmbeddedConfig;
 use crate::stores::ndjson::NdjsonConfig;
 use crate::stores::writer::{Indexed, SpoolOptions, WriterOptions};
-use crate::units::ByteSize;
+use crate::units::{ByteSize, Span};
 
 /// Where records are read from.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -83,6 +83,9 @@ pub struct StoreSection {
     /// Where a live run keeps on disk what does not fit into half of `queue`, so that a slow or absent store stops
     /// neither windows nor live reads.
     pub spool: SpoolSection,
+    /// How long a run that is asked to stop waits for the store to take what was read. What it has not taken by then is in no
+    /// checkpoint: the next run reads it again.
+    pub stop_timeout: Span,
     /// Elasticsearch 7.17, 8 or 9, or OpenSearch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elasticsearch: Option<ElasticsearchConfig>,
@@ -103,6 +106,7 @@ impl Default for StoreSection {
             index: Indexed::default(),
             queue: ByteSize::from_mib(64),
             spool: SpoolSection::default(),
+            stop_timeout: Span::from_secs(60),
             elasticsearch: None,
             embedded: None,
             ndjson: None,

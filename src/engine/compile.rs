@@ -14,8 +14,8 @@ use floodmark_dataflows::view_config::{Mistake, TimeConfig, ViewConfig};
 use crate::config::{self, Config};
 
 /// The view that is added when no configured one has the key `service_name` alone and takes every record: it supplies
-/// the totals by service. Its name keeps it out of the lists, and its windows out of the store.
-pub(super) const SERVICES_VIEW: &str = "__services";
+/// the totals by service. It is hidden: it has no documents, and is in no list.
+const SERVICES_VIEW: &str = "__services";
 
 /// What a configuration computes.
 pub(super) struct Compiled {

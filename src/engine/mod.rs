@@ -10,6 +10,7 @@
 //! - [`runner`]: one run, from start to flush.
 //! - [`workers`]: the timely workers of this process.
 //! - [`observe`]: what workers tell the progress board and the counters in passing.
+//! - [`ending`]: the end of a run, once the workers are done.
 //! - [`housekeeping`]: what goes on beside the workers: commits, ends of partitions, failures.
 //!
 //! On error: what cannot be opened ends the run before it starts; a fatal error of the store or the source stops it, and
@@ -17,6 +18,7 @@
 //! acknowledged.
 
 mod compile;
+mod ending;
 mod housekeeping;
 mod observe;
 mod parts;

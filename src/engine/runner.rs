@@ -8,7 +8,6 @@ use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::Computation;
 use floodmark_dataflows::decode::RecordsConfig;
 use floodmark_dataflows::ingest::RecordPath;
-use floodmark_dataflows::output::{WindowDocument, WindowSink};
 use floodmark_dataflows::patterns::Cutter;
 use floodmark_dataflows::time::Tick;
 use floodmark_dataflows::view::View;
@@ -16,7 +15,8 @@ use floodmark_dataflows::windows::Publish;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-use super::compile::{Compiled, SERVICES_VIEW, compile, read_as};
+use super::compile::{Compiled, compile, read_as};
+use super::ending::Ending;
 use super::housekeeping::Housekeeping;
 use super::observe::{self, Gathered, Observed, RunCounts};
 use super::parts::{Begin, WithSource, open_store, with_source};
@@ -354,7 +354,7 @@ impl WithSource for Run<'_> {
                     cutter: config.patterns.enabled.then(Cutter::default),
                     sink,
                 },
-                windows: Listed(writer.windows(ids.clone())),
+                windows: writer.windows(ids.clone()),
                 live: live.as_ref().filter(|_| worker == 0).map(|live| live.writer()),
                 alerts: alerts.as_ref().filter(|_| worker == 0).map(Alerts::taker),
                 restored: restored.clone(),
@@ -387,13 +387,14 @@ impl WithSource for Run<'_> {
             watching.abort();
         }
         let finished = computed.and_then(|seconds| {
-            runtime.block_on(writer.drain()).map_err(EngineError::Store)?;
-            if let Some(alerts) = &alerts {
-                if !options.shutdown.is_triggered() {
-                    alerts.end();
-                }
-                runtime.block_on(alerts.drain());
-            }
+            let ending = Ending {
+                writer: &writer,
+                alerts: alerts.as_ref(),
+                store: &store,
+                shutdown: &options.shutdown,
+                stop_timeout: config.store.stop_timeout,
+            };
+            runtime.block_on(ending.wait())?;
             dead_letters
                 .drain(DEAD_LETTER_PATIENCE)
                 .map_err(|error| EngineError::Process(format!("dead letters: {error}")))?;
@@ -450,16 +451,6 @@ fn alerts(
     };
     let started = Alerts::start(parts, store, runtime.handle());
     started.map(Some).map_err(|error| EngineError::Process(format!("cannot prepare the outbox of alerts: {error}")))
-}
-
-/// Passes on the windows of listed views.
-struct Listed<W>(W);
-
-impl<W: WindowSink> WindowSink for Listed<W> {
-    fn windows(&mut self, mut documents: Vec<WindowDocument>) {
-        documents.retain(|document| &*document.view != SERVICES_VIEW);
-        self.0.windows(documents);
-    }
 }
 
 /// The generation, which is that of process 0.

@@ -210,7 +210,7 @@ impl LiveView {
 
     /// The views that are listed, in the order of the configuration. Names that start with `__` are not.
     pub fn listed(&self) -> impl Iterator<Item = (ViewId, &View)> {
-        (0..).zip(&self.views).filter(|(_, view)| !view.name.starts_with("__"))
+        (0..).zip(&self.views).filter(|(_, view)| !view.is_hidden())
     }
 
     /// The listed view of this name.

@@ -154,6 +154,10 @@ pub struct Held {
     /// It deletes documents by their age.
     #[serde(default)]
     pub has_retention: bool,
+    /// The last document of the range that is hardly younger than what it deletes: records that came out of order, and were
+    /// older, may be missing before it. Absent where there is none, or it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardly_kept: Option<u64>,
 }
 
 /// A place for documents. Writes are idempotent: the same document again changes nothing.

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,7 +14,10 @@ use crate::support::{Dir, Running, Signal, eventually};
 struct Receiver {
     address: SocketAddr,
     got: Arc<Mutex<Vec<Value>>>,
+    times: Arc<Mutex<Vec<Instant>>>,
     status: Arc<AtomicU16>,
+    /// A header of the answers.
+    header: Arc<Mutex<String>>,
 }
 
 impl Receiver {
@@ -21,9 +25,12 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (got, status) = (Arc::<Mutex<Vec<Value>>>::default(), Arc::new(AtomicU16::new(status)));
+        let (times, header) = (Arc::<Mutex<Vec<Instant>>>::default(), Arc::<Mutex<String>>::default());
         let (seen, answer) = (got.clone(), status.clone());
+        let (came, says) = (times.clone(), header.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
+                came.lock().unwrap().push(Instant::now());
                 let mut reader = BufReader::new(stream);
                 let mut length = 0;
                 loop {
@@ -39,11 +46,12 @@ impl Receiver {
                 reader.read_exact(&mut body).unwrap();
                 seen.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
                 let status = answer.load(Ordering::SeqCst);
-                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let header = says.lock().unwrap().clone();
+                let answer = format!("HTTP/1.1 {status} X\r\n{header}content-length: 0\r\nconnection: close\r\n\r\n");
                 let _ = reader.into_inner().write_all(answer.as_bytes());
             }
         });
-        Self { address, got, status }
+        Self { address, got, times, status, header }
     }
 
     fn kinds(&self) -> Vec<String> {
@@ -211,6 +219,54 @@ fn a_receiver_that_is_down_is_told_later_and_one_that_refuses_is_not_asked_again
     eventually("the end came", || (receiver.kinds().len() > tries).then_some(()));
     assert_eq!(receiver.kinds()[tries..], ["closed"]);
     expect_states(&api, &["closed"]);
+}
+
+#[test]
+fn a_receiver_that_says_when_is_asked_then_and_one_that_has_moved_is_not_followed() {
+    let receiver = Receiver::start(429);
+    *receiver.header.lock().unwrap() = "retry-after: 3\r\n".to_owned();
+    let dir = setup(&receiver, "");
+    let zero = now_ms();
+    let (mut run, _api) = run(&dir);
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(12, "cart", "INFO")]);
+    eventually("it was tried", || (!receiver.kinds().is_empty()).then_some(()));
+    receiver.status.store(200, Ordering::SeqCst);
+    receiver.expect(&["opened", "opened"]);
+    let times = receiver.times.lock().unwrap().clone();
+    // Without being told, it would be tried again after half a second.
+    assert!(times[1] - times[0] >= Duration::from_secs(3), "{times:?}");
+    *receiver.header.lock().unwrap() = format!("location: http://{}/else\r\n", receiver.address);
+    receiver.status.store(301, Ordering::SeqCst);
+    append(&dir, zero, &[(60, "cart", "INFO")]);
+    let given_up = run.expect_line("a notification was given up");
+    assert!(given_up.contains("301") && given_up.contains("give the route the address"), "{given_up}");
+    receiver.expect(&["opened", "opened", "closed"]);
+}
+
+/// Or the incident would stay open there for ever.
+#[test]
+fn pagerduty_is_told_of_the_end_also_when_it_is_silenced() {
+    let receiver = Receiver::start(202);
+    let dir = setup(&receiver, "");
+    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let url = format!("webhook.url = \"http://{}/hook\"\n            group_wait = \"0s\"", receiver.address);
+    assert!(text.contains(&url), "{text}");
+    let pagerduty = format!("pagerduty = {{ routing_key = \"k\", url = \"http://{}/v2\" }}", receiver.address);
+    dir.file("floodmark.toml", &text.replace(&url, &pagerduty));
+    let zero = now_ms();
+    let (_run, api) = run(&dir);
+    let actions =
+        || -> Vec<Value> { receiver.got.lock().unwrap().iter().map(|body| body["event_action"].clone()).collect() };
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(12, "cart", "INFO")]);
+    eventually("it was told", || (actions() == ["trigger"]).then_some(()));
+    let answer = request(&api, "POST", "/silences", r#"{"for":"1h","comment":"enough"}"#);
+    assert!(answer.contains(" 201 "), "{answer}");
+    append(&dir, zero, &[(60, "cart", "INFO")]);
+    eventually("it was told of the end", || (actions() == ["trigger", "resolve"]).then_some(()));
+    let got = receiver.got.lock().unwrap();
+    assert_eq!(got[0]["dedup_key"], got[1]["dedup_key"]);
 }
 
 #[test]

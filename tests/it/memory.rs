@@ -18,7 +18,7 @@ const SLACK_MIB: u64 = 12;
 const CATCH_UP_MIB: u64 = 6;
 
 /// A cluster in a thread of its own.
-fn cluster() -> (String, Arc<Mutex<State>>) {
+pub fn cluster() -> (String, Arc<Mutex<State>>) {
     let (sender, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

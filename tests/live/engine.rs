@@ -36,7 +36,11 @@ pub struct Indices {
 
 impl Indices {
     pub fn new(prefix: &str) -> Self {
-        let url = Url::parse(&Service::Elasticsearch8.address()).unwrap();
+        Self::at(Service::Elasticsearch8, prefix)
+    }
+
+    pub fn at(service: Service, prefix: &str) -> Self {
+        let url = Url::parse(&service.address()).unwrap();
         let transport = TransportBuilder::new(SingleNodeConnectionPool::new(url)).disable_proxy().build().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { transport, prefix: unique(prefix), runtime }

@@ -65,6 +65,12 @@ pub fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     admin(async |client, options| client.create_topics([&new], options).await).remove(0).unwrap();
 }
 
+/// Gives a topic more partitions, so many in all.
+pub fn add_partitions(topic: &str, partitions: usize) {
+    let new = NewPartitions::new(topic, partitions);
+    admin(async |client, options| client.create_partitions([&new], options).await).remove(0).unwrap();
+}
+
 /// A new topic with records `record 0`, `record 1` … in its first partition.
 fn topic_with(records: u64) -> String {
     let topic = unique("floodmark");
@@ -360,8 +366,7 @@ fn new_partitions_join_from_their_beginning() {
     let mut reading = Reading::open(KafkaConfig { discover_interval: every, ..config(&topic) }, Extent::Live);
     reading.until("the end", |r| r.last_told(&format!("{topic}:0")) == Some("at_end 10"));
     assert!(reading.mark().is_some(), "a live run has marks");
-    let new = NewPartitions::new(&topic, 3);
-    admin(async |client, options| client.create_partitions([&new], options).await).remove(0).unwrap();
+    add_partitions(&topic, 3);
     append(&topic, 2, 0..50);
     let last = format!("{topic}:2");
     reading.until("the new partitions", |r| r.last_told(&last) == Some("at_end 50"));

@@ -3,6 +3,7 @@
 // Helpers outside test functions are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod audit;
 // Some of what is shared is for the other tests only, here and below.
 #[allow(dead_code)]
 #[path = "../support/corpus.rs"]
@@ -12,6 +13,7 @@ mod engine;
 mod explain;
 mod faults;
 mod kafka;
+mod latest;
 #[allow(dead_code)]
 #[path = "../it/support.rs"]
 mod process;
@@ -27,6 +29,8 @@ fn main() -> std::process::ExitCode {
     let mut tests = kafka::tests();
     tests.extend(elasticsearch::tests());
     tests.extend(engine::tests());
+    tests.extend(audit::tests());
+    tests.extend(latest::tests());
     tests.extend(explain::tests());
     tests.extend(redrive::tests());
     tests.extend(faults::tests());

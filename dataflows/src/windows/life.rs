@@ -170,6 +170,8 @@ impl Windows {
             let (id, pane) = place;
             let view = self.views[id as usize].clone();
             let gone = pane_gone_at(&view, pane, self.tick_ms);
+            // Its panes are let go like any other's; there are no documents of its windows.
+            let is_hidden = view.is_hidden();
             let mut is_live = false;
             while let Some(key) = cursor.get_val(batch) {
                 let (tick_ms, start) = (self.tick_ms, self.start);
@@ -189,6 +191,10 @@ impl Windows {
                     let (changes, last) =
                         if time < cut { (&mut *changes, &mut before) } else { (&mut *later, &mut after) };
                     *last = (*last).max(Some(time));
+                    if is_hidden {
+                        is_live = true;
+                        return;
+                    }
                     let time_ms = time * tick_ms;
                     // A window that is gone at this time is not changed.
                     for window in view.windows_of(pane).filter(|&w| time_ms < view.gone_at(w)) {
@@ -202,7 +208,7 @@ impl Windows {
                 if let Some(dirty) = &mut self.dirty {
                     dirty.note(place, key, before, after);
                 }
-                if is_restored && matches!(self.publish, Publish::Live { .. }) {
+                if is_restored && !is_hidden && matches!(self.publish, Publish::Live { .. }) {
                     // Whether it changed since it was last published is not known.
                     let restored_ms = start * tick_ms;
                     for window in view.windows_of(pane).filter(|&w| view.end_of(w) > restored_ms) {
@@ -213,7 +219,9 @@ impl Windows {
             }
             if is_live {
                 self.panes.entry((gone, place)).or_insert_with(|| retain(gone));
-                self.know(id, &view, pane);
+                if !is_hidden {
+                    self.know(id, &view, pane);
+                }
             }
             cursor.step_key(batch);
         }

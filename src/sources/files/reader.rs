@@ -219,6 +219,10 @@ impl Reader {
         }
         let event = loop {
             match std::mem::replace(&mut slot.state, State::Finished) {
+                State::Closed(_) | State::Open(_) if slot.is_over() => {
+                    slot.state = State::Ended;
+                    break Some(PartitionEvent::Ended);
+                }
                 State::Ended => {
                     slot.state = State::Ended;
                     break None;
@@ -265,10 +269,6 @@ impl Slot {
         registry: &Mutex<Registry>,
         limits: Limits,
     ) -> Option<PartitionEvent<FileBatch>> {
-        if self.is_over() {
-            self.state = State::Ended;
-            return Some(PartitionEvent::Ended);
-        }
         let candidates = {
             let mut registry = registry.lock();
             if cut.is_some() {
@@ -351,10 +351,6 @@ impl Slot {
         registry: &Mutex<Registry>,
         limits: Limits,
     ) -> Option<PartitionEvent<FileBatch>> {
-        if self.is_over() {
-            self.state = State::Ended;
-            return Some(PartitionEvent::Ended);
-        }
         // A buffer that a long line has blown up is not kept.
         let buffer = self.free.try_recv().ok().filter(|buffer| buffer.len() <= 2 * limits.block_bytes);
         let (buffer, event) = match tail.step(buffer.unwrap_or_default()) {

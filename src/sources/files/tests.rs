@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::input::{Batch, Feed, PartitionEvent, PartitionInfo};
@@ -462,4 +463,25 @@ fn rotate_and_restart(seed: u64) {
             events.join("\n")
         );
     }
+}
+
+/// Its partitions would seem to be at their ends for ever.
+#[test]
+fn a_reader_that_panics_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.log"), "one\n").unwrap();
+    let source = FilesSource::new(config(dir.path(), "*.log", true), FilesRun::default()).unwrap();
+    let mut feed = source.feed(WorkerPlace { index: 0, peers: 1 }).unwrap();
+    let (test, is_done) = (std::thread::current().id(), AtomicBool::new(false));
+    feed.attach(Arc::new(move || {
+        let is_reader = std::thread::current().id() != test;
+        assert!(!is_reader || is_done.swap(true, Ordering::SeqCst), "a mistake in the thread that reads");
+    }));
+    append(&dir.path().join("a.log"), "two\n");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while source.failure().is_none() {
+        assert!(Instant::now() < deadline, "the panic went unnoticed");
+        std::thread::yield_now();
+    }
+    assert!(source.failure().unwrap().contains("panicked"));
 }

@@ -4,6 +4,7 @@
 //! feeds. A broker that does not answer delays this thread, never a worker.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -230,7 +231,13 @@ impl Service {
         });
         let thread = std::thread::Builder::new().name("kafka".to_owned()).spawn({
             let state = Arc::clone(&state);
-            move || state.run()
+            // A panic is a mistake in this program: it ends the run, since what waits for a broker would wait for ever.
+            move || {
+                if catch_unwind(AssertUnwindSafe(|| state.run())).is_err() {
+                    let why = "the thread of the Kafka source panicked; its message is above";
+                    state.failure.lock().get_or_insert_with(|| why.to_owned());
+                }
+            }
         });
         let thread = thread.map_err(|source| SourceError::Io { context: "starting a thread".to_owned(), source })?;
         Ok(Self { state, thread: Some(thread) })

@@ -24,6 +24,11 @@ impl Day {
         Self(self.0.saturating_sub(days))
     }
 
+    /// When it begins.
+    pub(super) fn start_ms(self) -> Millis {
+        u64::from(self.0) * 86_400_000
+    }
+
     /// The name of the index of this day.
     pub(super) fn index(self, prefix: &str) -> String {
         let date = EPOCH.saturating_add(i64::from(self.0).days());

@@ -40,7 +40,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use elasticsearch::http::Method;
@@ -55,6 +55,7 @@ use self::deliver::Delivery;
 use self::index::Day;
 use super::{AlertWrite, DeadLetterWrite, Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
 use crate::metrics::Samples;
+use crate::sources::wall_clock_ms;
 
 /// How often old indices are looked for.
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
@@ -189,8 +190,7 @@ async fn retain(store: Weak<Shared>, days: u32) {
     loop {
         hourly.tick().await;
         let Some(store) = store.upgrade() else { return };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        match store.delete_older_than(days, now).await {
+        match store.delete_older_than(days, wall_clock_ms()).await {
             Ok(deleted) if deleted.is_empty() => {}
             Ok(deleted) => tracing::info!(?deleted, days, "elasticsearch: deleted old indices"),
             Err(error) => tracing::warn!(%error, "elasticsearch: old indices are kept for now"),
@@ -274,10 +274,12 @@ impl Store for ElasticsearchStore {
         let path = format!("/{}*/_search", self.shared.config.index_prefix(config::Kind::Logs));
         let parameters =
             [("ignore_unavailable", "true"), ("allow_no_indices", "true"), ("allow_partial_search_results", "false")];
-        let body = held::request(partition, &offsets, list);
+        let days = self.shared.config.retention_days;
+        let kept_from = days.map(|days| Day::of(wall_clock_ms()).minus(days).start_ms());
+        let body = held::request(partition, &offsets, list, kept_from);
         let reply = self.shared.client.send(Method::Post, &path, &parameters, Payload::Json(body), None).await?;
         let mut held = held::answer(&offsets, list, &reply)?;
-        held.has_retention = self.shared.config.retention_days.is_some();
+        held.has_retention = days.is_some();
         Ok(held)
     }
 
