@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::input::{Batch, Feed, PartitionEvent, PartitionInfo};
@@ -479,8 +479,12 @@ fn a_reader_that_panics_ends_the_run() {
     }));
     append(&dir.path().join("a.log"), "two\n");
     let deadline = Instant::now() + Duration::from_secs(20);
+    let mut partitions = 0;
     while source.failure().is_none() {
         assert!(Instant::now() < deadline, "the panic went unnoticed");
+        // So that there is room for events.
+        partitions += feed.joined().len();
+        (0..partitions).for_each(|partition| drop(feed.poll(partition)));
         std::thread::yield_now();
     }
     assert!(source.failure().unwrap().contains("panicked"));
