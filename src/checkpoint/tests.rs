@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use floodmark_dataflows::aggregate::Aggregate;
-use floodmark_dataflows::checkpoint::{LateRow, PaneRow, PartitionCut, SeenKeys, SeriesRow, StateRow, ValuesRow};
+use floodmark_dataflows::checkpoint::{
+    LateRow, Outage, PaneRow, PartitionCut, SeenKeys, SeriesRow, StateRow, ValuesRow,
+};
 use floodmark_dataflows::corrections::Late;
 use floodmark_dataflows::histogram::Histogram;
 use floodmark_dataflows::input::PartitionInfo;
@@ -50,7 +52,7 @@ fn cut(number: i32, next_offset: u64, forgotten_at: u64, seen: &[(&str, u64)]) -
         next_offset,
         clock: Some(9),
         hold: 0,
-        outages: Vec::new(),
+        outages: vec![Outage { from: 3, to: 8, usual: 1, back: Some(5), is_over: false, made_up_at: None }],
         ledger: Default::default(),
         keys,
         patterns: SeenPatterns::default(),

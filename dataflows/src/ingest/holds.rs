@@ -146,13 +146,12 @@ impl<B: Batch> Partition<B> {
         self.capability.is_some() && self.marks.is_empty() && (self.is_placed || self.unreachable)
     }
 
-    /// The hold to offer, where released partitions are held at `released`. One that cannot be read is first held where it
-    /// stands: so the mark says from where on nothing is known. One that can be read again, and has nothing, is let go at once:
+    /// The hold to offer, where released partitions are held at `released`. One that is away is first held where it stands: so the mark says from where on nothing is known. One that can be read again, and has nothing, is let go at once:
     /// so the mark says up to where.
     fn offered_hold(&self, released: Tick) -> Tick {
         match (self.unreachable, self.outages.lasts()) {
             _ if self.idle || self.stalled => self.hold.max(released),
-            (true, false) if self.timestamp() > 0 => self.timestamp().max(self.hold + 1),
+            (true, false) if self.away && self.timestamp() > 0 => self.timestamp().max(self.hold + 1),
             (false, true) if self.at_end => released.max(self.hold + 1),
             _ => self.hold,
         }
@@ -174,6 +173,8 @@ impl<B: Batch> Partition<B> {
                 (self.at_end && quiet_for >= idle_after_ms, self.unreachable && quiet_for >= stall_after_ms);
             self.moved |= (idle, stalled) != (self.idle, self.stalled);
             (self.idle, self.stalled) = (idle, stalled);
+            // Shorter breaks cost no more than pauses that are usual.
+            self.away = self.unreachable && quiet_for >= idle_after_ms;
         }
     }
 }

@@ -73,6 +73,8 @@ pub(super) struct Partition<B> {
     pub ended: bool,
     pub idle: bool,
     pub stalled: bool,
+    /// Unreachable for `idle_after`.
+    pub away: bool,
     /// The wall clock of the first mark since which it has been at its end or unreachable without a break.
     pub quiet_since_ms: Option<Millis>,
     /// A record awaits a mark.
@@ -142,6 +144,7 @@ impl<B: Batch> Partition<B> {
             ended: false,
             idle: false,
             stalled: false,
+            away: false,
             quiet_since_ms: None,
             awaits_mark: false,
             covering_mark_ms: None,
@@ -308,13 +311,13 @@ impl<B: Batch> Partition<B> {
                 self.batch = Some(batch);
                 self.read_since_mark = true;
                 (self.at_end, self.unreachable, self.quiet_since_ms) = (false, false, None);
-                (self.idle, self.stalled) = (false, false);
+                (self.idle, self.stalled, self.away) = (false, false, false);
             }
             PartitionEvent::AtEnd { next_offset } => {
                 (self.next_offset, self.is_placed) = (next_offset, true);
                 self.ledger.pass(next_offset);
                 if self.unreachable {
-                    (self.unreachable, self.stalled, self.quiet_since_ms) = (false, false, None);
+                    (self.unreachable, self.stalled, self.away, self.quiet_since_ms) = (false, false, false, None);
                 }
                 self.at_end = true;
             }

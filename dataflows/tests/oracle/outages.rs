@@ -43,6 +43,35 @@ fn records(partition: u64, minutes: Range<u64>) -> Vec<Vec<u8>> {
     wanted.map(|record| text(record).into_bytes()).collect()
 }
 
+/// What the source says, step by step.
+struct Script {
+    steps: VecDeque<Step>,
+    /// The next offset of each partition.
+    next: [u64; 2],
+}
+
+impl Script {
+    /// A mark at this second.
+    fn mark(&mut self, second: u64) {
+        self.steps.push_back(Step::Mark((T0 + second) * 1_000));
+    }
+
+    /// The records of a partition in these minutes.
+    fn give(&mut self, p: usize, minutes: Range<u64>) {
+        let batch = MemoryBatch { first_offset: self.next[p], records: records(p as u64, minutes).into() };
+        self.next[p] += batch.records.len() as u64;
+        self.steps.push_back(Step::Event(p, PartitionEvent::Records(batch)));
+    }
+
+    /// Minutes in which both partitions can be read, with a mark a second.
+    fn go_on(&mut self, minutes: Range<u64>) {
+        for minute in minutes {
+            (0..2).for_each(|p| self.give(p, minute..minute + 1));
+            (1..=60).for_each(|second| self.mark(minute * 60 + second));
+        }
+    }
+}
+
 impl Story {
     /// The records of each partition.
     fn logs(&self) -> Vec<Vec<Vec<u8>>> {
@@ -55,45 +84,27 @@ impl Story {
 
     /// What the source says.
     fn script(&self) -> VecDeque<Step> {
-        let wall = |minute: u64| Step::Mark((T0 + minute * 60) * 1_000);
-        let mut steps: VecDeque<_> = [at_end(0, 0), at_end(1, 0), wall(BEFORE)].into();
-        let mut next = [0u64; 2];
-        let mut give = |steps: &mut VecDeque<Step>, p: usize, minutes: Range<u64>| {
-            let records: VecDeque<Vec<u8>> = records(p as u64, minutes).into();
-            let count = records.len() as u64;
-            let batch = MemoryBatch { first_offset: next[p], records };
-            next[p] += count;
-            steps.push_back(Step::Event(p, PartitionEvent::Records(batch)));
-        };
-        (0..2).for_each(|p| give(&mut steps, p, 0..BEFORE));
+        let mut script = Script { steps: [at_end(0, 0), at_end(1, 0)].into(), next: [0; 2] };
+        script.mark(BEFORE * 60);
+        (0..2).for_each(|p| script.give(p, 0..BEFORE));
         let Range { start, end } = self.outage;
-        let minutes = |range: Range<u64>,
-                       steps: &mut VecDeque<Step>,
-                       give: &mut dyn FnMut(&mut VecDeque<Step>, usize, Range<u64>),
-                       of: Range<usize>| {
-            for minute in range {
-                of.clone().for_each(|p| give(steps, p, minute..minute + 1));
-                steps.extend((1..=60).map(|second| Step::Mark((T0 + minute * 60 + second) * 1_000)));
-            }
-        };
-        minutes(BEFORE..start, &mut steps, &mut give, 0..2);
+        script.go_on(BEFORE..start);
         for minute in start..end {
-            steps.extend(self.away.clone().map(|p| Step::Event(p, PartitionEvent::Unreachable)));
-            steps.push_back(wall(minute + 1));
+            script.steps.extend(self.away.clone().map(|p| Step::Event(p, PartitionEvent::Unreachable)));
+            script.mark((minute + 1) * 60);
         }
         // Others could be read all the time; here they wait until the rest is let go.
-        let others: Vec<usize> = (0..2).filter(|p| !self.away.contains(p)).collect();
-        for p in others {
+        for p in (0..2).filter(|p| !self.away.contains(p)) {
             for minute in start..end {
-                give(&mut steps, p, minute..minute + 1);
-                steps.extend((0..60).map(|_| wall(end)));
+                script.give(p, minute..minute + 1);
+                (0..60).for_each(|_| script.mark(end * 60));
             }
         }
         if self.is_written {
-            self.away.clone().for_each(|p| give(&mut steps, p, start..end));
+            self.away.clone().for_each(|p| script.give(p, start..end));
         }
-        minutes(end..MINUTES, &mut steps, &mut give, 0..2);
-        steps
+        script.go_on(end..MINUTES);
+        script.steps
     }
 
     fn play(&self) -> (Seen, Marks) {
