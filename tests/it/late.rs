@@ -2,6 +2,8 @@
 //! for any number of workers and processes. And an incident of several services is one alert.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::TcpListener;
 
 use rand::{RngExt, SeedableRng};
@@ -9,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{Dir, Running, Signal, eventually};
+use crate::support::{Api, Dir, Running, Signal, eventually};
 
 /// Three and a half hours of four services, and of one record for each partition behind them.
 const RECORDS: usize = 26_000;
@@ -19,6 +21,10 @@ const END: u64 = START + RECORDS as u64 / 2 * 1_000;
 const MINUTE: u64 = 60_000;
 /// What may come late comes so much later at the most: within the retention.
 const LATEST: u64 = 15 * MINUTE;
+/// Minutes of a service that come late as a whole: in the midst of an incident, which is amended, and in quiet, where what was
+/// said of its silence is retracted.
+const HELD: [(u64, u64, &str); 2] = [(181, 186, "auth-service"), (194, 198, "inventory-service")];
+const HELD_FOR: u64 = 10 * MINUTE;
 /// The event time of the last record of each partition.
 const CLOSED: u64 = END + 5 * MINUTE;
 
@@ -93,29 +99,35 @@ fn records() -> Vec<Vec<(u64, String)>> {
     (0..PARTITIONS).map(read).collect()
 }
 
-/// The same records in the order in which they come when some are late: single ones, and five minutes of a service.
-fn disordered(records: &[Vec<(u64, String)>]) -> Vec<Vec<(u64, String)>> {
+/// The same records in the order in which they come when some are late: single ones, and minutes of two services. In parts: one
+/// ends before each of these minutes comes, when all that is known is that the service said nothing.
+fn disordered(records: &[Vec<(u64, String)>]) -> Vec<Vec<Vec<(u64, String)>>> {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let of_partition = |records: &Vec<(u64, String)>| {
-        let mut coming: Vec<(u64, u64, String)> = records
+    let mut parts = vec![vec![Vec::new(); records.len()]; HELD.len() + 1];
+    for (partition, records) in records.iter().enumerate() {
+        let mut coming: Vec<(u64, u64, &String)> = records
             .iter()
             .map(|(at, text)| {
-                let is_held =
-                    (START + 181 * MINUTE..START + 186 * MINUTE).contains(at) && text.contains("auth-service");
+                let is_held = |held: &(u64, u64, &str)| {
+                    (START + held.0 * MINUTE..START + held.1 * MINUTE).contains(at) && text.contains(held.2)
+                };
                 let delay = match rng.random_range(0..100) {
                     _ if *at > END - LATEST => 0,
-                    _ if is_held => 10 * MINUTE,
+                    _ if HELD.iter().any(is_held) => HELD_FOR,
                     0..4 => rng.random_range(0..LATEST),
                     4..30 => rng.random_range(0..20_000),
                     _ => 0,
                 };
-                (at + delay, *at, text.clone())
+                (at + delay, *at, text)
             })
             .collect();
         coming.sort_by_key(|(comes, at, _)| (*comes, *at));
-        coming.into_iter().map(|(_, at, text)| (at, text)).collect()
-    };
-    records.iter().map(of_partition).collect()
+        for (comes, at, text) in coming {
+            let part = HELD.iter().filter(|held| comes >= START + held.0 * MINUTE + HELD_FOR).count();
+            parts[part][partition].push((at, text.clone()));
+        }
+    }
+    parts
 }
 
 /// What a run ended with, without what tells how it came to be known.
@@ -217,17 +229,32 @@ impl Outcome {
     }
 }
 
-/// Runs over these records until all are in, with a number of processes and workers in each.
-fn run(records: &[Vec<(u64, String)>], processes: usize, workers: &str) -> Outcome {
+/// Puts records at the ends of the files that are read.
+fn append(dir: &Dir, records: &[Vec<(u64, String)>]) {
+    for (number, records) in records.iter().enumerate() {
+        let path = dir.path().join(format!("in-{number}.log"));
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        let text: String = records.iter().map(|(_, text)| text.clone() + "\n").collect();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+}
+
+/// Waits until everything is counted and told as of `reached`.
+fn read_up_to(api: &Api, reached: u64) {
+    eventually("all is counted", || {
+        ["/views/per_service?size=1", "/alerts?size=1"]
+            .iter()
+            .all(|path| api.get(path).is_some_and(|answer| answer["as_of"].as_u64() >= Some(reached)))
+            .then_some(())
+    });
+}
+
+/// Runs over these records until all are in, with a number of processes and workers in each. The records of a part are
+/// written when everything of the part before is known.
+fn run(parts: &[Vec<Vec<(u64, String)>>], processes: usize, workers: &str) -> Outcome {
     let dir = Dir::new();
     dir.file("floodmark.toml", CONFIG);
-    for (number, records) in records.iter().enumerate() {
-        let mut text: String = records.iter().map(|(_, text)| text.clone() + "\n").collect();
-        // Closes what is before it. Nothing is said as of a time behind it.
-        let last = json!({"timestamp": CLOSED, "service_name": "auth-service", "method": "GET", "message": "end"});
-        text += &format!("{last}\n");
-        dir.file(&format!("in-{number}.log"), &text);
-    }
+    append(&dir, &parts[0]);
     let ports: Vec<_> = (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let hosts: String = ports.iter().map(|port| format!("{}\n", port.local_addr().unwrap())).collect();
     drop(ports);
@@ -240,14 +267,19 @@ fn run(records: &[Vec<(u64, String)>], processes: usize, workers: &str) -> Outco
     };
     let mut running: Vec<Running> = (0..processes).map(start).collect();
     let apis: Vec<_> = running.iter_mut().map(Running::api).collect();
+    for window in parts.windows(2) {
+        let clock = |records: &Vec<(u64, String)>| records.iter().map(|(at, _)| *at).max().unwrap();
+        let reached = window[0].iter().map(clock).min().unwrap() / 1_000 * 1_000;
+        apis.iter().for_each(|api| read_up_to(api, reached));
+        append(&dir, &window[1]);
+    }
+    // Closes what is before it. Nothing is said as of a time behind it.
+    let last = json!({"timestamp": CLOSED, "service_name": "auth-service", "method": "GET", "message": "end"});
+    append(&dir, &vec![vec![(CLOSED, last.to_string())]; PARTITIONS]);
     let mut patterns = Value::Null;
     for api in apis {
-        let reached = Some(CLOSED);
-        eventually("all is counted", || {
-            (api.get("/logs/stats")?["total_logs"] == RECORDS).then_some(())?;
-            (api.get("/views/per_service?size=1")?["as_of"].as_u64() >= reached).then_some(())?;
-            (api.get("/alerts?size=1")?["as_of"].as_u64() >= reached).then_some(())
-        });
+        read_up_to(&api, CLOSED);
+        eventually("all is counted", || (api.get("/logs/stats")?["total_logs"] == RECORDS).then_some(()));
         let answer = api.get("/patterns?size=1000").unwrap();
         assert_eq!(
             (&answer["count"], answer["total"].as_u64()),
@@ -265,7 +297,7 @@ fn run(records: &[Vec<(u64, String)>], processes: usize, workers: &str) -> Outco
 fn late_records_leave_the_scores_alerts_and_patterns_of_a_run_in_order() {
     let in_order = records();
     let late = disordered(&in_order);
-    let expected = run(&in_order, 1, "1");
+    let expected = run(&[in_order], 1, "1");
     assert_eq!((expected.corrected, expected.retracted), (0, 0));
     println!("scores, alerts, patterns: {:?}", expected.hashes());
     let names: BTreeSet<&str> = expected.alerts.values().map(|alert| alert["alert"].as_str().unwrap()).collect();
@@ -275,7 +307,7 @@ fn late_records_leave_the_scores_alerts_and_patterns_of_a_run_in_order() {
     for (processes, workers) in [(1, "1"), (1, "2"), (1, "4"), (2, "2")] {
         let outcome = run(&late, processes, workers);
         assert!(outcome.corrected > 100, "{} windows corrected", outcome.corrected);
-        assert!(outcome.retracted > 0, "the services that were late were silent at first");
+        assert!(outcome.retracted > 0, "the service that was late was silent at first");
         outcome.assert_is(&expected, &format!("{processes} processes, {workers} workers each"));
     }
 }
