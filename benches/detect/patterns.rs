@@ -284,9 +284,7 @@ pub fn report() {
             f64::from(all) / key_weeks,
             f64::from(all) / SERVICES,
         );
-        for (kind, words) in
-            [(IncidentKind::NewMessage, "fallback engaged"), (IncidentKind::ErrorBurst, "failed, attempt")]
-        {
+        for (kind, words) in [(IncidentKind::NewMessage, "on shard"), (IncidentKind::ErrorBurst, "failed, attempt")] {
             let of_kind: Vec<_> = labels.iter().filter(|label| label.kind == kind).collect();
             let mut delays: Vec<(u64, &str)> = Vec::new();
             for label in &of_kind {

@@ -17,6 +17,54 @@ const DAY_MS: u64 = 86_400_000;
 /// Width of the logarithm of response times.
 const SIGMA: f64 = 0.55;
 
+/// What new messages are made of. Their numbers have no common divisor, so 2,288 incidents pass before a message comes again.
+const TROUBLES: [&str; 13] = [
+    "fallback engaged",
+    "leader lease expired",
+    "replica fenced",
+    "journal replayed",
+    "circuit opened",
+    "snapshot discarded",
+    "watchdog fired",
+    "index rebuilt",
+    "backpressure applied",
+    "token bucket drained",
+    "schema cache dropped",
+    "write path degraded",
+    "standby promoted",
+];
+const CAUSES: [&str; 11] = [
+    "after quorum loss",
+    "on checksum mismatch",
+    "by failed handshake",
+    "during compaction",
+    "beyond heartbeat limit",
+    "under disk pressure",
+    "upon clock step",
+    "within rolling restart",
+    "without upstream answer",
+    "past descriptor limit",
+    "through dns failure",
+];
+const EFFECTS: [&str; 16] = [
+    "serving stale reads",
+    "refusing writes",
+    "shedding batch load",
+    "queueing commits",
+    "holding new sessions",
+    "skipping audit trail",
+    "bypassing cache",
+    "retrying quietly",
+    "routing elsewhere",
+    "pausing consumers",
+    "draining connections",
+    "sampling traces",
+    "rejecting uploads",
+    "deferring invoices",
+    "limiting logins",
+    "freezing rollout",
+];
+
 /// What every partition's generator shares.
 pub struct Plan {
     seed: u64,
@@ -99,13 +147,13 @@ impl Records {
         let start_ms = self.timeline.start_ms();
         let arrival_ms = start_ms + self.next_arrival_ns() / 1_000_000;
         let time_ms = (arrival_ms - delay_ms(delay).min(arrival_ms)).max(start_ms);
-        let incident =
-            self.incidents.iter().flatten().find(|i| i.service == service && i.covers(time_ms)).map(|i| i.kind);
+        let incident = self.incidents.iter().flatten().find(|i| i.service == service && i.covers(time_ms));
+        let kind = incident.map(|incident| incident.kind);
 
         let service = &plan.services[service];
         let route = &service.routes[take16(&mut choice, service.routes.len() as u64) as usize];
         let outcome = take16(&mut choice, 1000);
-        let (client_error, server_error) = match incident {
+        let (client_error, server_error) = match kind {
             Some(IncidentKind::ErrorBurst) => (20, 450),
             _ => (20, 3),
         };
@@ -118,17 +166,17 @@ impl Records {
         } else {
             200
         };
-        let slow = if incident == Some(IncidentKind::LatencyShift) { 6.0 } else { 1.0 };
+        let slow = if kind == Some(IncidentKind::LatencyShift) { 6.0 } else { 1.0 };
         let outcome_factor = if status >= 500 { 2.5 } else { 1.0 };
         let factor = plan.factors.factor(time_bits) * daily_wave(time_ms) * slow * outcome_factor;
         // Tenths of a millisecond, the precision that is written.
         let response_tenths = (f64::from(route.median_us) * factor) as u64 / 100;
-        let unseen = incident == Some(IncidentKind::NewMessage) && take16(&mut choice, 3) == 0;
+        let unseen = incident.filter(|i| i.kind == IncidentKind::NewMessage && take16(&mut choice, 3) == 0);
         let level = match status {
             500.. if id_low & 63 == 0 => "FATAL",
             500.. => "ERROR",
             400.. => "WARN",
-            _ if unseen || response_tenths > 10_000 => "WARN",
+            _ if unseen.is_some() || response_tenths > 10_000 => "WARN",
             _ if id_low & 15 == 1 => "DEBUG",
             _ => "INFO",
         };
@@ -140,10 +188,11 @@ impl Records {
         let mut line = Line(out);
         line.text("{\"timestamp\":").number(time_ms).text(",\"service_name\":\"").text(&service.name);
         line.text("\",\"level\":\"").text(level).text("\",\"message\":\"");
-        if unseen {
-            line.text("fallback engaged after quorum loss on shard ").number(host + 1);
-            line.text(", epoch ").number(entity).text(": serving stale reads for ").number(response_tenths / 10);
-            line.text(" ms");
+        if let Some(incident) = unseen {
+            let word = |words: &[&'static str]| words[(incident.number % words.len() as u64) as usize];
+            line.text(word(&TROUBLES)).text(" ").text(word(&CAUSES)).text(" on shard ").number(host + 1);
+            line.text(", epoch ").number(entity).text(": ").text(word(&EFFECTS)).text(" for ");
+            line.number(response_tenths / 10).text(" ms");
         } else {
             match status {
                 500.. => line.text(route.method).text(" failed, attempt ").number(1 + (id_high & 1)),
@@ -359,7 +408,7 @@ mod tests {
             counts[0] += 1.0;
             counts[1] += f64::from(u8::from(value["error_code"].is_string()));
             counts[2] += value["response_time_ms"].as_f64().unwrap();
-            counts[3] += f64::from(u8::from(value["message"].as_str().unwrap().starts_with("fallback engaged")));
+            counts[3] += f64::from(u8::from(value["message"].as_str().unwrap().contains(" on shard ")));
         }
         for (incident, counts) in incidents.iter().zip(inside) {
             let normal = outside[incident.service];

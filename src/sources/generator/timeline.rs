@@ -34,6 +34,8 @@ pub enum IncidentKind {
 /// Something going wrong with one service from `start_ms` until before `end_ms`, in event time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incident {
+    /// Which one it is of its timeline, from 0 on.
+    pub number: u64,
     /// Index of the service.
     pub service: usize,
     /// What goes wrong.
@@ -123,7 +125,7 @@ impl Timeline {
         // Starts 60 to 120 s into the period and lasts 30 to 120 s, so there is quiet around it.
         let start_ms = self.start_ms + period * PERIOD_MS + (60 + draws.below(61)) * 1000;
         let end_ms = start_ms + (30 + draws.below(91)) * 1000;
-        Some(Incident { service, kind, start_ms, end_ms })
+        Some(Incident { number: period, service, kind, start_ms, end_ms })
     }
 
     /// Every incident that starts before `end_ms`.
@@ -136,7 +138,7 @@ impl Timeline {
     fn pieces(&self, period: u64, first: u64) -> [Piece; 3] {
         let period_ms = period * PERIOD_MS;
         let (from, to, interval_ns, dropped) = match self.incident(period) {
-            Some(Incident { service, kind: IncidentKind::TrafficDrop, start_ms, end_ms }) => {
+            Some(Incident { service, kind: IncidentKind::TrafficDrop, start_ms, end_ms, .. }) => {
                 let total: u64 = self.weights.iter().map(|weight| u64::from(*weight)).sum();
                 let lost = u64::from(self.weights[service]) * (DROP_TO_ONE_IN - 1);
                 let interval_ns = self.interval_ns * (total * DROP_TO_ONE_IN) / (total * DROP_TO_ONE_IN - lost);
