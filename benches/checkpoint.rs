@@ -369,7 +369,7 @@ impl Bench {
         let options = WriterOptions { indexed: Indexed::Windows, queue_bytes: 64 << 20, spool: None };
         let writer =
             Writer::start(Arc::new(NoStore), Arc::new(NoDeadLetters), options, &self.runtime).expect("a writer");
-        let (board, stats) = (Arc::new(ProgressBoard::default()), Arc::new(Stats::default()));
+        let board = Arc::new(ProgressBoard::default());
         let checkpoints = Checkpoints::new(Parts {
             alerts: None,
             store: self.store.clone(),
@@ -379,7 +379,6 @@ impl Bench {
             board: board.clone(),
             live: Some(live.clone()),
             line,
-            stats: stats.clone(),
             process: 0,
         });
         let (up_to, watch) = (Rc::new(Cell::new(restored.at.max(START))), Rc::new(Watch::default()));
@@ -411,6 +410,7 @@ impl Bench {
             restored,
             Some(sink),
         );
+        let stats = checkpoints.stats().clone();
         Running { worker, dataflow, up_to, watch, stats }
     }
 
@@ -538,7 +538,8 @@ fn go_on(bench: &Arc<Bench>) {
     let restored = Restored { at, partitions: starts.collect(), rows: Arc::new(rows), ..Default::default() };
     live.restore(&restored, &standing.live, true);
     let restored_live = started.elapsed();
-    let line = Line { manifest, configuration: bench.fingerprint(), changes: Vec::new() };
+    let line = Line::go_on(&bench.store, manifest, bench.fingerprint(), Vec::new());
+    let line = bench.runtime.block_on(line).expect("readable");
     let (parts, bench) = (Mutex::new(Some((line, restored))), bench.clone());
     timely::execute::execute_directly(move |worker| {
         let (line, restored) = parts.lock().take().expect("one worker");

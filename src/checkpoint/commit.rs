@@ -5,6 +5,7 @@
 //! become long is merged into one file, which the next manifest names in their place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use super::compare::Fingerprint;
 use super::config::CheckpointConfig;
 use super::contents::ShardHead;
 use super::manifest::{CheckpointId, FileRef, Manifest, id_of, name};
+use super::marks::Recorder;
 use super::sink::{Description, WorkerSink};
 use super::store::{CopyStore, StoreError};
 use super::{CheckpointError, STATE_FOLDER, Stats, chain_of, marks, repeat, restore};
@@ -41,6 +43,8 @@ const FIRST_AFTER: Duration = Duration::from_secs(1);
 pub struct Line {
     /// The newest one.
     pub manifest: Manifest,
+    /// Numbers of those that were newer when it was chosen, and cannot be used. The next number comes after them.
+    pub abandoned: Range<CheckpointId>,
     /// The present configuration.
     pub configuration: Fingerprint,
     /// What changed in it since, with the tick from which it applies.
@@ -60,9 +64,9 @@ impl Line {
         workers: usize,
     ) -> Result<Self, CheckpointError> {
         let now = wall_clock_ms();
-        let last = restore::ids(store).await?.last().copied();
+        let id = restore::ids(store).await?.last().map_or(0, |last| last + 1);
         let manifest = Manifest {
-            id: last.map_or(0, |last| last + 1),
+            id,
             at: 0,
             generation,
             created_ms: now,
@@ -75,7 +79,26 @@ impl Line {
             changes: Vec::new(),
         };
         store.create(&manifest.name(), manifest.encode()?.into()).await?;
-        Ok(Self { manifest, configuration, changes: Vec::new() })
+        Ok(Self { manifest, abandoned: id + 1..id + 1, configuration, changes: Vec::new() })
+    }
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// When it cannot be told which numbers are taken.
+    pub async fn go_on(
+        store: &CopyStore,
+        manifest: Manifest,
+        configuration: Fingerprint,
+        changes: Vec<(Tick, String)>,
+    ) -> Result<Self, CheckpointError> {
+        let next = manifest.id + 1;
+        let taken = restore::ids(store).await?.last().map_or(next, |last| next.max(last + 1));
+        Ok(Self { manifest, abandoned: next..taken, configuration, changes })
+    }
+
+    fn next_id(&self) -> CheckpointId {
+        self.abandoned.end.max(self.manifest.id + 1)
     }
 }
 
@@ -93,8 +116,9 @@ pub(super) struct Shared {
     /// The live state of the process of the first worker.
     pub(super) live: Option<Arc<LiveView>>,
     pub(super) stats: Arc<Stats>,
-    /// Tells the files of this start from those of others.
+    /// Tells the files of this start from those of others. Ascending from start to start.
     pub(super) run: String,
+    pub(super) generation: u64,
     /// Cut positions of committed checkpoints, that the source has not been told of.
     pub(super) committed_positions: Mutex<Positions>,
     config: CheckpointConfig,
@@ -126,8 +150,6 @@ pub struct Parts {
     pub live: Option<Arc<LiveView>>,
     /// The checkpoint to go on from.
     pub line: Line,
-    /// Counters, shared with the recorder of marks.
-    pub stats: Arc<Stats>,
     /// The number of the process.
     pub process: usize,
 }
@@ -135,7 +157,8 @@ pub struct Parts {
 impl Checkpoints {
     /// Checkpoints that go on from one.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, config, runtime, writer, alerts, board, live, line, stats, process } = parts;
+        let Parts { store, config, runtime, writer, alerts, board, live, line, process } = parts;
+        let stats = Arc::new(Stats::default());
         let now = Instant::now();
         let manifest = &line.manifest;
         stats.last_id.store(manifest.id, Ordering::Relaxed);
@@ -154,6 +177,7 @@ impl Checkpoints {
             live,
             stats,
             run: format!("{:013}-{process:03}", wall_clock_ms()),
+            generation: line.manifest.generation,
             committed_positions: Mutex::default(),
             config,
             line: tokio::sync::Mutex::new(line),
@@ -163,6 +187,11 @@ impl Checkpoints {
             pause_us: AtomicU64::new(0),
             failure: Mutex::default(),
         }))
+    }
+
+    /// What records the marks of this process.
+    pub fn recorder(&self) -> Recorder {
+        Recorder::start(self.0.clone())
     }
 
     /// The share of a worker, by its number among all.
@@ -248,7 +277,7 @@ impl Shared {
                 return self.fail(chain_of(&error));
             }
             // Before it is said: as soon as it is, the next files are written.
-            if let Err(error) = self.delete_old(&line.manifest).await {
+            if let Err(error) = delete_old(&self.store, &self.config, &line).await {
                 tracing::warn!("old checkpoints stay for now: {}", chain_of(&error));
             }
             self.committed.store(at + 1, Ordering::SeqCst);
@@ -264,7 +293,7 @@ impl Shared {
     async fn write_manifest(&self, line: &mut Line, at: Tick, descriptions: &[Vec<u8>]) -> Result<(), CheckpointError> {
         let (begun, began_ms) = *self.begun.lock();
         let mut manifest = Manifest {
-            id: line.manifest.id + 1,
+            id: line.next_id(),
             at,
             created_ms: wall_clock_ms(),
             began_ms,
@@ -315,34 +344,6 @@ impl Shared {
         Ok(())
     }
 
-    /// Deletes manifests beyond those to be kept, then files that none of these needs.
-    async fn delete_old(&self, last: &Manifest) -> Result<(), StoreError> {
-        let ids: BTreeSet<CheckpointId> = restore::ids(&self.store).await?.into_iter().collect();
-        let kept: Vec<CheckpointId> = ids.iter().rev().take(usize::from(self.config.keep)).copied().collect();
-        let mut needed: BTreeSet<String> = last.files.iter().map(|file| file.name.clone()).collect();
-        let mut began_ms = last.began_ms;
-        for &id in kept.iter().filter(|&&id| id != last.id) {
-            // One that cannot be read needs nothing.
-            let Ok(manifest) = restore::manifest(&self.store, id, false).await else { continue };
-            began_ms = began_ms.min(manifest.began_ms);
-            needed.extend(manifest.files.into_iter().map(|file| file.name));
-        }
-        for id in ids.iter().filter(|id| !kept.contains(id)) {
-            self.store.delete(&name(*id)).await?;
-        }
-        for path in self.store.list(STATE_FOLDER).await? {
-            let file = path.rsplit('/').next().unwrap_or(&path);
-            if id_of(file).is_none() && !needed.contains(file) {
-                self.store.delete(&path).await?;
-            }
-        }
-        if last.id.is_multiple_of(MARKS_ROUNDS) {
-            let before = last.created_ms.saturating_sub(self.config.marks_retention.as_millis()).min(began_ms);
-            marks::delete_before(&self.store, before).await?;
-        }
-        Ok(())
-    }
-
     /// Replaces the files of the chain by one. The next manifest names it.
     async fn merge(&self, line: &mut Line) -> Result<(), CheckpointError> {
         let files = restore::files(&self.store, &line.manifest).await?;
@@ -352,6 +353,46 @@ impl Shared {
         line.manifest.files = vec![write_merged(&self.store, &self.run, at, file, rows).await?];
         Ok(())
     }
+}
+
+/// Deletes manifests beyond those to be kept, then files that none of these needs.
+pub(super) async fn delete_old(store: &CopyStore, config: &CheckpointConfig, line: &Line) -> Result<(), StoreError> {
+    let last = &line.manifest;
+    let ids = restore::ids(store).await?;
+    let usable = ids.iter().rev().filter(|id| !line.abandoned.contains(id));
+    let kept: Vec<CheckpointId> = usable.take(usize::from(config.keep)).copied().collect();
+    let mut needed: BTreeSet<String> = last.files.iter().map(|file| file.name.clone()).collect();
+    let mut began_ms = last.began_ms;
+    for &id in kept.iter().filter(|&&id| id != last.id) {
+        match restore::manifest(store, id, false).await {
+            Ok(manifest) => {
+                began_ms = began_ms.min(manifest.began_ms);
+                needed.extend(manifest.files.into_iter().map(|file| file.name));
+            }
+            // It needs nothing.
+            Err(StoreError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for id in ids.iter().filter(|id| !kept.contains(id)) {
+        store.delete(&name(*id)).await?;
+    }
+    let files = store.list(STATE_FOLDER).await?;
+    if restore::ids(store).await?.last() != Some(&last.id) {
+        // Another run goes on from here: the files may be those of its checkpoints.
+        return Ok(());
+    }
+    for path in files {
+        let file = path.rsplit('/').next().unwrap_or(&path);
+        if id_of(file).is_none() && !needed.contains(file) {
+            store.delete(&path).await?;
+        }
+    }
+    if last.id.is_multiple_of(MARKS_ROUNDS) {
+        let before = last.created_ms.saturating_sub(config.marks_retention.as_millis()).min(began_ms);
+        marks::delete_before(store, before).await?;
+    }
+    Ok(())
 }
 
 fn merge(files: Vec<Bytes>, configuration: &Fingerprint, at: Tick) -> Result<(Vec<u8>, usize), CheckpointError> {

@@ -10,7 +10,7 @@ use super::compare::Fingerprint;
 use super::format::{Damage, EncodeError, FileReader, FileWriter, Kind, Tag};
 use bytes::Bytes;
 
-/// The number of a checkpoint. Each is one more than the one before; the first, 0, is the start of a generation.
+/// The number of a checkpoint: higher than all before it in the same place. The first, 0, is the start of a generation.
 pub type CheckpointId = u64;
 
 /// What a checkpoint consists of. Written last: a checkpoint without its manifest does not exist.

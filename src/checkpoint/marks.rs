@@ -1,10 +1,10 @@
 //! Recorded marks: how the wall clock that a run saw is kept for the runs that go on from its checkpoints.
 //!
 //! In: marks that feeds took. Out: the same marks, once they are durable. A segment is written anew with each mark, to the
-//! same store as checkpoints, until it is [`SEGMENT_BYTES`] long or [`SEGMENT_MS`] old. Writing is repeated for as long
+//! same store as checkpoints, until it is [`SEGMENT_BYTES`] long or would span more than [`SEGMENT_MS`]. Writing is repeated for as long
 //! as it takes; meanwhile nothing happens that depends on a mark.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use floodmark_dataflows::input::{
 };
 use floodmark_dataflows::time::Millis;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::commit::Shared;
 use super::contents::{MarkEntry, MarksOfProcess};
 use super::format::{Damage, FileReader, FileWriter, Kind, Tag};
+use super::repeat;
 use super::store::{CopyStore, StoreError};
-use super::{Stats, repeat};
 
 /// Where marks are.
 const FOLDER: &str = "marks";
 /// A segment is closed when it is this long.
 const SEGMENT_BYTES: usize = 64 << 10;
-/// A segment is closed when its first mark is this old.
+/// The marks of a segment are made within this time.
 const SEGMENT_MS: Millis = 10 * 60_000;
 /// Clocks of different hosts may differ by this much.
 const CLOCK_SLACK_MS: Millis = 10 * 60_000;
@@ -45,45 +45,42 @@ struct Job {
 pub struct Recorder(mpsc::UnboundedSender<Job>);
 
 impl Recorder {
-    /// Starts recording, for a process that was started at `started_ms`.
-    pub fn start(
-        store: CopyStore,
-        runtime: &Handle,
-        generation: u64,
-        started_ms: Millis,
-        process: usize,
-        stats: Arc<Stats>,
-    ) -> Self {
+    /// Starts recording.
+    pub(super) fn start(shared: Arc<Shared>) -> Self {
         let (sender, jobs) = mpsc::unbounded_channel();
-        let folder = format!("{FOLDER}/g{generation}/{started_ms:013}-{process:05}");
-        runtime.spawn(record(store, folder, jobs, stats));
+        let runtime = shared.runtime.clone();
+        runtime.spawn(record(shared, jobs));
         Self(sender)
     }
 }
 
-async fn record(store: CopyStore, folder: String, mut jobs: mpsc::UnboundedReceiver<Job>, stats: Arc<Stats>) {
+async fn record(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let Shared { store, stats, generation, run, .. } = &*shared;
     let mut segment = Segment::default();
     let mut number = 0u64;
-    while let Some(first) = jobs.recv().await {
+    let mut waiting = jobs.recv().await;
+    while let Some(first) = waiting.take() {
+        if !segment.spans(&first) {
+            segment = Segment::default();
+            number += 1;
+        }
+        segment.add(&first);
         let mut taken = vec![first];
         while let Ok(more) = jobs.try_recv() {
+            if !segment.spans(&more) {
+                waiting = Some(more);
+                break;
+            }
+            segment.add(&more);
             taken.push(more);
-        }
-        for job in &taken {
-            segment.add(job);
         }
         let file = match segment.encode() {
             Ok(file) => Bytes::from(file),
-            Err(error) => {
-                tracing::error!("marks cannot be recorded, and the run stands still: {error}");
-                return;
-            }
+            Err(error) => return shared.fail(format!("marks: {error}")),
         };
-        let (is_full, first_ms) = (file.len() >= SEGMENT_BYTES, segment.first_ms());
-        let name = format!("{folder}/{first_ms:013}-{number:08}");
-        repeat("marks", &stats, || store.put(&name, file.clone())).await;
-        let last_ms = taken.iter().map(|job| job.marks.wall_ms).max().unwrap_or(0);
-        if is_full || last_ms >= first_ms.saturating_add(SEGMENT_MS) {
+        let name = format!("{FOLDER}/g{generation}/{run}/{:013}-{number:08}", segment.first_ms());
+        repeat("marks", stats, || store.put(&name, file.clone())).await;
+        if file.len() >= SEGMENT_BYTES {
             segment = Segment::default();
             number += 1;
         }
@@ -92,6 +89,9 @@ async fn record(store: CopyStore, folder: String, mut jobs: mpsc::UnboundedRecei
             if let Some(waker) = waker {
                 waker();
             }
+        }
+        if waiting.is_none() {
+            waiting = jobs.recv().await;
         }
     }
 }
@@ -103,6 +103,11 @@ struct Segment {
 }
 
 impl Segment {
+    /// Whether a mark was made within the time of the segment, which is what its name stands for.
+    fn spans(&self, job: &Job) -> bool {
+        self.contents.marks.first().is_none_or(|first| job.marks.wall_ms < first.wall_ms.saturating_add(SEGMENT_MS))
+    }
+
     fn add(&mut self, job: &Job) {
         let Self { contents, places } = self;
         let mut place = |position: &MarkPosition| {
@@ -170,6 +175,15 @@ pub async fn read(
         }
     }
     Ok(found)
+}
+
+/// The generations that marks are of.
+///
+/// # Errors
+/// When they cannot be listed.
+pub async fn generations(store: &CopyStore) -> Result<BTreeSet<u64>, StoreError> {
+    let names = store.list(FOLDER).await?;
+    Ok(names.iter().filter_map(|name| name.split('/').find_map(|part| part.strip_prefix('g')?.parse().ok())).collect())
 }
 
 /// Deletes segments all of whose marks were made before `before_ms`.
@@ -273,5 +287,55 @@ impl<F: Feed> Feed for Marked<F> {
         let _ = recorder.0.send(job);
         self.under_way = Some((slot, std::time::Instant::now(), false));
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Place, checkpoints, until};
+    use super::*;
+    use crate::stores::none::NoStore;
+
+    fn partition(topic: &str) -> PartitionInfo {
+        PartitionInfo { topic: topic.into(), identity: topic.into(), number: 0 }
+    }
+
+    /// Has a mark recorded; it is there when it is.
+    fn send(recorder: &Recorder, topic: &str, wall_ms: Millis) -> Arc<Mutex<Option<RecordedMarks>>> {
+        let positions = vec![MarkPosition { partition: 0, next_offset: wall_ms, at_end: true, hold: 0, away: false }];
+        let marks = RecordedMarks { wall_ms, positions };
+        let slot = Arc::new(Mutex::new(None));
+        let job = Job { partitions: vec![partition(topic)], marks, slot: slot.clone(), waker: None };
+        assert!(recorder.0.send(job).is_ok());
+        slot
+    }
+
+    #[tokio::test]
+    async fn a_mark_after_a_pause_is_read_by_its_own_time() {
+        let store = CopyStore::over(Place::new(), 2);
+        let recorder = checkpoints(store.clone(), Arc::new(NoStore)).await.recorder();
+        let late = 1_000 + SEGMENT_MS + CLOCK_SLACK_MS + 1;
+        // The first one on its own, then one after a pause, and one more after another pause at the same time.
+        for walls in [vec![1_000], vec![late, 3 * late]] {
+            let slots: Vec<_> = walls.into_iter().map(|wall_ms| send(&recorder, "logs", wall_ms)).collect();
+            until("they are recorded", || slots.iter().all(|slot| slot.lock().is_some())).await;
+        }
+        let walls = async |began_ms| -> Vec<Millis> {
+            let marks = read(&store, 3, began_ms).await.unwrap();
+            marks.get(&partition("logs")).into_iter().flatten().map(|mark| mark.wall_ms).collect()
+        };
+        assert_eq!(walls(0).await, [1_000, late, 3 * late]);
+        assert_eq!(walls(late + CLOCK_SLACK_MS).await, [late, 3 * late]);
+        assert_eq!(walls(3 * late).await, [3 * late]);
+        delete_before(&store, 3 * late).await.unwrap();
+        assert_eq!(walls(0).await, [3 * late]);
+    }
+
+    #[tokio::test]
+    async fn marks_that_cannot_be_encoded_end_the_run() {
+        let checkpoints = checkpoints(CopyStore::over(Place::new(), 2), Arc::new(NoStore)).await;
+        let recorder = checkpoints.recorder();
+        send(&recorder, &"x".repeat(65 << 20), 1_000);
+        until("the run ends", || checkpoints.failure().is_some_and(|why| why.starts_with("marks: "))).await;
     }
 }

@@ -35,6 +35,8 @@ pub mod restore;
 pub mod sink;
 pub mod store;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::future::Future;

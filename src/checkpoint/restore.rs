@@ -9,7 +9,7 @@ use floodmark_dataflows::checkpoint::StateRow;
 use super::chain::{Living, Merge, Standing};
 use super::manifest::{CheckpointId, Manifest, id_of, name};
 use super::store::{CopyStore, StoreError};
-use super::{CheckpointError, STATE_FOLDER};
+use super::{CheckpointError, STATE_FOLDER, marks};
 
 /// The state at a checkpoint.
 #[derive(Debug)]
@@ -35,10 +35,12 @@ pub async fn choose(store: &CopyStore) -> Result<Option<CheckpointId>, Checkpoin
     for &id in ids.iter().rev() {
         match verify(store, id, true).await {
             Ok(()) => chosen = chosen.or(Some(id)),
-            Err(problem) => {
+            Err(problem @ StoreError::Damaged { .. }) => {
                 tracing::error!("checkpoint {id} cannot be used: {problem}");
                 problems.push(format!("checkpoint {id}: {problem}"));
             }
+            // What cannot be reached may be good.
+            Err(unreachable) => return Err(unreachable.into()),
         }
     }
     match chosen {
@@ -56,6 +58,22 @@ pub async fn choose(store: &CopyStore) -> Result<Option<CheckpointId>, Checkpoin
 /// The numbers of all checkpoints, ascending.
 pub async fn ids(store: &CopyStore) -> Result<Vec<CheckpointId>, StoreError> {
     Ok(store.list("").await?.iter().filter_map(|name| id_of(name)).collect())
+}
+
+/// The highest generation of which anything is left; 0 for none.
+///
+/// # Errors
+/// When the store cannot be reached.
+pub async fn highest_generation(store: &CopyStore) -> Result<u64, StoreError> {
+    let mut highest = marks::generations(store).await?.last().copied().unwrap_or(0);
+    for id in ids(store).await? {
+        match manifest(store, id, false).await {
+            Ok(manifest) => highest = highest.max(manifest.generation),
+            Err(StoreError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(highest)
 }
 
 /// Reads a manifest.

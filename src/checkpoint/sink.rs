@@ -4,6 +4,7 @@
 //! writing happen on threads of the runtime, and the worker asks for the outcome.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -49,6 +50,8 @@ struct Share {
     windows: Option<u64>,
     /// Alerts handed in by then.
     alerts: u64,
+    /// Whether what is stored is durable; once it is stored.
+    durable: Option<Arc<AtomicBool>>,
     writing: Option<Arc<Mutex<Option<Description>>>>,
 }
 
@@ -66,6 +69,7 @@ impl WorkerSink {
             positions: Positions::new(),
             windows: None,
             alerts: 0,
+            durable: None,
             writing: None,
         };
         if self.share.as_ref().is_some_and(|share| share.at != at) {
@@ -89,6 +93,21 @@ impl WorkerSink {
         let runtime = shared.runtime.clone();
         runtime.spawn(write(shared, worker, at, cuts, live, rows, written));
         Some(())
+    }
+
+    /// Whether everything that this worker handed out before the cut is stored, and durable.
+    fn is_durable(&mut self) -> bool {
+        if !self.is_stored() {
+            return false;
+        }
+        let Self { shared, share: Some(share), .. } = self else { return false };
+        let begin = || {
+            let durable = Arc::<AtomicBool>::default();
+            let (writer, done) = (shared.writer.clone(), durable.clone());
+            shared.runtime.spawn(async move { done.store(writer.sync().await, Ordering::SeqCst) });
+            durable
+        };
+        share.durable.get_or_insert_with(begin).load(Ordering::SeqCst)
     }
 
     /// Whether everything that this worker handed out before the cut is stored.
@@ -158,9 +177,9 @@ impl CheckpointSink for WorkerSink {
 
     fn description(&mut self, at: Tick) -> Option<Vec<u8>> {
         self.write(at);
-        let is_stored = self.is_stored();
+        let is_durable = self.is_durable();
         let share = self.share.as_ref()?;
-        let mut description = share.writing.as_ref()?.lock().take_if(|_| is_stored)?;
+        let mut description = share.writing.as_ref()?.lock().take_if(|_| is_durable)?;
         // Not before everything is stored: only then is it known what is refused.
         let refused = |(partition, next): (&PartitionInfo, &u64)| {
             (partition.clone(), self.shared.writer.refused_before(partition, *next))
@@ -186,5 +205,69 @@ impl CheckpointSink for WorkerSink {
             }
             self.shared.committed_positions.lock().extend(share.positions);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tokio::sync::Semaphore;
+
+    use super::super::testing::{Place, checkpoints, until};
+    use super::*;
+    use crate::checkpoint::store::CopyStore;
+    use crate::stores::{LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+
+    /// A store that is not durable before it is let.
+    struct Volatile(Semaphore);
+
+    #[async_trait]
+    impl Store for Volatile {
+        fn name(&self) -> &'static str {
+            "volatile"
+        }
+
+        async fn write_logs(&self, _: Arc<LogBatch>) -> Result<Vec<Rejected>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn write_windows(&self, _: Vec<WindowWrite>) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn search_logs(&self, _: &LogQuery) -> Result<LogPage, StoreError> {
+            Ok(LogPage::default())
+        }
+
+        async fn health(&self) -> Result<String, StoreError> {
+            Ok(String::new())
+        }
+
+        async fn sync(&self) -> Result<(), StoreError> {
+            self.0.acquire().await.unwrap().forget();
+            Ok(())
+        }
+
+        async fn flush(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_share_is_not_handed_over_before_what_was_stored_is_durable() {
+        let documents = Arc::new(Volatile(Semaphore::new(0)));
+        let checkpoints = checkpoints(CopyStore::over(Place::new(), 2), documents.clone()).await;
+        let mut sink = checkpoints.sink(0);
+        sink.partitions(5, Vec::new());
+        sink.rows(5, Vec::new());
+        until("it is written", || {
+            let writing = sink.share.as_ref().and_then(|share| share.writing.as_ref());
+            writing.is_some_and(|written| written.lock().is_some())
+        })
+        .await;
+        assert!(sink.is_stored());
+        assert_eq!(sink.description(5), None);
+        documents.0.add_permits(1);
+        until("it is handed over", || sink.description(5).is_some()).await;
     }
 }

@@ -17,7 +17,10 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::config::CheckpointConfig;
 use super::format::Damage;
+use super::{FIRST_DELAY, chain_of};
 
+/// So many times a file is read that cannot be reached, with a growing pause in between.
+const READ_TRIES: u32 = 5;
 /// The folders of the copies.
 const COPIES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -110,6 +113,12 @@ impl CopyStore {
         Ok(Self { store: Arc::new(store), root: Path::default(), copies, place })
     }
 
+    /// Copies in any other place.
+    #[cfg(test)]
+    pub(super) fn over(store: Arc<dyn ObjectStore>, copies: usize) -> Self {
+        Self { store, root: Path::default(), copies, place: "elsewhere".to_owned() }
+    }
+
     /// What to call it.
     pub fn place(&self) -> &str {
         &self.place
@@ -171,14 +180,33 @@ impl CopyStore {
     /// replaced.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] when no copy is good; the last error when none can be reached.
+    /// [`StoreError::Damaged`] when all copies were looked at and none is good; [`StoreError::Failed`] when one that may be
+    /// good cannot be reached, after some tries.
     pub async fn get<T>(
         &self,
         name: &str,
         repair: bool,
         check: impl Fn(&Bytes) -> Result<T, Damage>,
     ) -> Result<T, StoreError> {
+        let mut delay = FIRST_DELAY;
+        for _ in 1..READ_TRIES {
+            match self.try_get(name, repair, &check).await {
+                Err(StoreError::Failed { .. }) => tokio::time::sleep(delay).await,
+                result => return result,
+            }
+            delay *= 2;
+        }
+        self.try_get(name, repair, &check).await
+    }
+
+    async fn try_get<T>(
+        &self,
+        name: &str,
+        repair: bool,
+        check: &impl Fn(&Bytes) -> Result<T, Damage>,
+    ) -> Result<T, StoreError> {
         let mut bad = Vec::new();
+        let mut unreachable = None;
         let mut good = None;
         for copy in &COPIES[..self.copies] {
             let problem = match self.get_copy(copy, name).await {
@@ -195,13 +223,19 @@ impl CopyStore {
                 Err(StoreError::Failed { source: object_store::Error::NotFound { .. }, .. }) => {
                     "it is not there".to_owned()
                 }
-                Err(StoreError::Failed { source, .. }) => source.to_string(),
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    tracing::warn!("{}", chain_of(&error));
+                    unreachable = Some(error);
+                    continue;
+                }
             };
             tracing::warn!("checkpoint file {} is damaged: {problem}", self.shown(copy, name));
             bad.push((copy, problem));
         }
         let Some((value, bytes)) = good else {
+            if let Some(error) = unreachable {
+                return Err(error);
+            }
             let problems = bad.iter().map(|(copy, problem)| format!("in {copy}, {problem}"));
             let problems = problems.collect::<Vec<_>>().join("; ");
             return Err(StoreError::Damaged { name: name.to_owned(), problems });

@@ -14,15 +14,19 @@ use floodmark_dataflows::patterns::SeenPatterns;
 use floodmark_dataflows::record::Level;
 use floodmark_dataflows::scores::{Learned, ScoredMeasure};
 use floodmark_dataflows::view::Key;
+use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::chain::{Living, Merge, encode, sort};
+use super::commit::{Line, delete_old};
 use super::compare::{Fingerprint, ViewPrint};
 use super::contents::{LiveRows, PatternRow, ShardHead, TotalsRow};
 use super::format::{EncodeError, read};
 use super::manifest::{FileRef, Manifest};
-use super::restore::{Loaded, choose, load};
-use super::store::CopyStore;
+use super::restore::{Loaded, choose, highest_generation, ids, load};
+use super::store::{CopyStore, StoreError};
+use super::testing::{Place, unreachable};
+use super::{CheckpointConfig, CheckpointError};
 use crate::live::patterns::PatternCount;
 use crate::live::totals::Totals;
 
@@ -208,7 +212,10 @@ fn manifest(id: u64, files: Vec<FileRef>) -> Manifest {
 }
 
 async fn two_checkpoints(directory: &Path) -> CopyStore {
-    let store = CopyStore::in_directory(directory, 2).unwrap();
+    two_checkpoints_in(CopyStore::in_directory(directory, 2).unwrap()).await
+}
+
+async fn two_checkpoints_in(store: CopyStore) -> CopyStore {
     let mut files = Vec::new();
     for id in 1..=2u64 {
         let (bytes, rows) = file(id, vec![cut(0, id, 0, &[])], &[], vec![pane("a", 10, id as i64)]);
@@ -274,6 +281,83 @@ async fn where_all_copies_are_bad_the_checkpoint_before_is_used() {
     assert!(error.contains("state/1") && error.contains("--fresh"), "{error}");
     let empty = tempfile::tempdir().unwrap();
     assert_eq!(choose(&CopyStore::in_directory(empty.path(), 2).unwrap()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_is_not_taken_for_damaged() {
+    let place = Place::new();
+    let store = two_checkpoints_in(CopyStore::over(place.clone(), 2)).await;
+    let about_newest =
+        |what: &str, path: &object_store::path::Path| what == "get" && path.as_ref().ends_with("state/2");
+    place.before(move |what, path| if about_newest(what, path) { Err(unreachable()) } else { Ok(()) });
+    let error = choose(&store).await.unwrap_err();
+    assert!(matches!(&error, CheckpointError::Store(StoreError::Failed { .. })), "{error}");
+    let mut failures = 3;
+    place.before(move |what, path| {
+        let fails = about_newest(what, path) && failures > 0;
+        failures -= u32::from(fails);
+        if fails { Err(unreachable()) } else { Ok(()) }
+    });
+    assert_eq!(choose(&store).await.unwrap(), Some(2), "it is tried again");
+    place.before(move |what, path| {
+        let fails = about_newest(what, path) && path.as_ref().starts_with("a/");
+        if fails { Err(unreachable()) } else { Ok(()) }
+    });
+    assert_eq!(choose(&store).await.unwrap(), Some(2), "another copy does");
+}
+
+fn line(last: Manifest, abandoned: std::ops::Range<u64>) -> Line {
+    let configuration = last.configuration.clone();
+    Line { manifest: last, abandoned, configuration, changes: Vec::new() }
+}
+
+#[tokio::test]
+async fn abandoned_checkpoints_make_way_for_good_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = two_checkpoints(directory.path()).await;
+    let (bytes, rows) = file(3, Vec::new(), &[], Vec::new());
+    let only = FileRef::of("3".to_owned(), &bytes, rows);
+    store.put("state/3", bytes.into()).await.unwrap();
+    let last = manifest(3, vec![only]);
+    store.create(&last.name(), last.encode().unwrap().into()).await.unwrap();
+    delete_old(&store, &CheckpointConfig::default(), &line(last, 2..3)).await.unwrap();
+    assert_eq!(ids(&store).await.unwrap(), [1, 3]);
+    assert_eq!(store.list("state").await.unwrap().into_iter().collect::<Vec<_>>(), ["state/1", "state/3"]);
+}
+
+#[tokio::test]
+async fn files_of_a_run_that_goes_on_meanwhile_are_not_deleted() {
+    let place = Place::new();
+    let store = two_checkpoints_in(CopyStore::over(place.clone(), 1)).await;
+    let last = manifest(2, Vec::new());
+    let of_other = manifest(3, Vec::new());
+    let (name, bytes) = (of_other.name(), Bytes::from(of_other.encode().unwrap()));
+    let committing = place.clone();
+    place.before(move |what, path| {
+        if what == "list" && path.as_ref() == "a/state" {
+            let path = object_store::path::Path::from(format!("a/{name}"));
+            let put = object_store::ObjectStoreExt::put(&committing.files, &path, bytes.clone().into());
+            put.now_or_never().expect("memory does not wait")?;
+        }
+        Ok(())
+    });
+    let config = CheckpointConfig { keep: 1, ..CheckpointConfig::default() };
+    delete_old(&store, &config, &line(last, 3..3)).await.unwrap();
+    place.before(|_, _| Ok(()));
+    assert_eq!(ids(&store).await.unwrap(), [2, 3]);
+    assert_eq!(store.list("state").await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn generations_go_on_from_whatever_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = two_checkpoints(directory.path()).await;
+    for copy in ["a", "b"] {
+        std::fs::write(directory.path().join(copy).join(manifest(2, Vec::new()).name()), b"nothing").unwrap();
+    }
+    assert_eq!(highest_generation(&store).await.unwrap(), 3);
+    store.put("marks/g7/0000000000001-000/0000000000001-00000000", Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(highest_generation(&store).await.unwrap(), 7);
 }
 
 #[tokio::test]

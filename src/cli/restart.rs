@@ -20,8 +20,8 @@ use parking_lot::{Condvar, Mutex};
 use super::{Failure, signals};
 use crate::units::Span;
 
-/// Tells a run that its standard input is the pipe.
-pub(super) const SUPERVISED: &str = "FLOODMARK_SUPERVISED";
+/// Tells a run that its standard input is the pipe, and which supervisor started it.
+const SUPERVISED: &str = "FLOODMARK_SUPERVISED";
 
 /// The pause before the first restart; each further one within the window doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -46,13 +46,18 @@ pub struct RestartArgs {
 impl RestartArgs {
     /// Whether this process is to supervise, rather than to run.
     pub fn supervises(&self) -> bool {
-        self.restart && std::env::var_os(SUPERVISED).is_none()
+        self.restart && supervisor().is_none()
     }
+}
+
+/// The supervisor of this run, if it has one: another name for each.
+pub(super) fn supervisor() -> Option<String> {
+    std::env::var(SUPERVISED).ok()
 }
 
 /// In a run that is supervised: calls `stop` when the supervisor asks for it, and ends the process with it.
 pub(super) fn follow_supervisor(stop: impl Fn() + Send + 'static) -> std::io::Result<()> {
-    if std::env::var_os(SUPERVISED).is_none() {
+    if supervisor().is_none() {
         return Ok(());
     }
     let follow = move || {
@@ -112,9 +117,10 @@ pub(super) fn supervise(args: &RestartArgs) -> Result<(), Failure> {
     let stopping = state.clone();
     // The second signal ends this process, and with it the run.
     signals::on_stop(move || stopping.stop())?;
+    let name = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
     let mut restarts = Restarts { times: VecDeque::new(), window: args.restart_window.0 };
     loop {
-        let mut child = start()?;
+        let mut child = start(&name)?;
         tracing::info!("started the run as process {}", child.id());
         *state.pipe.lock() = child.stdin.take();
         if state.is_stopping() {
@@ -146,10 +152,10 @@ pub(super) fn supervise(args: &RestartArgs) -> Result<(), Failure> {
     }
 }
 
-fn start() -> anyhow::Result<Child> {
+fn start(supervisor: &str) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("cannot tell which program this is")?;
     let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1)).env(SUPERVISED, "1").stdin(Stdio::piped());
+    command.args(std::env::args_os().skip(1)).env(SUPERVISED, supervisor).stdin(Stdio::piped());
     // A Ctrl-C reaches only this process, which passes it on, once.
     command.process_group(0);
     command.spawn().context("cannot start the run")

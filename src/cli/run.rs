@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{ArgAction, ArgGroup, Args};
 
-use super::restart::{RestartArgs, follow_supervisor, supervise};
+use super::restart::{RestartArgs, follow_supervisor, supervise, supervisor};
 use super::{ConfigArgs, Failure, signals};
 use crate::cluster::ClusterError;
 use crate::engine::{self, EngineError, Replay, ReplayTarget, RunOptions, RunReport, Shutdown};
@@ -38,7 +38,7 @@ pub struct RunArgs {
     /// Process what is there, write everything out, and exit
     #[arg(long, conflicts_with = "range")]
     until_end: bool,
-    /// Begin anew, as a new generation, whatever checkpoints there are
+    /// Begin anew, as a new generation, whatever checkpoints there are. With --restart: at the first start only
     #[arg(long, conflicts_with = "range")]
     fresh: bool,
     /// Replay from here: offsets by partition with their ends (topic:0=1200..9000,topic:1=..), or a time
@@ -122,6 +122,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let options = RunOptions {
         until_end: args.until_end,
         fresh: args.fresh,
+        supervisor: supervisor(),
         replay: args.replay(),
         shutdown,
         on_lost: Some(Box::new(end_after_loss)),

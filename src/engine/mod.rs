@@ -59,6 +59,9 @@ pub struct RunOptions {
     pub on_lost: Option<Box<dyn Fn(String) + Send + Sync>>,
     /// Begin anew, whatever checkpoints there are.
     pub fresh: bool,
+    /// Names the process that starts the run again after a crash, if there is one: then only the first of its starts is
+    /// `fresh`.
+    pub supervisor: Option<String>,
     /// Without the API, the live state, marks and checkpoints: for measuring.
     pub bare: bool,
     /// Keep the live state even where nobody can ask for it: for measuring.

@@ -28,6 +28,8 @@ use crate::sources::{Positions, wall_clock_ms};
 
 /// Holds the number of this line of runs, in the data directory.
 const GENERATION_FILE: &str = "generation";
+/// Names the supervisor that began anew last, in the data directory of the first process.
+const FRESH_FILE: &str = "fresh";
 /// Changes of the configuration that a manifest remembers.
 const CHANGES_KEPT: usize = 100;
 
@@ -99,7 +101,7 @@ impl Resumed {
         let mut all_changes = manifest.changes.clone();
         all_changes.extend(changes.into_iter().map(|change| (at, change)));
         all_changes.drain(..all_changes.len().saturating_sub(CHANGES_KEPT));
-        let mut line = Line { manifest, configuration: present, changes: all_changes };
+        let mut line = Line::go_on(&store, manifest, present, all_changes).await?;
         if !is_same {
             renumber(&views, line.configuration.views.len(), &mut standing, &mut rows);
             if config.cluster.process == 0 {
@@ -161,14 +163,8 @@ async fn choose(
     store: &CopyStore,
     present: &Fingerprint,
 ) -> Result<CheckpointId, EngineError> {
-    let mut last_generation = 0;
-    if options.fresh {
-        if let Some(&id) = restore::ids(store).await.map_err(CheckpointError::from)?.last()
-            && let Ok(manifest) = restore::manifest(store, id, false).await
-        {
-            last_generation = manifest.generation;
-        }
-    } else if let Some(id) = restore::choose(store).await? {
+    let is_fresh = options.fresh && !has_begun_anew(&config.data_dir, options)?;
+    if !is_fresh && let Some(id) = restore::choose(store).await? {
         let manifest = restore::manifest(store, id, false).await.map_err(CheckpointError::from)?;
         match compare(&manifest.configuration, present, manifest.at) {
             Ok(_) => return Ok(id),
@@ -176,26 +172,42 @@ async fn choose(
             // Nothing was computed yet.
             Err(why) => tracing::info!("beginning anew: {why}"),
         }
-        last_generation = manifest.generation;
     }
-    let generation = next_generation(&config.data_dir, last_generation)?;
+    let highest = restore::highest_generation(store).await.map_err(CheckpointError::from)?;
+    let generation = next_generation(&config.data_dir, highest)?;
     let peers = config.cluster.processes * config.cluster.workers;
-    Ok(Line::begin(store, generation, present.clone(), peers).await?.manifest.id)
+    let line = Line::begin(store, generation, present.clone(), peers).await?;
+    if let Some(supervisor) = options.supervisor.as_ref().filter(|_| is_fresh) {
+        replace(&config.data_dir.join(FRESH_FILE), supervisor)?;
+    }
+    Ok(line.manifest.id)
 }
 
-/// The number of this start: one more than the last one's. A start that continues no checkpoint is a new generation, so
+/// Whether an earlier start by the same supervisor has begun anew: then this one goes on from there.
+fn has_begun_anew(data_dir: &Path, options: &RunOptions) -> Result<bool, EngineError> {
+    let path = data_dir.join(FRESH_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(options.supervisor.as_deref() == Some(text.trim())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(cannot("read", &path, &error)),
+    }
+}
+
+/// The number of this start: higher than the last one's. A start that continues no checkpoint is a new generation, so
 /// that its windows replace those of earlier ones.
 pub(super) fn next_generation(data_dir: &Path, at_least: u64) -> Result<u64, EngineError> {
-    let path = data_dir.join(GENERATION_FILE);
-    let failed = |what: &str, error| cannot(what, &path, &error);
-    let last = last_generation(data_dir)?;
-    std::fs::create_dir_all(data_dir).map_err(|error| failed("make the directory of", error))?;
-    let next = last.max(at_least) + 1;
+    let next = last_generation(data_dir)?.max(at_least) + 1;
+    std::fs::create_dir_all(data_dir).map_err(|error| cannot("make", data_dir, &error))?;
+    replace(&data_dir.join(GENERATION_FILE), &next.to_string())?;
+    Ok(next)
+}
+
+/// Replaces a file by one of a line.
+fn replace(path: &Path, line: &str) -> Result<(), EngineError> {
     // Of its own: several processes may share the directory and start together.
     let new = path.with_extension(format!("{}.new", std::process::id()));
-    std::fs::write(&new, format!("{next}\n")).map_err(|error| failed("write", error))?;
-    std::fs::rename(&new, &path).map_err(|error| failed("replace", error))?;
-    Ok(next)
+    std::fs::write(&new, format!("{line}\n")).map_err(|error| cannot("write", path, &error))?;
+    std::fs::rename(&new, path).map_err(|error| cannot("replace", path, &error))
 }
 
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> EngineError {

@@ -28,8 +28,7 @@ use crate::alerts::Alerts;
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
 use crate::audit;
 use crate::checkpoint::marks::Marked;
-use crate::checkpoint::marks::Recorder;
-use crate::checkpoint::{self, CheckpointError, Checkpoints, Stats};
+use crate::checkpoint::{self, CheckpointError, Checkpoints};
 use crate::cluster::{Cluster, ClusterError, share_progress};
 use crate::config::{Config, SourceChoice};
 use crate::dead_letters::{DeadLetterQueue, DeadLettersConfig, Place};
@@ -259,15 +258,6 @@ impl WithSource for Run<'_> {
 
         let (checkpoints, restored, recorder) = match resumed {
             Some(Resumed { store, line, restored, .. }) => {
-                let stats = Arc::new(Stats::default());
-                let recorder = Recorder::start(
-                    store.clone(),
-                    runtime.handle(),
-                    generation,
-                    wall_clock_ms(),
-                    config.cluster.process,
-                    stats.clone(),
-                );
                 let checkpoints = Checkpoints::new(checkpoint::commit::Parts {
                     store,
                     config: config.checkpoint.clone(),
@@ -277,9 +267,9 @@ impl WithSource for Run<'_> {
                     board: board.clone(),
                     live: live.clone().filter(|_| first_of_cluster),
                     line,
-                    stats: stats.clone(),
                     process: config.cluster.process,
                 });
+                let (stats, recorder) = (checkpoints.stats().clone(), checkpoints.recorder());
                 metrics.collect(move |samples| stats.collect(samples));
                 (Some(checkpoints), restored, Some(recorder))
             }

@@ -171,7 +171,7 @@ pub trait Store: Send + Sync + 'static {
         4
     }
 
-    /// Stores log documents. Returns when they are safe, naming those refused for good. Retries by itself what may go
+    /// Stores log documents. Returns when they are safe, with [`Store::sync`] at the latest, naming those refused for good. Retries by itself what may go
     /// better later, for as long as it takes; an error is fatal.
     async fn write_logs(&self, batch: Arc<LogBatch>) -> Result<Vec<Rejected>, StoreError>;
 
@@ -206,6 +206,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether the store answers, and what it is, in one line.
     async fn health(&self) -> Result<String, StoreError>;
+
+    /// Makes everything written durable: it survives a loss of power. Most stores do so with each write.
+    async fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Makes everything written durable and searchable.
     async fn flush(&self) -> Result<(), StoreError>;

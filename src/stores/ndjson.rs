@@ -3,7 +3,7 @@
 //! In: batches of log documents, which are lines already, and windows. Out: one write a batch, so lines of different
 //! batches never mix. A file that ends within a line, after a crash, is cut back to its last whole line when it is
 //! opened. After a restart some lines may come again; `topic`, `partition` and `offset` tell a log document, and of the
-//! lines of a window the last one holds. On error: a full disk or a reader that left is fatal.
+//! lines of a window the last one holds. Lines are synchronised to disk when a checkpoint asks for it. On error: a full disk or a reader that left is fatal.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -163,12 +163,16 @@ impl Store for Ndjson {
         Ok(format!("lines to {} (logs) and {} (windows)", self.logs.name(), self.windows.name()))
     }
 
-    async fn flush(&self) -> Result<(), StoreError> {
+    async fn sync(&self) -> Result<(), StoreError> {
         self.logs.clone().sync().await?;
         if Arc::ptr_eq(&self.logs, &self.windows) {
             return Ok(());
         }
         self.windows.clone().sync().await
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        self.sync().await
     }
 }
 
@@ -223,11 +227,11 @@ impl Output {
 
     async fn sync(self: Arc<Self>) -> Result<(), StoreError> {
         self.blocking(|output| match output {
-            // Pipes and devices cannot be synchronised.
-            Self::File { file, .. } => match file.lock().sync_data() {
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-                result => result,
-            },
+            Self::File { file, .. } => {
+                // Of its own, so that lines are written meanwhile.
+                let file = file.lock().try_clone()?;
+                sync(&file)
+            }
             Self::Stdout => Ok(()),
         })
         .await
@@ -246,7 +250,18 @@ impl Output {
     }
 }
 
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_data() {
+        // Pipes and devices cannot be synchronised.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
 fn open_file(path: &Path, append: bool) -> io::Result<File> {
+    let is_new = !path.exists();
+    let folders = || path.ancestors().skip(1);
+    let missing = folders().take_while(|folder| !folder.exists()).count();
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
@@ -259,6 +274,13 @@ fn open_file(path: &Path, append: bool) -> io::Result<File> {
         let end = end_of_last_line(&mut file)?;
         file.set_len(end)?;
         file.seek(SeekFrom::Start(end))?;
+    }
+    if is_new {
+        // Its name, and those of the folders that were made for it, are in the folders above.
+        for folder in folders().take(missing + 1) {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            sync(&File::open(folder)?)?;
+        }
     }
     Ok(file)
 }

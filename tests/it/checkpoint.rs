@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use floodmark::sources::kafka::{KafkaProducer, ProducerConfig};
@@ -178,10 +179,10 @@ fn a_run_to_the_end_goes_on_when_the_files_have_grown() {
     scene.assert_is_expected("in three parts");
 }
 
-/// The newest file of a folder by name.
+/// The newest file of a folder by name. One that was being written when a run was killed has a `#` in its name.
 fn last_file(folder: &Path) -> PathBuf {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|path| path.is_file()).max().expect("a file")
+    files.filter(|path| path.is_file() && !path.to_string_lossy().contains('#')).max().expect("a file")
 }
 
 #[test]
@@ -203,6 +204,34 @@ fn damage_to_a_file_is_named_and_changes_nothing() {
     scene.write(1_000);
     scene.finish(&[]);
     scene.assert_is_expected("after damage");
+}
+
+#[test]
+fn a_run_that_fell_back_makes_checkpoints_and_is_gone_on_from() {
+    let scene = Scene::new(20_000);
+    let kept = scene.data().join("checkpoints");
+    scene.kill_after(2, &[]);
+    let lost = scene.newest().unwrap();
+    for copy in ["a", "b"] {
+        let path = kept.join(copy).join(format!("manifest-{lost:016}"));
+        std::fs::write(path, b"FLOODCKP").unwrap();
+    }
+    scene.kill_after(2, &["-w", "2"]);
+    let numbers: Vec<_> = manifests(&scene.data()).into_iter().map(|(number, _)| number).collect();
+    assert!(!numbers.contains(&lost) && numbers.len() >= 2, "{lost} is not among the kept ones: {numbers:?}");
+
+    let lost = scene.newest().unwrap();
+    let shown = scene.dir.command(&["checkpoints", "show", &lost.to_string(), "--json"]).run().expect_code(0);
+    let shown: Value = serde_json::from_str(&shown.stdout()).unwrap();
+    let used = shown["state_files"].as_array().unwrap().last().unwrap()["name"].as_str().unwrap();
+    for copy in ["a", "b"] {
+        std::fs::remove_file(kept.join(copy).join("state").join(used)).unwrap();
+    }
+    scene.kill_after(2, &[]);
+    scene.write(1_000);
+    let log = scene.finish(&[]);
+    assert!(log.contains("going on from a checkpoint") && !log.contains("is used instead"), "{log}");
+    scene.assert_is_expected("after two checkpoints were lost");
 }
 
 #[test]
@@ -271,6 +300,33 @@ fn another_tick_is_refused_unless_the_run_begins_anew() {
     assert_eq!(generation(), "1\n");
     scene.finish(&["--fresh", "--set", "time.tick=500ms"]);
     assert_eq!(generation(), "2\n");
+}
+
+#[test]
+fn a_fresh_run_is_not_begun_anew_when_it_crashes() {
+    let scene = Scene::new(20_000);
+    scene.kill_after(1, &[]);
+    let generation = || std::fs::read_to_string(scene.data().join("generation")).unwrap();
+    assert_eq!(generation(), "1\n");
+    let before = scene.newest().unwrap();
+    let mut supervisor = scene.start(&["--fresh", "--restart"]);
+    let started = supervisor.expect_line("started the run as process ");
+    eventually("the fresh run makes checkpoints", || {
+        scene.write((scene.written.get() + 1).min(1_000));
+        scene.newest().filter(|&newest| newest >= before + 3)
+    });
+    let run = started.rsplit(' ').next().unwrap();
+    assert!(Command::new("kill").args(["-KILL", run]).status().unwrap().success());
+    supervisor.expect_line("starting it again");
+    supervisor.expect_line("going on from a checkpoint");
+    assert_eq!(generation(), "2\n");
+    let api = supervisor.api();
+    drop(supervisor);
+    eventually("the run is gone", || api.get("/health/live").is_none().then_some(()));
+    scene.write(1_000);
+    scene.finish(&["--fresh", "--restart"]);
+    assert_eq!(generation(), "3\n", "asked for again");
+    scene.assert_is_expected("after a fresh run");
 }
 
 #[test]

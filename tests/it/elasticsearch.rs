@@ -225,6 +225,18 @@ async fn the_newest_window_wins_whatever_the_order() {
     assert_eq!(stub.state.lock().documents[&key].0, 6);
 }
 
+#[tokio::test]
+async fn windows_of_a_higher_generation_are_a_problem_with_a_way_out() {
+    let stub = Stub::start().await;
+    let store = store(&stub);
+    store.write_windows(vec![window(MONDAY_MS, (7 << 44) + 5, 50)]).await.unwrap();
+    store.write_windows(vec![window(MONDAY_MS, (7 << 44) + 4, 40)]).await.unwrap();
+    assert!(store.health().await.is_ok(), "what the same run wrote");
+    store.write_windows(vec![window(MONDAY_MS, (1 << 44) + 9, 90)]).await.unwrap();
+    let problem = store.health().await.unwrap_err().to_string();
+    assert!(problem.contains("write 7 into the file `generation`"), "{problem}");
+}
+
 /// A conflict that does not say with which version is believed only after asking for it.
 #[tokio::test]
 async fn a_conflict_counts_only_when_a_newer_version_is_there() {

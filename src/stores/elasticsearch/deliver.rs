@@ -20,6 +20,7 @@ use super::client::{Client, Payload, Reply};
 use super::config::ElasticsearchConfig;
 use super::retry::{Backoff, Throttle};
 use crate::stores::StoreError;
+use crate::stores::writer::TICK_BITS;
 
 /// So many times a document is sent on which the cluster fails with an internal error, before it is taken for the cause
 /// and refused. All other failures are retried without end.
@@ -69,6 +70,8 @@ pub(super) struct Delivery {
     config: ElasticsearchConfig,
     room: Semaphore,
     throttle: Throttle,
+    /// Of the documents that stand in the place of ours, if it is higher than ours; 0 for none.
+    higher_generation: AtomicU64,
     pub(super) counters: Counters,
 }
 
@@ -96,6 +99,7 @@ impl Delivery {
             config: config.clone(),
             room: Semaphore::new(config.in_flight),
             throttle: Throttle::new(MESSAGE_EVERY),
+            higher_generation: AtomicU64::new(0),
             counters: Counters::default(),
         }
     }
@@ -232,7 +236,29 @@ impl Delivery {
             Some(current) => Some(current),
             None => self.stored_version(documents, document).await,
         };
-        current.is_some_and(|current| current >= version)
+        let newer = current.filter(|&current| current >= version);
+        if let Some(newer) = newer.filter(|newer| newer >> TICK_BITS > version >> TICK_BITS) {
+            self.note_higher_generation(newer >> TICK_BITS);
+        }
+        newer.is_some()
+    }
+
+    fn note_higher_generation(&self, generation: u64) {
+        if self.higher_generation.fetch_max(generation, Ordering::Relaxed) < generation
+            && let Some(problem) = self.problem()
+        {
+            tracing::error!("elasticsearch: {problem}");
+        }
+    }
+
+    /// What is wrong with everything that is sent, if something is.
+    pub(super) fn problem(&self) -> Option<String> {
+        let generation = Some(self.higher_generation.load(Ordering::Relaxed)).filter(|&generation| generation > 0)?;
+        Some(format!(
+            "documents of generation {generation}, which is higher than that of this run, are in the indices and are not \
+             replaced: another run writes to them, or the data directory or the checkpoints were lost; in that case stop, \
+             write {generation} into the file `generation` in data_dir, and start with --fresh"
+        ))
     }
 
     /// Asks for the version of a document; `None` when there is none, or no answer.

@@ -301,7 +301,12 @@ impl Store for ElasticsearchStore {
     }
 
     async fn health(&self) -> Result<String, StoreError> {
-        cluster::health(&self.shared.client, &self.shared.config, self.ready.get().map(String::as_str)).await
+        let version = self.ready.get().map(String::as_str);
+        let found = cluster::health(&self.shared.client, &self.shared.config, version).await?;
+        match self.delivery.problem() {
+            Some(problem) => Err(StoreError::Unavailable(format!("{found}; {problem}"))),
+            None => Ok(found),
+        }
     }
 
     async fn flush(&self) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use crate::stores::WindowWrite;
 const MAX_ID_BYTES: usize = 400;
 
 /// The place of the tick in a version; a tick of 10 ms fits until the year 7,500.
-const TICK_BITS: u32 = 44;
+pub(in crate::stores) const TICK_BITS: u32 = 44;
 
 /// Gives window documents their ids and versions.
 #[derive(Clone, Debug)]

@@ -41,6 +41,7 @@ use tokio::sync::mpsc;
 
 use self::acks::AckTracker;
 use self::background::{Failure, LogJob};
+pub(in crate::stores) use self::ids::TICK_BITS;
 pub use self::ids::{WindowIds, definition};
 use self::queue::Queue;
 pub use self::queue::WriterStats;
@@ -232,6 +233,12 @@ impl Writer {
     pub async fn drain(&self) -> Result<(), Arc<StoreError>> {
         self.shared.queue.emptied(&self.shared.failure).await?;
         self.shared.store.flush().await.map_err(Arc::new)
+    }
+
+    /// Makes what is stored by now durable. `false` when that failed, with which the store has failed.
+    pub async fn sync(&self) -> bool {
+        let synced = self.shared.store.sync().await;
+        synced.map_err(|error| self.shared.failure.set(error)).is_ok()
     }
 
     /// The fatal error of the store, once there is one: the run has to stop with it.
