@@ -13,6 +13,7 @@ use rdkafka::mocking::MockCluster;
 use serde_json::{Value, json};
 
 use crate::corpus::{Outcome, Partitions, VIEWS, partitions};
+use crate::s3;
 use crate::stub_elasticsearch::Stub;
 use crate::support::{Dir, Running, Signal, eventually};
 
@@ -232,6 +233,39 @@ fn a_run_that_fell_back_makes_checkpoints_and_is_gone_on_from() {
     let log = scene.finish(&[]);
     assert!(log.contains("going on from a checkpoint") && !log.contains("is used instead"), "{log}");
     scene.assert_is_expected("after two checkpoints were lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_run_goes_on_from_checkpoints_in_s3() {
+    let (url, objects) = s3::start().await;
+    let scene = Scene::new(6_500);
+    let place = format!(
+        "url = \"s3://bucket/some/where\"\nendpoint = \"{url}\"\nallow_http = true\nregion = \"r\"\n\
+         access_key_id = \"k\"\nsecret_access_key = \"s\"\n"
+    );
+    scene.dir.file("floodmark.toml", &format!("{HEAD}{place}{VIEWS}"));
+    let newest = || {
+        let objects = objects.lock();
+        let names = objects.keys().filter_map(|key| key.strip_prefix("some/where/a/manifest-"));
+        names.filter_map(|name| name.parse::<u64>().ok()).max()
+    };
+    let run = scene.start(&["-w", "2"]);
+    eventually("checkpoints are made", || {
+        scene.write((scene.written.get() + 1).min(1_000));
+        newest().filter(|&newest| newest >= 3)
+    });
+    // SIGKILL.
+    drop(run);
+    assert!(!scene.data().join("checkpoints").exists());
+    let listed = scene.dir.command(&["checkpoints", "list", "--json"]).run().expect_code(0).stdout();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed.as_array().unwrap().last().unwrap()["id"].as_u64(), newest(), "{listed}");
+    scene.write(1_000);
+    let log = scene.finish(&[]);
+    assert!(log.contains("going on from a checkpoint"), "{log}");
+    let left: Vec<String> = objects.lock().keys().cloned().collect();
+    assert!(!left.iter().any(|key| key.ends_with("manifest-0000000000000000")), "not deleted: {left:?}\n{log}");
+    scene.assert_is_expected("from S3");
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod redrive;
 #[path = "../../dataflows/tests/oracle/reference.rs"]
 mod reference;
 mod run;
+mod s3;
 mod stopping;
 mod stream;
 // Some of it is for the other tests.
