@@ -38,7 +38,7 @@ pub enum StoreKind {
     Elasticsearch,
 }
 
-/// What happens to one file of the checkpoints.
+/// What happens to one file of the checkpoints, or to all copies of the newest manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
     Deleted,
@@ -47,6 +47,7 @@ pub enum Damage {
     ByteChanged,
     Zeroed,
     Longer,
+    NewestLost,
 }
 
 /// One start of the cluster, to its end.
@@ -356,7 +357,7 @@ fn alerts(draw: &mut Draw, views: &[ViewModel]) -> Vec<AlertModel> {
 fn incarnations(draw: &mut Draw, source: SourceKind, store: StoreKind, records: usize) -> Vec<Incarnation> {
     let count = draw.pick(&[1, 2, 2, 3, 3, 4]);
     let mut appended = 0;
-    // Once a plan: any one file may be damaged, not more.
+    // Once a plan: any one file may be damaged, or the newest checkpoint be lost, not more.
     let damaged = (count > 1 && draw.chance(1, 2)).then(|| draw.within(1, count - 1));
     (0..count)
         .map(|i| {
@@ -389,6 +390,7 @@ fn incarnations(draw: &mut Draw, source: SourceKind, store: StoreKind, records: 
                     Damage::ByteChanged,
                     Damage::Zeroed,
                     Damage::Longer,
+                    Damage::NewestLost,
                 ])
             });
             Incarnation { damage, workers, processes, steps, end }

@@ -174,7 +174,27 @@ fn marks(folder: &Path, runtime: &Handle) -> Result<BTreeMap<i32, Vec<Mark>>, St
     Ok(recorded.into_iter().map(|(info, marks)| (info.number, marks.into_iter().map(mark).collect())).collect())
 }
 
-/// Damages one of the files below a folder. Returns whether there was any.
+/// Damages all copies of the newest manifest, if there is one before it to go back to.
+fn lose_newest(folder: &Path) -> std::io::Result<bool> {
+    let mut manifests = BTreeMap::<_, Vec<_>>::new();
+    for copy in ["a", "b"] {
+        let Ok(entries) = std::fs::read_dir(folder.join(copy)) else { continue };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // One that was being written when its run ended has a number behind its name.
+            if name.starts_with("manifest-") && !name.contains('#') {
+                manifests.entry(name).or_default().push(entry.path());
+            }
+        }
+    }
+    let newest = manifests.pop_last().filter(|_| !manifests.is_empty());
+    let Some((_, copies)) = newest else { return Ok(false) };
+    copies.iter().try_for_each(|path| std::fs::write(path, b"lost"))?;
+    Ok(true)
+}
+
+/// Damages one of the files below a folder, or the newest manifest. Returns whether there was any.
 fn harm(folder: &Path, damage: Damage, draw: &mut Draw) -> std::io::Result<bool> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -212,6 +232,7 @@ fn harm(folder: &Path, damage: Damage, draw: &mut Draw) -> std::io::Result<bool>
         Damage::ByteChanged => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << draw.below(8)),
         Damage::Zeroed => bytes.fill(0),
         Damage::Longer => bytes.extend_from_slice(b"more"),
+        Damage::NewestLost => return lose_newest(folder),
     }
     std::fs::write(path, bytes).map(|()| true)
 }
