@@ -2,7 +2,8 @@
 //!
 //! In: records, appended and on disk before the call returns. Out: at the start, every record that was written whole. A
 //! line that is damaged, and what is behind it, is cut off: only the last write can be torn. The file is written anew
-//! from time to time, beside the old one, which it then replaces.
+//! from time to time, beside the old one, which it then replaces. On error: what an append left in the file is cut off
+//! again, at once or before the next one, so nothing is ever written behind it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,6 +18,8 @@ pub(super) struct Journal {
     path: PathBuf,
     file: File,
     lines: usize,
+    /// The length of what was written whole. The file may be longer after an error.
+    length: u64,
 }
 
 impl Journal {
@@ -32,7 +35,7 @@ impl Journal {
         }
         let file = OpenOptions::new().append(true).create(true).open(path)?;
         file.set_len(whole as u64)?;
-        Ok((Self { path: path.to_owned(), file, lines: records.len() }, records))
+        Ok((Self { path: path.to_owned(), file, lines: records.len(), length: whole as u64 }, records))
     }
 
     /// Records in the file.
@@ -46,9 +49,22 @@ impl Journal {
         for record in records {
             encode(record, &mut lines)?;
         }
-        self.file.write_all(&lines)?;
-        self.file.sync_data()?;
+        self.append_with(&lines, |file| {
+            file.write_all(&lines)?;
+            file.sync_data()
+        })?;
         self.lines += records.len();
+        Ok(())
+    }
+
+    fn append_with(&mut self, lines: &[u8], write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+        self.file.set_len(self.length)?;
+        if let Err(error) = write(&mut self.file) {
+            // What fails here, too, is done before the next append.
+            let _ = self.file.set_len(self.length);
+            return Err(error);
+        }
+        self.length += lines.len() as u64;
         Ok(())
     }
 
@@ -68,6 +84,7 @@ impl Journal {
         }
         self.file = OpenOptions::new().append(true).open(&self.path)?;
         self.lines = records.len();
+        self.length = lines.len() as u64;
         Ok(())
     }
 }
@@ -132,5 +149,25 @@ mod tests {
         journal.rewrite(&[2, 4]).unwrap();
         journal.append(&[5]).unwrap();
         assert_eq!(Journal::open::<u32>(&path).unwrap().1, [2, 4, 5]);
+    }
+    #[test]
+    fn what_a_full_disk_left_of_a_record_is_gone_before_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let (mut journal, _) = Journal::open::<u32>(&path).unwrap();
+        journal.append(&[1]).unwrap();
+        let mut line = Vec::new();
+        encode(&2_u32, &mut line).unwrap();
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        for written in [4, line.len()] {
+            // A part of it, and all of it that did not reach the disk.
+            let failed = journal.append_with(&line, |file| file.write_all(&line[..written]).and(Err(full())));
+            assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        }
+        journal.append(&[2]).unwrap();
+        // Neither could be cut off at once.
+        journal.file.write_all(&line[..4]).unwrap();
+        journal.append(&[3]).unwrap();
+        assert_eq!(Journal::open::<u32>(&path).unwrap().1, [1, 2, 3]);
     }
 }
