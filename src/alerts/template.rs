@@ -28,6 +28,9 @@ const FIELDS: [&str; 18] = [
     "titles",
 ];
 
+/// Those of them that are numbers, and need no quotes around them.
+const NUMBERS: [&str; 4] = ["value", "windows", "key_count", "count"];
+
 /// Replaces the fields of a template.
 fn replace<'a>(template: &'a str, mut field: impl FnMut(&'a str) -> Option<String>) -> String {
     let mut out = String::with_capacity(template.len());
@@ -60,7 +63,7 @@ pub(super) fn check(template: &str) -> Result<(), String> {
         if is_name && !FIELDS.contains(&name) {
             unknown = Some(name);
         }
-        is_name.then(|| "1".to_owned())
+        is_name.then(|| if NUMBERS.contains(&name) { "1" } else { "text" }.to_owned())
     });
     if let Some(name) = unknown {
         return Err(format!("expected fields among {}, got {{{name}}}", FIELDS.join(", ")));
@@ -121,6 +124,8 @@ mod tests {
     fn mistakes_are_found_before_they_are_sent() {
         assert_eq!(check(r#"{"text":"{title}"}"#), Ok(()));
         assert!(check(r#"{"text":"{tilte}"}"#).unwrap_err().contains("{tilte}"));
+        assert_eq!(check(r#"{"n":{windows},"of":"{key_count}"}"#), Ok(()));
+        assert!(check(r#"{"text":{title}}"#).unwrap_err().contains("JSON"), "text needs quotes");
         assert!(check(r#"{"text":{title}"#).unwrap_err().contains("JSON"));
     }
 }
