@@ -102,6 +102,8 @@ pub struct View {
     pub key_fields: Vec<FieldRef>,
     /// Records that do not meet all of these are not in the view.
     pub conditions: Vec<Condition>,
+    /// The same, as they were written.
+    pub condition_texts: Vec<String>,
     /// Width of a window.
     pub width_ms: u64,
     /// Distance between the starts of windows; equal to the width for tumbling windows.

@@ -304,6 +304,7 @@ impl ViewConfig {
             key: self.key.iter().map(|field| field.as_str().into()).collect(),
             key_fields,
             conditions,
+            condition_texts: self.conditions.clone(),
             width_ms: self.window.as_millis(),
             slide_ms: self.slide().as_millis(),
             lateness_ms: self.allowed_lateness.as_millis(),

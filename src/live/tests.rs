@@ -22,6 +22,7 @@ fn view(name: &str, width_s: u64, slide_s: u64) -> View {
         key: vec!["service_name".into()],
         key_fields: Vec::new(),
         conditions: Vec::new(),
+        condition_texts: Vec::new(),
         width_ms: width_s * 1_000,
         slide_ms: slide_s * 1_000,
         lateness_ms: 5_000,

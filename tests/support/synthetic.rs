@@ -24,6 +24,7 @@ pub fn view(name: &str, key: &[&str], width_s: u64, slide_s: u64) -> View {
         key: key.iter().map(|&field| field.into()).collect(),
         key_fields: Vec::new(),
         conditions: Vec::new(),
+        condition_texts: Vec::new(),
         width_ms: width_s * 1_000,
         slide_ms: slide_s * 1_000,
         lateness_ms: 20_000,

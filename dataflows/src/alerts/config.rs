@@ -254,9 +254,10 @@ impl AlertConfig {
         })
     }
 
-    /// A hash of what makes this alert the one it is: how bad it is and who is told does not.
+    /// A hash of what makes this alert the one it is: how bad it is and who is told does not. Of the view it takes what was
+    /// written: where fields are in a record depends on what else is configured.
     fn fingerprint(&self, view: &View) -> String {
-        let of_view = (&view.key, &view.key_fields, &view.conditions, view.width_ms, view.slide_ms);
+        let of_view = (&view.key, &view.condition_texts, view.width_ms, view.slide_ms);
         let of_alert = (&self.view, &self.keys, &self.when, self.for_windows, self.close_after, self.group);
         format!("{:016x}", hash(format!("{of_view:?}{of_alert:?}").as_bytes()) as u64)
     }
@@ -338,5 +339,24 @@ mod tests {
         let of = |config: &AlertConfig| config.compile(&views()).unwrap().configuration;
         assert_eq!(of(&alert), of(&louder));
         assert_ne!(of(&alert), of(&longer));
+    }
+    #[test]
+    fn another_field_of_records_makes_no_other_alert() {
+        let alert = AlertConfig { name: "a".to_owned(), ..AlertConfig::default() };
+        let after = |others: &[&str], condition: &str| {
+            let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
+            let view = |key: &str, condition: &str| ViewConfig {
+                key: vec![key.to_owned()],
+                conditions: vec![condition.to_owned()],
+                ..ViewConfig::default()
+            };
+            for other in others {
+                view(other, "level = ERROR").compile(Span::from_secs(1), &mut schema).unwrap();
+            }
+            let view = view("tenant", condition).compile(Span::from_secs(1), &mut schema).unwrap();
+            alert.compile(&[view]).unwrap().configuration
+        };
+        assert_eq!(after(&[], "zone = a"), after(&["rack"], "zone = a"));
+        assert_ne!(after(&[], "zone = a"), after(&[], "zone = b"));
     }
 }

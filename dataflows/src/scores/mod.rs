@@ -260,6 +260,7 @@ mod tests {
             key: vec!["service_name".into()],
             key_fields: Vec::new(),
             conditions: Vec::new(),
+            condition_texts: Vec::new(),
             width_ms: 10_000,
             slide_ms: 10_000,
             lateness_ms: 0,
