@@ -117,9 +117,11 @@ impl Groups {
         for (number, notice) in waiting {
             members.entry(group_of(route, notice)).or_default().push((number, notice));
         }
-        // A group that rested for long enough is as good as new.
+        // A group that rested for long enough is as good as new; one in which nothing waits any more waits anew.
         self.0.retain(|group, times| {
-            members.contains_key(group) || times.sent.is_some_and(|at| now.duration_since(at) < interval)
+            let is_waiting = members.contains_key(group);
+            times.waits = times.waits.filter(|_| is_waiting);
+            is_waiting || times.sent.is_some_and(|at| now.duration_since(at) < interval)
         });
         for (group, members) in members {
             let times = self.0.entry(group.clone()).or_default();
@@ -132,13 +134,6 @@ impl Groups {
             }
         }
         None
-    }
-
-    /// Nobody is told of anything that waited in the group: what comes next waits for others again.
-    pub(super) fn passed(&mut self, batch: &Batch) {
-        if let Some(times) = self.0.get_mut(&batch.by) {
-            times.waits = None;
-        }
     }
 
     /// The group was taken, or given up.
@@ -195,10 +190,12 @@ mod tests {
         let a = notice("a");
         assert_eq!(groups.due(&route, [(1, &a)].into_iter(), at(0)), None);
         let (_, batch) = groups.due(&route, [(1, &a)].into_iter(), at(10)).unwrap();
-        groups.passed(&batch);
-        assert_eq!(groups.due(&route, [(2, &a)].into_iter(), at(11)), None);
-        assert_eq!(groups.due(&route, [(2, &a)].into_iter(), at(20)), None);
-        assert_eq!(groups.due(&route, [(2, &a)].into_iter(), at(21)).unwrap().0, [2]);
+        groups.sent(&batch, at(10));
+        assert_eq!(groups.due(&route, [(2, &a)].into_iter(), at(65)), None);
+        assert_eq!(groups.due(&route, [].into_iter(), at(66)), None);
+        assert_eq!(groups.due(&route, [(3, &a)].into_iter(), at(67)), None);
+        assert_eq!(groups.due(&route, [(3, &a)].into_iter(), at(76)), None);
+        assert_eq!(groups.due(&route, [(3, &a)].into_iter(), at(77)).unwrap().0, [3]);
     }
 
     #[test]

@@ -19,8 +19,10 @@ use super::silences::Silence;
 
 /// The file in the directory.
 const JOURNAL: &str = "journal";
-/// Events that are remembered of an alert; the first one always is.
+/// Events that are remembered of an alert; beyond, the oldest updates are forgotten.
 const EVENTS_KEPT: usize = 200;
+/// Events other than updates that are remembered of an alert; beyond, the oldest but the first are forgotten.
+const CHANGES_KEPT: usize = 2_000;
 /// The journal is written anew when it has this many more lines than it needs, and twice as many.
 const SLACK_LINES: usize = 1_000;
 
@@ -31,6 +33,8 @@ enum Record {
     Said { notice: Box<Notice>, routes: Vec<String> },
     /// Nothing more is to be done about a notification.
     Done { route: String, number: u64 },
+    /// A route was sent something of an incident.
+    Told { route: String, thread: String },
     /// A silence was made.
     Silenced(Silence),
     /// A silence was removed.
@@ -48,6 +52,20 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// Forgets an event if there are too many.
+    fn shorten(&mut self) {
+        if self.notices.len() <= EVENTS_KEPT {
+            return;
+        }
+        let newest = self.notices.len() - 1;
+        let is_update = |(_, notice): &(u64, Notice)| notice.event.kind == AlertEventKind::Updated;
+        match self.notices.iter().take(newest).position(is_update) {
+            Some(place) => _ = self.notices.remove(place),
+            None if self.notices.len() > CHANGES_KEPT => _ = self.notices.remove(1),
+            None => {}
+        }
+    }
+
     /// What was last said.
     pub fn last(&self) -> Option<&AlertEvent> {
         self.notices.back().map(|(_, notice)| &notice.event)
@@ -61,7 +79,11 @@ pub(super) struct Ledger {
     pub alerts: BTreeMap<String, Known>,
     /// By route, the numbers of the notices that it is still to be told.
     pub waiting: BTreeMap<String, BTreeMap<u64, Notice>>,
+    /// By route, the incidents of which it was sent something.
+    told: BTreeMap<String, BTreeSet<String>>,
     pub silences: BTreeMap<u64, Silence>,
+    /// The alerts whose newest documents are not stored yet, each with the number of its newest event then.
+    unstored: BTreeMap<String, u64>,
     next: u64,
     keep: usize,
     doubts: Doubts,
@@ -116,7 +138,9 @@ impl Ledger {
             journal: None,
             alerts: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            told: BTreeMap::new(),
             silences: BTreeMap::new(),
+            unstored: BTreeMap::new(),
             next: 1,
             keep,
             doubts: Doubts::default(),
@@ -153,15 +177,14 @@ impl Ledger {
                     before.event.drop_baselines();
                 }
                 known.notices.push_back((number, *notice));
-                if known.notices.len() > EVENTS_KEPT {
-                    known.notices.remove(1);
-                }
+                known.shorten();
             }
             Record::Done { route, number } => {
                 if let Some(waiting) = self.waiting.get_mut(&route) {
                     waiting.remove(&number);
                 }
             }
+            Record::Told { route, thread } => _ = self.told.entry(route).or_default().insert(thread),
             Record::Silenced(silence) => _ = self.silences.insert(silence.id, silence),
             Record::Unsilenced(id) => _ = self.silences.remove(&id),
             Record::Next(number) => self.next = number,
@@ -179,11 +202,11 @@ impl Ledger {
         self.compact()
     }
 
-    /// Forgets the oldest alerts beyond `keep` that are not open, and writes the journal anew if it has grown.
+    /// Forgets the oldest alerts beyond `keep` that are not open and stored, and writes the journal anew if it has grown.
     fn compact(&mut self) -> io::Result<()> {
         if self.alerts.len() > self.keep {
             let is_open = |known: &Known| known.last().is_some_and(|event| event.alert.state == AlertState::Open);
-            let over = self.alerts.iter().filter(|(_, known)| !is_open(known));
+            let over = self.alerts.iter().filter(|(id, known)| !is_open(known) && !self.unstored.contains_key(*id));
             let mut over: Vec<(Millis, String)> =
                 over.map(|(id, known)| (known.last().map_or(0, |event| event.as_of), id.clone())).collect();
             over.sort_unstable();
@@ -193,8 +216,12 @@ impl Ledger {
                     changes.push(Change::Forgotten(id));
                 }
             }
+            let waiting = self.waiting.values().flat_map(BTreeMap::values).map(|notice| &notice.thread);
+            let threads: BTreeSet<&String> = self.alerts.values().map(|known| &known.thread).chain(waiting).collect();
+            self.told.values_mut().for_each(|told| told.retain(|thread| threads.contains(thread)));
         }
         let needed = self.alerts.values().map(|known| known.notices.len()).sum::<usize>() + self.silences.len();
+        let needed = needed + self.told.values().map(BTreeSet::len).sum::<usize>();
         if self.journal.as_ref().is_none_or(|journal| journal.lines() < 2 * needed + SLACK_LINES) {
             return Ok(());
         }
@@ -208,6 +235,10 @@ impl Ledger {
             }
         }
         let mut records: Vec<Record> = self.silences.values().cloned().map(Record::Silenced).collect();
+        for (route, threads) in &self.told {
+            let told = |thread: &String| Record::Told { route: route.clone(), thread: thread.clone() };
+            records.extend(threads.iter().map(told));
+        }
         for (number, (notice, routes)) in said {
             records.extend([Record::Next(number), Record::Said { notice: Box::new(notice), routes }]);
         }
@@ -368,10 +399,88 @@ impl Ledger {
         Ok(settled)
     }
 
-    /// Nothing more is to be done about notifications.
-    pub(super) fn done(&mut self, route: &str, numbers: &[u64]) -> io::Result<()> {
+    /// Nothing more is to be done about notifications; the route was sent something of these incidents.
+    pub(super) fn done<'a>(
+        &mut self,
+        route: &str,
+        numbers: &[u64],
+        told: impl Iterator<Item = &'a String>,
+    ) -> io::Result<()> {
         let done = |number: &u64| Record::Done { route: route.to_owned(), number: *number };
-        self.write(numbers.iter().map(done).collect())
+        let told: BTreeSet<&String> = told.filter(|thread| !self.is_told(route, thread)).collect();
+        let told = told.into_iter().map(|thread| Record::Told { route: route.to_owned(), thread: thread.clone() });
+        // In this order: of a write that is torn something may be sent again, and no end is withheld.
+        self.write(told.chain(numbers.iter().map(done)).collect())
+    }
+
+    /// Whether a route was sent something of an incident.
+    pub(super) fn is_told(&self, route: &str, thread: &str) -> bool {
+        self.told.get(route).is_some_and(|told| told.contains(thread))
+    }
+
+    /// What was last said of an alert.
+    pub(super) fn newest(&self, id: &str) -> Option<&Notice> {
+        self.alerts.get(id)?.notices.back().map(|(_, notice)| notice)
+    }
+
+    /// Closes the open alerts that are not computed any more: nothing would ever be said of them again. Those who were sent
+    /// something of them are told. Gives what is news.
+    pub(super) fn close_others(&mut self, is_computed: impl Fn(&AlertDocument) -> bool) -> io::Result<Vec<AlertEvent>> {
+        let others = self.alerts.values().filter_map(|known| Some((known.last()?, &known.thread)));
+        let others = others.filter(|(last, _)| last.alert.state == AlertState::Open && !is_computed(&last.alert));
+        let notices: Vec<Notice> = others
+            .map(|(last, thread)| {
+                let mut event = AlertEvent {
+                    kind: AlertEventKind::Closed,
+                    previous: None,
+                    replaces: None,
+                    replaced_by: None,
+                    ..last.clone()
+                };
+                event.alert.state = AlertState::Closed;
+                event.alert.summary = format!("its definition changed ({})", event.alert.summary);
+                event.drop_baselines();
+                Notice { event, thread: thread.clone() }
+            })
+            .collect();
+        let to = |notice: &Notice| {
+            let told = self.told.iter().filter(|(_, threads)| threads.contains(&notice.thread));
+            told.map(|(route, _)| route.clone()).collect()
+        };
+        let records =
+            notices.iter().map(|notice| Record::Said { routes: to(notice), notice: Box::new(notice.clone()) });
+        self.write(records.collect())?;
+        for notice in &notices {
+            self.doubts.alerts.remove(&notice.event.alert.id);
+        }
+        Ok(notices.into_iter().map(|notice| notice.event).collect())
+    }
+
+    /// The newest documents of these alerts are to be stored.
+    pub(super) fn store(&mut self, ids: impl Iterator<Item = String>) {
+        for id in ids {
+            if let Some((number, _)) = self.alerts.get(&id).and_then(|known| known.notices.back()) {
+                self.unstored.insert(id, *number);
+            }
+        }
+    }
+
+    /// How many alerts have documents that are not stored.
+    pub(super) fn unstored(&self) -> usize {
+        self.unstored.len()
+    }
+
+    /// The newest events of so many alerts whose documents are not stored, each with its number.
+    pub(super) fn to_store(&self, count: usize) -> Vec<(u64, AlertEvent)> {
+        let newest = |id| self.alerts.get(id)?.notices.back().map(|(number, notice)| (*number, notice.event.clone()));
+        self.unstored.keys().take(count).filter_map(newest).collect()
+    }
+
+    /// The document of an alert as of this event was stored, or refused.
+    pub(super) fn stored(&mut self, id: &str, number: u64) {
+        if self.unstored.get(id).is_some_and(|newest| *newest <= number) {
+            self.unstored.remove(id);
+        }
     }
 
     /// Makes a silence. Gives it with its number; forgets those that are over.
@@ -422,7 +531,7 @@ mod tests {
         let mut ledger = open();
         assert!(ledger.say(vec![event(Opened, AlertState::Open, 100)], to_a).unwrap().is_empty());
         let number = *ledger.waiting["a"].keys().next().unwrap();
-        ledger.done("a", &[number]).unwrap();
+        ledger.done("a", &[number], std::iter::empty()).unwrap();
         drop(ledger);
         let mut ledger = open();
         // Said in coarser steps, and so later; but it is known to be open.
@@ -523,7 +632,7 @@ mod tests {
             closed.alert.id = i.to_string();
             ledger.say(vec![closed], to_a).unwrap();
             let number = *ledger.waiting["a"].keys().next().unwrap();
-            ledger.done("a", &[number]).unwrap();
+            ledger.done("a", &[number], std::iter::empty()).unwrap();
         }
         assert_eq!(ledger.alerts.len(), 3);
         assert!(ledger.journal.as_ref().unwrap().lines() < 1_200);
@@ -531,5 +640,86 @@ mod tests {
         assert_eq!(again.alerts.keys().collect::<Vec<_>>(), ["697", "698", "699"]);
         assert_eq!((again.next, again.silences.len()), (ledger.next, 1));
         assert!(again.waiting.values().all(BTreeMap::is_empty));
+    }
+    #[test]
+    fn an_alert_that_is_not_computed_any_more_is_closed_where_it_was_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        let opened = event(AlertEventKind::Opened, AlertState::Open, 200);
+        let both = |_: &AlertEvent| vec!["a".to_owned(), "b".to_owned()];
+        ledger.say(vec![opened.clone()], both).unwrap();
+        ledger.done("a", &[1], [opened.alert.id.clone()].iter()).unwrap();
+        ledger.done("b", &[1], std::iter::empty()).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.resume(100);
+        assert!(ledger.close_others(|_| true).unwrap().is_empty());
+        let closed = ledger.close_others(|alert| *alert.configuration != *opened.alert.configuration).unwrap();
+        assert_eq!((closed[0].kind, closed[0].alert.state), (AlertEventKind::Closed, AlertState::Closed));
+        assert!(closed[0].alert.summary.contains("its definition changed"), "{}", closed[0].alert.summary);
+        let told = |route: &str| ledger.waiting[route].values().map(Notice::kind).collect::<Vec<_>>();
+        assert_eq!((told("a"), told("b")), (vec!["closed"], vec![]));
+        assert!(ledger.settle(300, both).unwrap().is_empty(), "it was right while it was computed");
+    }
+
+    #[test]
+    fn of_a_long_history_updates_are_forgotten_first() {
+        use AlertEventKind::{Amended, Opened, Updated};
+        let mut ledger = Ledger::open(None, 10).unwrap();
+        ledger.say(vec![event(Opened, AlertState::Open, 1)], to_a).unwrap();
+        for i in 0..300 {
+            let kind = if i == 3 { Amended } else { Updated };
+            ledger.say(vec![event(kind, AlertState::Open, 10 + i)], to_a).unwrap();
+        }
+        let kinds = |ledger: &Ledger| -> Vec<AlertEventKind> {
+            ledger.alerts.values().flat_map(|known| &known.notices).map(|(_, notice)| notice.event.kind).collect()
+        };
+        assert_eq!((kinds(&ledger).len(), &kinds(&ledger)[..3]), (EVENTS_KEPT, &[Opened, Amended, Updated][..]));
+        for i in 0..CHANGES_KEPT as u64 + 10 {
+            ledger.say(vec![event(Amended, AlertState::Open, 1_000 + i)], to_a).unwrap();
+        }
+        let all = kinds(&ledger);
+        assert_eq!((all.len(), all[0]), (CHANGES_KEPT, Opened));
+        assert!(all[1..].iter().all(|kind| *kind == Amended));
+    }
+
+    #[test]
+    fn of_each_alert_only_the_newest_document_waits_for_the_store() {
+        let mut ledger = Ledger::open(None, 1).unwrap();
+        let say = |ledger: &mut Ledger, id: &str, as_of| {
+            let mut closed = event(AlertEventKind::Closed, AlertState::Closed, as_of);
+            closed.alert.id = id.to_owned();
+            ledger.say(vec![closed], |_| Vec::new()).unwrap();
+            ledger.store([id.to_owned()].into_iter());
+        };
+        say(&mut ledger, "x", 100);
+        let first = ledger.to_store(10);
+        say(&mut ledger, "x", 200);
+        say(&mut ledger, "y", 300);
+        ledger.stored("x", first[0].0);
+        let waiting = ledger.to_store(10);
+        let ids: Vec<(&str, Millis)> =
+            waiting.iter().map(|(_, event)| (event.alert.id.as_str(), event.as_of)).collect();
+        assert_eq!(ids, [("x", 200), ("y", 300)], "neither is forgotten before it is stored");
+        waiting.iter().for_each(|(number, event)| ledger.stored(&event.alert.id, *number));
+        assert_eq!(ledger.unstored(), 0);
+    }
+
+    #[test]
+    fn whom_incidents_were_told_outlives_a_rewritten_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 3).unwrap();
+        let opened = event(AlertEventKind::Opened, AlertState::Open, 1);
+        ledger.say(vec![opened.clone()], to_a).unwrap();
+        ledger.done("a", &[1], [opened.alert.id.clone()].iter()).unwrap();
+        for i in 0..1_200 {
+            let mut closed = event(AlertEventKind::Closed, AlertState::Closed, 10 + i);
+            closed.alert.id = i.to_string();
+            ledger.say(vec![closed.clone()], to_a).unwrap();
+            ledger.done("a", &[i + 2], [closed.alert.id].iter()).unwrap();
+        }
+        assert!(ledger.told["a"].len() <= 3, "those of forgotten alerts are forgotten");
+        let again = Ledger::open(Some(directory.path()), 3).unwrap();
+        assert!(again.is_told("a", &opened.alert.id) && !again.is_told("a", "0"));
     }
 }

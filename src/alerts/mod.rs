@@ -13,11 +13,12 @@
 //! its documents by another task, so alerts are sent while it is away.
 //!
 //! - [`config`]: the options. [`ledger`], over a [`journal`]: all that is known. [`sender`]: a task for each route;
-//!   [`groups`]: what it sends together.
+//!   [`fates`]: what becomes of a notice; [`groups`]: what it sends together.
 //! - [`notice`]: a notification in words. [`routes`], [`template`]: what each kind of route is sent.
 //! - [`silences`]: for a time, nobody is told.
 
 pub mod config;
+mod fates;
 mod groups;
 mod journal;
 mod ledger;
@@ -29,7 +30,7 @@ mod template;
 #[cfg(test)]
 mod testing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ use tokio::sync::{Notify, mpsc};
 use self::config::{AlertsConfig, RouteConfig};
 pub use self::ledger::{Change, last_in_journal};
 use self::ledger::{Known, Ledger};
-use self::notice::Notice;
+use self::routes::Fixed;
 pub use self::sender::Counters;
 use self::silences::Silence;
 use crate::metrics::Samples;
@@ -56,6 +57,8 @@ use crate::stores::{AlertWrite, Store};
 
 /// How long to wait before a journal that cannot be written is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Documents that the store is given at once.
+const STORED_AT_ONCE: usize = 500;
 /// The place of the tick in a version, as for windows.
 const TICK_BITS: u32 = 44;
 
@@ -80,6 +83,8 @@ pub struct Parts {
     pub tick_ms: u64,
     /// The tick of the checkpoint that the run goes on from; `None` where it begins anew.
     pub resumed_at: Option<Tick>,
+    /// The names and definitions of the alerts that are computed.
+    pub computed: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
 /// Alerts of a process.
@@ -95,8 +100,8 @@ struct Shared {
     public_url: Option<String>,
     /// By alert, the routes to be told.
     routes: BTreeMap<String, Vec<String>>,
-    /// By alert, its severity, where it is configured.
-    severities: BTreeMap<String, &'static str>,
+    /// By alert, what stays the same of it.
+    fixed: BTreeMap<String, Fixed>,
     speaks: bool,
     is_kept: bool,
     ledger: Mutex<Ledger>,
@@ -106,8 +111,8 @@ struct Shared {
     counters: Counters,
     handed_in: AtomicU64,
     kept: AtomicU64,
-    /// Documents for the store that are not stored yet.
-    unstored: AtomicU64,
+    /// There is something to be stored.
+    to_store: Notify,
 }
 
 impl Alerts {
@@ -116,16 +121,20 @@ impl Alerts {
     /// # Errors
     /// If the journal cannot be opened, or no client can be made.
     pub fn start(parts: Parts, store: Arc<dyn Store>, runtime: &Handle) -> io::Result<Self> {
-        let Parts { config, alerts, routes, public_url, directory, speaks, generation, tick_ms, resumed_at } = parts;
+        let Parts { config, alerts, routes, public_url, directory, speaks, generation, tick_ms, resumed_at, computed } =
+            parts;
         let all: Vec<String> = routes.iter().map(|route| route.name.clone()).collect();
         let told = |alert: &AlertConfig| if alert.routes.is_empty() { all.clone() } else { alert.routes.clone() };
         let sends = speaks && directory.is_some();
         let mut ledger = Ledger::open(directory.as_deref(), config.keep)?;
         // What was said later is in the journal, and perhaps not in the store.
-        let again = resumed_at.map(|at| ledger.resume(at * tick_ms)).unwrap_or_default();
+        let mut again = resumed_at.map(|at| ledger.resume(at * tick_ms)).unwrap_or_default();
+        let is_computed =
+            |alert: &AlertDocument| computed.contains(&(alert.alert.clone(), alert.configuration.clone()));
+        again.extend(ledger.close_others(is_computed)?);
         let shared = Arc::new(Shared {
             routes: alerts.iter().map(|alert| (alert.name.clone(), told(alert))).collect(),
-            severities: alerts.iter().filter_map(|alert| Some((alert.name.clone(), alert.severity?.name()))).collect(),
+            fixed: alerts.iter().map(|alert| (alert.name.clone(), Fixed::of(alert))).collect(),
             ledger: Mutex::new(ledger),
             config,
             public_url,
@@ -136,15 +145,14 @@ impl Alerts {
             counters: Counters::default(),
             handed_in: AtomicU64::new(0),
             kept: AtomicU64::new(0),
-            unstored: AtomicU64::new(0),
+            to_store: Notify::new(),
         });
         let (events, received) = mpsc::unbounded_channel();
-        let (documents, to_store) = mpsc::unbounded_channel();
         let ids = Versions { generation, tick_ms: tick_ms.max(1) };
-        let keeper = Keeper { shared: shared.clone(), documents: speaks.then_some(documents), ids };
+        let keeper = Keeper { shared: shared.clone() };
         keeper.store(again);
         std::thread::Builder::new().name("alerts".to_owned()).spawn(move || keeper.run(received))?;
-        runtime.spawn(store_alerts(shared.clone(), store, to_store));
+        runtime.spawn(store_alerts(shared.clone(), store, ids));
         if sends && !routes.is_empty() {
             // Another part may have installed one already.
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -171,12 +179,12 @@ impl Alerts {
 
     /// Whether the first so many events are in the journal, and their documents stored.
     pub fn is_stored(&self, handed_in: u64) -> bool {
-        self.shared.kept.load(Ordering::SeqCst) >= handed_in && self.shared.unstored.load(Ordering::SeqCst) == 0
+        self.shared.kept.load(Ordering::SeqCst) >= handed_in && self.unstored() == 0
     }
 
     /// Documents that are not stored yet.
     pub fn unstored(&self) -> u64 {
-        self.shared.unstored.load(Ordering::SeqCst)
+        self.shared.ledger.lock().unstored() as u64
     }
 
     /// The input has ended and everything was said: what an earlier run said and this one did not is taken back.
@@ -273,18 +281,14 @@ impl Alerts {
 }
 
 impl Shared {
-    fn tells(&self, route: &str, notice: &Notice) -> bool {
-        self.routes.get(&*notice.event.alert.alert).is_some_and(|routes| routes.iter().any(|name| name == route))
-    }
-
     /// Whether it is not over for too long, by the wall clock.
-    fn is_fresh(&self, notice: &Notice) -> bool {
-        wall_clock_ms() <= notice.event.alert.end.saturating_add(self.config.notify_max_age.as_millis())
+    fn is_fresh(&self, alert: &AlertDocument) -> bool {
+        wall_clock_ms() <= alert.end.saturating_add(self.config.notify_max_age.as_millis())
     }
 
-    fn is_silenced(&self, notice: &Notice) -> bool {
+    fn is_silenced(&self, ledger: &Ledger, alert: &AlertDocument) -> bool {
         let now = wall_clock_ms();
-        self.ledger.lock().silences.values().any(|silence| silence.matches(&notice.event.alert, now))
+        ledger.silences.values().any(|silence| silence.matches(alert, now))
     }
 
     /// Where an alert is to be read; without an id, where all are.
@@ -298,13 +302,7 @@ impl Shared {
         if !self.speaks || !self.is_kept {
             return Vec::new();
         }
-        let routes = self.routes.get(&*event.alert.alert).cloned().unwrap_or_default();
-        if self.config.dry_run {
-            let notice = Notice { event: event.clone(), thread: event.alert.id.clone() };
-            tracing::info!(?routes, link = %self.link(Some(&event.alert.id)), "dry run: would send: {}", notice.title());
-            return Vec::new();
-        }
-        routes
+        self.routes.get(&*event.alert.alert).cloned().unwrap_or_default()
     }
 }
 
@@ -347,8 +345,6 @@ impl Said {
 /// Writes the journal.
 struct Keeper {
     shared: Arc<Shared>,
-    documents: Option<mpsc::UnboundedSender<AlertWrite>>,
-    ids: Versions,
 }
 
 impl Keeper {
@@ -385,13 +381,9 @@ impl Keeper {
 
     /// Has the documents of events stored.
     fn store(&self, events: Vec<AlertEvent>) {
-        let Some(documents) = &self.documents else { return };
-        for event in events {
-            let Ok(json) = serde_json::to_vec(&event.alert) else { continue };
-            let version = self.ids.generation << TICK_BITS | (event.as_of / self.ids.tick_ms);
-            let write = AlertWrite { id: event.alert.id, version, start_ms: event.alert.start, json };
-            self.shared.unstored.fetch_add(1, Ordering::SeqCst);
-            let _ = documents.send(write);
+        if self.shared.speaks && !events.is_empty() {
+            self.shared.ledger.lock().store(events.into_iter().map(|event| event.alert.id));
+            self.shared.to_store.notify_one();
         }
     }
 }
@@ -400,14 +392,23 @@ fn report(error: &io::Error) {
     tracing::error!(%error, "alerts cannot be written to their journal; it is tried again");
 }
 
-/// Stores documents in order, until the keeper is gone.
-async fn store_alerts(shared: Arc<Shared>, store: Arc<dyn Store>, mut documents: mpsc::UnboundedReceiver<AlertWrite>) {
-    let mut batch = Vec::new();
-    while documents.recv_many(&mut batch, 500).await > 0 {
-        let count = batch.len() as u64;
-        if let Err(error) = store.write_alerts(std::mem::take(&mut batch)).await {
+/// Stores the newest documents of alerts.
+async fn store_alerts(shared: Arc<Shared>, store: Arc<dyn Store>, ids: Versions) {
+    loop {
+        let events = shared.ledger.lock().to_store(STORED_AT_ONCE);
+        if events.is_empty() {
+            shared.to_store.notified().await;
+            continue;
+        }
+        let write = |(_, event): &(u64, AlertEvent)| {
+            let json = serde_json::to_vec(&event.alert).ok()?;
+            let version = ids.generation << TICK_BITS | (event.as_of / ids.tick_ms);
+            Some(AlertWrite { id: event.alert.id.clone(), version, start_ms: event.alert.start, json })
+        };
+        if let Err(error) = store.write_alerts(events.iter().filter_map(write).collect()).await {
             tracing::error!(%error, "alerts were not stored");
         }
-        shared.unstored.fetch_sub(count, Ordering::SeqCst);
+        let mut ledger = shared.ledger.lock();
+        events.iter().for_each(|(number, event)| ledger.stored(&event.alert.id, *number));
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use floodmark_dataflows::alerts::AlertDocument;
+use floodmark_dataflows::alerts::config::{AlertConfig, AlertSeverity};
 use floodmark_dataflows::time::Millis;
 use serde_json::{Value, json};
 
@@ -31,10 +32,26 @@ const INTERVALS_HELD: u32 = 4;
 pub(super) struct Sending<'a> {
     /// Where an alert is to be read; without an id, where all are.
     pub link: &'a dyn Fn(Option<&str>) -> String,
-    /// The severity of an alert of a name, where the configuration says it once and for all.
-    pub severity: &'a dyn Fn(&str) -> Option<&'static str>,
+    /// What stays the same of an alert of a name.
+    pub fixed: &'a dyn Fn(&str) -> Fixed,
     /// The wall clock.
     pub now_ms: Millis,
+}
+
+/// What the configuration says of an alert once and for all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fixed {
+    /// How bad it is, if that does not go by the score.
+    pub severity: Option<&'static str>,
+    /// Each of its incidents is of one key.
+    pub is_of_one_key: bool,
+}
+
+impl Fixed {
+    /// What an alert is configured to.
+    pub(super) fn of(alert: &AlertConfig) -> Self {
+        Self { severity: alert.severity.map(AlertSeverity::name), is_of_one_key: !alert.group }
+    }
 }
 
 /// A request that tells a route of a notice.
@@ -72,8 +89,8 @@ pub(super) fn request(route: &RouteConfig, batch: &Batch, with: &Sending<'_>) ->
     let url = format!("{}/api/v2/alerts", alertmanager.url.expose().trim_end_matches('/'));
     let held_ms = route.repeats_every().map_or(0, |every| (every * INTERVALS_HELD).as_millis() as u64);
     let alert = |notice: &Notice| {
-        let severity = (with.severity)(&notice.event.alert.alert);
-        alertmanager_alert(notice, &of(notice), severity, with.now_ms, held_ms)
+        let fixed = (with.fixed)(&notice.event.alert.alert);
+        alertmanager_alert(notice, &of(notice), fixed, with.now_ms, held_ms)
     };
     to(&url, Value::Array(batch.notices.iter().map(alert).collect()).to_string())
 }
@@ -194,13 +211,7 @@ fn details(alert: &AlertDocument) -> AlertDocument {
 
 /// Labels tell alerts apart, so only what does not change is in them. `endsAt` is said of what is open, too: what is said
 /// here counts, and not for how long this Alertmanager waits by its configuration.
-fn alertmanager_alert(
-    notice: &Notice,
-    link: &str,
-    severity: Option<&'static str>,
-    now_ms: Millis,
-    held_ms: u64,
-) -> Value {
+fn alertmanager_alert(notice: &Notice, link: &str, fixed: Fixed, now_ms: Millis, held_ms: u64) -> Value {
     let alert = &notice.event.alert;
     // A start that is not in the past, or an end before it, would be refused; a resolved one must have ended by now.
     let start = alert.start.min(now_ms);
@@ -223,8 +234,13 @@ fn alertmanager_alert(
         "startsAt": rfc3339(start),
         "endsAt": rfc3339(end),
     });
-    if let Some(severity) = severity {
+    if let Some(severity) = fixed.severity {
         body["labels"]["severity"] = json!(severity);
+    }
+    if fixed.is_of_one_key {
+        for (name, value) in &alert.first.key.0 {
+            body["labels"][label_name(name)] = json!(value);
+        }
     }
     if link.starts_with("http") {
         body["generatorURL"] = json!(link);
@@ -232,9 +248,17 @@ fn alertmanager_alert(
     body
 }
 
+/// The label of a key field: what a name of a label may not hold is `_`, and none takes the place of another label.
+fn label_name(field: &str) -> String {
+    let name = field.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_");
+    let is_taken = ["alertname", "view", "incident", "severity"].contains(&&*name);
+    if is_taken || name.starts_with(|c: char| c.is_ascii_digit()) { format!("key_{name}") } else { name }
+}
+
 #[cfg(test)]
 mod tests {
     use floodmark_dataflows::alerts::{AlertEventKind, AlertState};
+    use floodmark_dataflows::output::KeyFields;
 
     use super::*;
     use crate::alerts::testing::notice;
@@ -270,19 +294,28 @@ mod tests {
     #[test]
     fn alertmanager_gets_the_same_labels_and_an_end() {
         let mut notice = notice("a");
-        let opened = alertmanager_alert(&notice, "/alerts/a", None, 60_000, 240_000);
+        let opened = alertmanager_alert(&notice, "/alerts/a", Fixed::default(), 60_000, 240_000);
         notice.event.alert.state = AlertState::Closed;
         notice.event.alert.severity = "low".into();
-        let closed = alertmanager_alert(&notice, "https://x/alerts/a", None, 60_000, 240_000);
+        let closed = alertmanager_alert(&notice, "https://x/alerts/a", Fixed::default(), 60_000, 240_000);
         assert_eq!(opened["labels"], closed["labels"]);
         assert_eq!((&opened["startsAt"], &closed["startsAt"]), (&json!(rfc3339(10_000)), &json!(rfc3339(10_000))));
         assert_eq!((&opened["endsAt"], &closed["endsAt"]), (&json!(rfc3339(300_000)), &json!(rfc3339(20_000))));
         assert!(opened.get("generatorURL").is_none(), "a path is no address");
         assert_eq!(closed["generatorURL"], "https://x/alerts/a");
         // Records ahead of this machine's clock: never an end before the start, and none to come.
-        let ahead = alertmanager_alert(&notice, "/alerts/a", Some("critical"), 5_000, 240_000);
+        notice.event.alert.first.key = KeyFields(
+            [("service_name", "cart"), ("host.name", "h1"), ("view", "v"), ("0", "z")]
+                .map(|(name, value)| (name.into(), value.to_owned()))
+                .to_vec(),
+        );
+        let fixed = Fixed { severity: Some("critical"), is_of_one_key: true };
+        let ahead = alertmanager_alert(&notice, "/alerts/a", fixed, 5_000, 240_000);
         assert_eq!((&ahead["startsAt"], &ahead["endsAt"]), (&json!(rfc3339(5_000)), &json!(rfc3339(5_000))));
-        assert_eq!(ahead["labels"]["severity"], "critical");
+        let labels = &ahead["labels"];
+        assert_eq!((&labels["severity"], &labels["view"]), (&json!("critical"), &json!("per_service")));
+        let of_key = ["service_name", "host_name", "key_view", "key_0"].map(|name| labels[name].as_str().unwrap());
+        assert_eq!(of_key, ["cart", "h1", "v", "z"]);
     }
 
     #[test]
@@ -313,7 +346,7 @@ mod tests {
             let by = vec![("alert".to_owned(), "errors".to_owned())];
             let batch = Batch::new(route, by, vec![notice("a"), over.clone()]);
             let link = |id: Option<&str>| format!("/alerts/{}", id.unwrap_or_default());
-            let with = Sending { link: &link, severity: &|_| None, now_ms: 60_000 };
+            let with = Sending { link: &link, fixed: &|_| Fixed::default(), now_ms: 60_000 };
             serde_json::from_str(&request(route, &batch, &with).unwrap().body).unwrap()
         };
         let hook = body(&route("webhook.url = \"http://x\""));

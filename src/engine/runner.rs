@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use floodmark_dataflows::alerts::config::Alert;
 use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::Computation;
 use floodmark_dataflows::decode::RecordsConfig;
@@ -250,7 +251,7 @@ impl WithSource for Run<'_> {
         observe::watch(&metrics, counts.clone(), writer.clone(), dead_letters.clone(), store.clone());
 
         let continues = resumed.as_ref().and_then(|resumed| resumed.continues);
-        let alerts = alerts(config, options, generation, continues, store.clone(), runtime)?;
+        let alerts = alerts(config, options, &compiled.alerts, generation, continues, store.clone(), runtime)?;
         if let Some(alerts) = &alerts {
             let alerts = alerts.clone();
             metrics.collect(move |samples| alerts.collect(samples));
@@ -415,30 +416,34 @@ impl WithSource for Run<'_> {
     }
 }
 
-/// What takes alerts, where there are any.
+/// What takes alerts, where there are or were any.
 fn alerts(
     config: &Config,
     options: &RunOptions,
+    computed: &[Arc<Alert>],
     generation: u64,
     resumed_at: Option<Tick>,
     store: Arc<dyn Store>,
     runtime: &Runtime,
 ) -> Result<Option<Alerts>, EngineError> {
-    if config.alert.is_empty() {
-        return Ok(None);
-    }
     let process = config.cluster.process;
     let is_apart = options.bare || options.replay.is_some();
+    let directory = (!is_apart).then(|| config.data_dir.join("outbox").join(process.to_string()));
+    // Alerts that are configured no more may be open.
+    if config.alert.is_empty() && !directory.as_ref().is_some_and(|directory| directory.exists()) {
+        return Ok(None);
+    }
     let parts = crate::alerts::Parts {
         config: config.alerts.clone(),
         alerts: config.alert.clone(),
         routes: config.route.clone(),
         public_url: config.api.public_url.clone(),
-        directory: (!is_apart).then(|| config.data_dir.join("outbox").join(process.to_string())),
+        directory,
         speaks: process == 0,
         generation,
         tick_ms: config.time.tick.as_millis(),
         resumed_at,
+        computed: computed.iter().map(|alert| (alert.name.clone(), alert.configuration.clone())).collect(),
     };
     let started = Alerts::start(parts, store, runtime.handle());
     started.map(Some).map_err(|error| EngineError::Process(format!("cannot prepare the outbox of alerts: {error}")))

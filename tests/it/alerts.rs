@@ -348,3 +348,86 @@ fn a_group_waits_for_others_and_is_told_once_through_a_kill() {
     names.sort_unstable();
     assert_eq!(names, ["errors", "more"]);
 }
+
+#[test]
+fn an_alert_that_outlasts_its_silence_is_told_then_as_it_is() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "");
+    let zero = now_ms();
+    let (mut run_1, api) = run(&dir);
+    assert!(request(&api, "POST", "/silences", r#"{"for":"1h","comment":"move"}"#).contains(" 201 "));
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(12, "cart", "INFO")]);
+    run_1.expect_line("recorded and not sent: it is silenced");
+    append(&dir, zero, &burst(13, "checkout"));
+    append(&dir, zero, &[(23, "cart", "INFO")]);
+    eventually("it has two windows", || (api.get("/alerts")?["alerts"][0]["windows"] == 2).then_some(()));
+    run_1.signal(Signal::Kill);
+    run_1.wait();
+    let (_run, api) = run(&dir);
+    assert!(receiver.kinds().is_empty());
+    assert!(request(&api, "DELETE", "/silences/1", "").contains(" 204 "));
+    receiver.expect(&["opened"]);
+    assert_eq!(receiver.got.lock().unwrap()[0]["alert"]["windows"], 2, "what is known by now");
+    append(&dir, zero, &[(90, "cart", "INFO")]);
+    receiver.expect(&["opened", "closed"]);
+}
+
+#[test]
+fn an_incident_that_goes_on_is_told_when_the_reading_has_caught_up() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "[alerts]\nnotify_max_age = \"9m\"");
+    let zero = now_ms();
+    let (mut run, _api) = run(&dir);
+    // Ten minutes ago.
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(12, "cart", "INFO")]);
+    run.expect_line("recorded and not sent: it is over for long");
+    for second in (21..500).step_by(20) {
+        append(&dir, zero, &burst(second, "checkout"));
+    }
+    receiver.expect(&["opened"]);
+    assert_eq!(receiver.got.lock().unwrap()[0]["alert"]["start"], json!(zero));
+    append(&dir, zero, &[(590, "cart", "INFO")]);
+    receiver.expect(&["opened", "closed"]);
+}
+
+#[test]
+fn an_alert_that_is_configured_no_more_is_closed_and_its_receivers_are_told() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "");
+    let zero = now_ms();
+    let (run_1, _api) = run(&dir);
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(12, "cart", "INFO")]);
+    receiver.expect(&["opened"]);
+    run_1.signal(Signal::Terminate);
+    run_1.wait().expect_code(0);
+    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let (before, rest) = text.split_once("[[alert]]").unwrap();
+    let (_, after) = rest.split_once("[[route]]").unwrap();
+    dir.file("floodmark.toml", &format!("{before}[[route]]{after}"));
+    let (_run, api) = run(&dir);
+    receiver.expect(&["opened", "closed"]);
+    let title = receiver.got.lock().unwrap()[1]["title"].clone();
+    assert!(title.as_str().unwrap().contains("its definition changed"), "{title}");
+    expect_states(&api, &["closed"]);
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_sent_and_no_secret() {
+    let receiver = Receiver::start(200);
+    let dir =
+        setup(&receiver, "[[route]]\nname = \"oncall\"\npagerduty.routing_key = \"k3y\"\n[alerts]\ndry_run = true");
+    let zero = now_ms();
+    let (mut run, _api) = run(&dir);
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(12, "cart", "INFO")]);
+    let lines = [run.expect_line("dry run: would send to"), run.expect_line("dry run: would send to")];
+    let of = |kind: &str| lines.iter().find(|line| line.contains(kind)).unwrap_or_else(|| panic!("{lines:?}"));
+    let hook = of("webhook.url http://127.0.0.1/[redacted]: ");
+    assert!(hook.contains(r#""kind":"opened""#) && !hook.contains("/hook"), "{hook}");
+    let oncall = of("pagerduty.url https://events.pagerduty.com/[redacted]: ");
+    assert!(oncall.contains(r#""event_action":"trigger""#) && !oncall.contains("k3y"), "{oncall}");
+    assert!(receiver.kinds().is_empty());
+}
