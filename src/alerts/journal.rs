@@ -78,13 +78,13 @@ impl Journal {
         let mut file = File::create(&new)?;
         file.write_all(&lines)?;
         file.sync_all()?;
+        let file = OpenOptions::new().append(true).open(&new)?;
         std::fs::rename(&new, &self.path)?;
+        // Whatever fails from here on, the old file is no more.
+        (self.file, self.lines, self.length) = (file, records.len(), lines.len() as u64);
         if let Some(directory) = self.path.parent() {
             File::open(directory)?.sync_all()?;
         }
-        self.file = OpenOptions::new().append(true).open(&self.path)?;
-        self.lines = records.len();
-        self.length = lines.len() as u64;
         Ok(())
     }
 }

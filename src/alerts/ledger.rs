@@ -82,8 +82,10 @@ pub(super) struct Ledger {
     /// By route, the incidents of which it was sent something.
     told: BTreeMap<String, BTreeSet<String>>,
     pub silences: BTreeMap<u64, Silence>,
-    /// The alerts whose newest documents are not stored yet, each with the number of its newest event then.
+    /// The alerts whose newest documents are not stored yet, each with the number of its newest event.
     unstored: BTreeMap<String, u64>,
+    /// What is said is to be stored.
+    stores: bool,
     next: u64,
     keep: usize,
     doubts: Doubts,
@@ -141,6 +143,7 @@ impl Ledger {
             told: BTreeMap::new(),
             silences: BTreeMap::new(),
             unstored: BTreeMap::new(),
+            stores: false,
             next: 1,
             keep,
             doubts: Doubts::default(),
@@ -169,6 +172,9 @@ impl Ledger {
                 }
                 for route in routes {
                     self.waiting.entry(route).or_default().insert(number, told.clone());
+                }
+                if self.stores {
+                    self.unstored.insert(notice.event.alert.id.clone(), number);
                 }
                 let new = Known { notices: VecDeque::new(), thread: notice.thread.clone() };
                 let known = self.alerts.entry(notice.event.alert.id.clone()).or_insert(new);
@@ -456,8 +462,9 @@ impl Ledger {
         Ok(notices.into_iter().map(|notice| notice.event).collect())
     }
 
-    /// The newest documents of these alerts are to be stored.
+    /// From now on what is said is to be stored, and the newest documents of these alerts.
     pub(super) fn store(&mut self, ids: impl Iterator<Item = String>) {
+        self.stores = true;
         for id in ids {
             if let Some((number, _)) = self.alerts.get(&id).and_then(|known| known.notices.back()) {
                 self.unstored.insert(id, *number);
@@ -686,11 +693,11 @@ mod tests {
     #[test]
     fn of_each_alert_only_the_newest_document_waits_for_the_store() {
         let mut ledger = Ledger::open(None, 1).unwrap();
+        ledger.store(std::iter::empty());
         let say = |ledger: &mut Ledger, id: &str, as_of| {
             let mut closed = event(AlertEventKind::Closed, AlertState::Closed, as_of);
             closed.alert.id = id.to_owned();
             ledger.say(vec![closed], |_| Vec::new()).unwrap();
-            ledger.store([id.to_owned()].into_iter());
         };
         say(&mut ledger, "x", 100);
         let first = ledger.to_store(10);

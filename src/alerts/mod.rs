@@ -132,6 +132,9 @@ impl Alerts {
         let is_computed =
             |alert: &AlertDocument| computed.contains(&(alert.alert.clone(), alert.configuration.clone()));
         again.extend(ledger.close_others(is_computed)?);
+        if speaks {
+            ledger.store(again.into_iter().map(|event| event.alert.id));
+        }
         let shared = Arc::new(Shared {
             routes: alerts.iter().map(|alert| (alert.name.clone(), told(alert))).collect(),
             fixed: alerts.iter().map(|alert| (alert.name.clone(), Fixed::of(alert))).collect(),
@@ -150,7 +153,6 @@ impl Alerts {
         let (events, received) = mpsc::unbounded_channel();
         let ids = Versions { generation, tick_ms: tick_ms.max(1) };
         let keeper = Keeper { shared: shared.clone() };
-        keeper.store(again);
         std::thread::Builder::new().name("alerts".to_owned()).spawn(move || keeper.run(received))?;
         runtime.spawn(store_alerts(shared.clone(), store, ids));
         if sends && !routes.is_empty() {
@@ -352,7 +354,7 @@ impl Keeper {
         let routes = |event: &AlertEvent| self.shared.routes_of(event);
         while let Some(said) = received.blocking_recv() {
             let count = said.count();
-            let news = loop {
+            loop {
                 let mut ledger = self.shared.ledger.lock();
                 let noted = match &said {
                     Said::Events(events, as_of) => match events.is_empty() {
@@ -364,26 +366,18 @@ impl Keeper {
                 };
                 drop(ledger);
                 match noted {
-                    Ok(news) => break news,
+                    Ok(_) => break,
                     Err(error) => report(&error),
                 }
                 std::thread::sleep(AGAIN);
-            };
+            }
             self.shared.heard.notify_waiters();
             if count == 0 {
                 continue;
             }
-            self.store(news);
+            self.shared.to_store.notify_one();
             self.shared.kept.fetch_add(count, Ordering::SeqCst);
             self.shared.news.notify_waiters();
-        }
-    }
-
-    /// Has the documents of events stored.
-    fn store(&self, events: Vec<AlertEvent>) {
-        if self.shared.speaks && !events.is_empty() {
-            self.shared.ledger.lock().store(events.into_iter().map(|event| event.alert.id));
-            self.shared.to_store.notify_one();
         }
     }
 }
