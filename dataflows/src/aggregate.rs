@@ -9,9 +9,10 @@
 use differential_dataflow::difference::{IsZero, Monoid, Semigroup};
 use serde::{Deserialize, Serialize};
 
-use crate::histogram::{Histogram, bucket_of};
+use crate::histogram::{Histogram, bucket_of, signed_bucket_of};
+use crate::numbers::Number;
 use crate::ranges::Ranges;
-use crate::record::{Level, Record};
+use crate::record::{FieldRef, Level, Record};
 use crate::rules::Verdict;
 use crate::time::Millis;
 
@@ -43,6 +44,8 @@ pub struct Aggregate {
     pub max_severity: u8,
     /// Where the records are, in views that keep that.
     pub ranges: Ranges,
+    /// The numbers that the view names, in its order; empty where it names none or where there are no records.
+    pub numbers: Box<[Number]>,
 }
 
 impl Default for Aggregate {
@@ -59,6 +62,7 @@ impl Default for Aggregate {
             last_ms: 0,
             max_severity: 0,
             ranges: Ranges::default(),
+            numbers: Box::default(),
         }
     }
 }
@@ -84,13 +88,15 @@ impl Aggregate {
             anomalies: -self.anomalies,
             response_sum_us: -self.response_sum_us,
             response,
+            numbers: self.numbers.iter().map(Number::negated).collect(),
             ..Self::default()
         }
     }
 
     /// Heap bytes beyond the size of the struct.
     pub fn heap_bytes(&self) -> usize {
-        self.response.heap_bytes() + self.ranges.heap_bytes()
+        let numbers = self.numbers.iter().map(|number| number.values.heap_bytes()).sum::<usize>();
+        self.response.heap_bytes() + self.ranges.heap_bytes() + size_of_val(&*self.numbers) + numbers
     }
 }
 
@@ -101,6 +107,7 @@ impl IsZero for Aggregate {
             && self.anomalies == 0
             && self.response_sum_us == 0
             && self.response.is_empty()
+            && self.numbers.iter().all(IsZero::is_zero)
     }
 }
 
@@ -121,6 +128,11 @@ impl Semigroup for Aggregate {
         self.last_ms = self.last_ms.max(other.last_ms);
         self.max_severity = self.max_severity.max(other.max_severity);
         self.ranges.join(&other.ranges);
+        if self.numbers.is_empty() {
+            self.numbers.clone_from(&other.numbers);
+        } else {
+            self.numbers.iter_mut().zip(&other.numbers).for_each(|(number, other)| number.add(other));
+        }
     }
 }
 
@@ -136,12 +148,14 @@ impl Monoid for Aggregate {
 pub struct Accumulator {
     aggregate: Aggregate,
     buckets: Vec<u16>,
+    /// The place of a number, and the bucket that its value is in.
+    number_buckets: Vec<(u8, u16)>,
 }
 
 impl Accumulator {
-    /// Adds one record.
+    /// Adds one record, with these numbers of it.
     #[inline]
-    pub fn add(&mut self, record: &Record<'_>, verdict: Verdict) {
+    pub fn add(&mut self, record: &Record<'_>, verdict: Verdict, numbers: &[FieldRef]) {
         let a = &mut self.aggregate;
         a.levels[record.level as usize] += 1;
         if let Some(status) = record.status_code {
@@ -157,6 +171,23 @@ impl Accumulator {
         a.first_ms = a.first_ms.min(record.timestamp_ms);
         a.last_ms = a.last_ms.max(record.timestamp_ms);
         a.max_severity = a.max_severity.max(verdict.severity);
+        if !numbers.is_empty() {
+            self.add_numbers(record, numbers);
+        }
+    }
+
+    fn add_numbers(&mut self, record: &Record<'_>, fields: &[FieldRef]) {
+        let numbers = &mut self.aggregate.numbers;
+        if numbers.is_empty() {
+            *numbers = vec![Number::default(); fields.len()].into();
+        }
+        for ((place, field), number) in (0..).zip(fields).zip(numbers) {
+            let Some(value) = record.millionths(*field) else { continue };
+            number.sum += i128::from(value);
+            number.min = number.min.min(value);
+            number.max = number.max.max(value);
+            self.number_buckets.push((place, signed_bucket_of(value)));
+        }
     }
 
     /// The aggregate of what was added, leaving the accumulator empty with its buffers kept.
@@ -164,6 +195,14 @@ impl Accumulator {
         let mut aggregate = std::mem::take(&mut self.aggregate);
         aggregate.response = Histogram::from_unsorted(&mut self.buckets);
         self.buckets.clear();
+        self.number_buckets.sort_unstable();
+        for of_number in self.number_buckets.chunk_by(|a, b| a.0 == b.0) {
+            let mut buckets: Vec<u16> = of_number.iter().map(|(_, bucket)| *bucket).collect();
+            if let Some(number) = aggregate.numbers.get_mut(usize::from(of_number[0].0)) {
+                number.values = Histogram::from_unsorted(&mut buckets);
+            }
+        }
+        self.number_buckets.clear();
         aggregate
     }
 }

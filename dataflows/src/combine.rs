@@ -222,12 +222,12 @@ impl ViewCombiner {
         }
         match entry.gathered.iter_mut().find(|gathered| gathered.pane == pane) {
             Some(gathered) => {
-                gathered.accumulator.add(record, verdict);
+                gathered.accumulator.add(record, verdict, &self.view.number_fields);
                 gathered.last = place.offset;
             }
             None => {
                 let mut accumulator = spare.pop().unwrap_or_default();
-                accumulator.add(record, verdict);
+                accumulator.add(record, verdict, &self.view.number_fields);
                 entry.gathered.push(Gathered { pane, accumulator, first: place, last: place.offset });
             }
         }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::{Aggregate, STATUS_CLASSES};
+use crate::numbers::{Number, NumberMeasures};
 use crate::record::Level;
 use crate::time::{Millis, Tick};
 
@@ -64,8 +65,8 @@ impl Late {
     }
 }
 
-/// What a document shows of an [`Aggregate`]: everything but the buckets of response times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a document shows of an [`Aggregate`]: everything but the buckets of response times and numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measures {
     /// Records by [`Level`], in the order of [`Level::ALL`].
     pub levels: [i64; Level::ALL.len()],
@@ -81,6 +82,8 @@ pub struct Measures {
     pub last_ms: Millis,
     /// Highest severity.
     pub max_severity: u8,
+    /// The numbers that the view names, in its order; `None` for one that no record has.
+    pub numbers: Box<[Option<NumberMeasures>]>,
 }
 
 /// Response times in microseconds.
@@ -119,6 +122,7 @@ impl Measures {
             first_ms: aggregate.first_ms,
             last_ms: aggregate.last_ms,
             max_severity: aggregate.max_severity,
+            numbers: aggregate.numbers.iter().map(Number::measures).collect(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Values are microseconds. Up to 127 each value has its own bucket; above, every power of two is cut into 64 equal
 //! parts, so a bucket is at most 1/64 of its lower bound wide and its midpoint is off by at most 1/128 (0.79 %).
 //! This is the layout of Gil Tene's HdrHistogram with six bits of precision. Values above 2^40 µs (12.7 days) are
-//! counted in the last bucket.
+//! counted in the last bucket. Numbers of either sign have the same buckets, mirrored at zero and without that bound.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +16,13 @@ pub const BUCKETS: usize = bucket_of(MAX_VALUE) as usize + 1;
 /// The bucket that counts `value_us`.
 #[inline]
 pub const fn bucket_of(value_us: u64) -> u16 {
-    if value_us < EXACT {
-        return value_us as u16;
+    unbounded_bucket_of(if value_us > MAX_VALUE { MAX_VALUE } else { value_us })
+}
+
+const fn unbounded_bucket_of(value: u64) -> u16 {
+    if value < EXACT {
+        return value as u16;
     }
-    let value = if value_us > MAX_VALUE { MAX_VALUE } else { value_us };
     let exponent = 63 - value.leading_zeros();
     let part = (value >> (exponent - 6)) - 64;
     (EXACT + (exponent as u64 - 7) * 64 + part) as u16
@@ -35,6 +38,21 @@ pub const fn midpoint_of(bucket: u16) -> u64 {
     let width = 1 << (exponent - 6);
     let lower = (64 + (bucket - EXACT) % 64) * width;
     lower + (width - 1) / 2
+}
+
+/// The bucket of zero among those of numbers of either sign.
+const ZERO: u16 = 1 << 15;
+
+/// The bucket that counts a number of either sign: ascending with the number.
+pub const fn signed_bucket_of(value: i64) -> u16 {
+    let bucket = unbounded_bucket_of(value.unsigned_abs());
+    if value < 0 { ZERO - bucket } else { ZERO + bucket }
+}
+
+/// The midpoint of a bucket of numbers of either sign.
+pub const fn signed_midpoint_of(bucket: u16) -> i64 {
+    let midpoint = midpoint_of(bucket.abs_diff(ZERO)) as i64;
+    if bucket < ZERO { -midpoint } else { midpoint }
 }
 
 /// Sparse bucket counts: sorted by bucket, without zeros. Each entry packs a bucket (upper 16 bits) and a signed count
@@ -138,6 +156,11 @@ impl Histogram {
     /// The value of rank `ceil(permille / 1000 * total)` (nearest rank), as the midpoint of its bucket in
     /// microseconds. `None` when empty.
     pub fn quantile(&self, permille: u32) -> Option<u64> {
+        self.nearest_rank(permille).map(midpoint_of)
+    }
+
+    /// The bucket of the value of that rank.
+    pub fn nearest_rank(&self, permille: u32) -> Option<u16> {
         let total = self.total();
         if total <= 0 {
             return None;
@@ -147,7 +170,7 @@ impl Histogram {
         for (bucket, count) in self.iter() {
             seen += count;
             if seen >= rank {
-                return Some(midpoint_of(bucket));
+                return Some(bucket);
             }
         }
         None
@@ -158,6 +181,18 @@ impl Histogram {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn numbers_of_either_sign_keep_their_order_and_size() {
+        let magnitudes = [0, 1, 127, 128, 1_000_000, 123_456_789_012, 9_000_000_000_000_000_000];
+        let numbers: Vec<i64> =
+            magnitudes.iter().rev().map(|n| -n).chain(magnitudes.into_iter().skip(1)).collect();
+        assert!(numbers.is_sorted_by_key(|number| signed_bucket_of(*number)));
+        for number in numbers {
+            let midpoint = signed_midpoint_of(signed_bucket_of(number));
+            assert!(midpoint.abs_diff(number) <= number.unsigned_abs() / 100, "{number}: {midpoint}");
+        }
+    }
 
     #[test]
     fn buckets_are_contiguous_and_ascending() {

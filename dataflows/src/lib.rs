@@ -10,7 +10,7 @@
 //! 6. [`windows`]: a differential arrangement of panes, and the documents of the windows over them.
 //!    [`scores`]: how unusual each is, by the baselines of [`detect`]. [`outages`]: what they lack where a partition could not
 //!    be read. [`live`]: the same updates for live reads on every process. [`clocks`]: what workers tell each other of time.
-//! 7. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`]: what is kept per key and window.
+//! 7. [`view`] (configured by [`view_config`]), [`aggregate`], [`histogram`], [`numbers`]: what is kept per key and window.
 //!    [`corrections`]: what late records did to windows. [`checkpoint`]: what is kept to go on from after a restart.
 //!    [`cuts`]: how workers agree on when. [`ledger`]: what became of each offset.
 //! 8. [`patterns`]: templates of messages, with wildcards.
@@ -35,6 +35,7 @@ pub mod ingest;
 pub mod input;
 pub mod ledger;
 pub mod live;
+pub mod numbers;
 pub mod outages;
 pub mod output;
 pub mod patterns;

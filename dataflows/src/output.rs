@@ -10,6 +10,7 @@ use crate::corrections::{Late, Measures, ResponseMeasures};
 use crate::detect::BaselineState;
 use crate::input::{PartitionInfo, RawRecord};
 use crate::ledger::Ledger;
+use crate::numbers::{NumberSummary, summaries};
 use crate::patterns::PatternUpdate;
 use crate::ranges::{Range, Ranges};
 use crate::record::{Level, Record};
@@ -172,6 +173,9 @@ pub struct WindowDocument {
     /// Response times in milliseconds; absent when no record has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_time_ms: Option<ResponseTime>,
+    /// The numbers that the view names, those that some record has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<Arc<str>, NumberSummary>,
     /// Highest severity of a record.
     pub max_severity: u8,
     /// Smallest event time.
@@ -214,7 +218,7 @@ pub struct Evidence {
 }
 
 /// A window as it was before its last correction, in brief.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Previous {
     /// The number of records.
     pub count: i64,
@@ -225,6 +229,9 @@ pub struct Previous {
     /// Response times in milliseconds; absent when no record has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_time_ms: Option<ResponseTime>,
+    /// The numbers that the view names, those that some record has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<Arc<str>, NumberSummary>,
     /// The `as_of` of that revision's document.
     pub as_of: Millis,
 }
@@ -425,6 +432,7 @@ impl WindowDocument {
             errors: measures.errors(),
             anomalies: measures.anomalies,
             response_time_ms: measures.response.as_ref().map(ResponseTime::of),
+            numbers: summaries(&view.numbers, &measures.numbers),
             max_severity: measures.max_severity,
             first: measures.first_ms,
             last: measures.last_ms,
@@ -441,7 +449,7 @@ impl WindowDocument {
 }
 
 /// Where a window is in its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct WindowState {
     /// The number of distinct ticks at which late records changed the window.
     pub revision: u32,
@@ -475,6 +483,7 @@ impl WindowState {
                 errors: measures.errors(),
                 anomalies: measures.anomalies,
                 response_time_ms: measures.response.as_ref().map(ResponseTime::of),
+                numbers: summaries(&view.numbers, &measures.numbers),
                 as_of: Late::as_of(revision.last, view.final_at(start), tick_ms),
             }
         });

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::text;
+use crate::numbers::millionths;
 use crate::patterns::FirstCut;
 use crate::time::Millis;
 use crate::view::push_escaped;
@@ -375,6 +376,19 @@ impl<'a> Record<'a> {
             FieldRef::ServiceName | FieldRef::Level | FieldRef::Pattern | FieldRef::PatternId => None,
             FieldRef::ErrorCode => self.number_at(slot::ERROR_CODE as u8),
             FieldRef::Extra(number) => self.number_at(number),
+        }
+    }
+
+    /// The value of a field that a view names among its numbers, in millionths.
+    pub(crate) fn millionths(&self, field: FieldRef) -> Option<i64> {
+        match field {
+            FieldRef::StatusCode => self.status_code.map(|status| i64::from(status) * 1_000_000),
+            FieldRef::ResponseTime => self.response_time_us.map(|us| us as i64 * 1_000),
+            FieldRef::Extra(number) => {
+                let span = self.span(number);
+                if span.kind() == Kind::Number { millionths(self.at(span)) } else { None }
+            }
+            _ => None,
         }
     }
 

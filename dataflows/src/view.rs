@@ -116,6 +116,10 @@ pub struct View {
     pub max_keys: usize,
     /// A key silent for this long in a partition leaves and makes room.
     pub forget_after_ms: u64,
+    /// The names of the numbers that are kept.
+    pub numbers: Vec<Arc<str>>,
+    /// These fields in a record.
+    pub number_fields: Vec<FieldRef>,
     /// What of its windows is scored.
     pub scored: Vec<ScoredMeasure>,
     /// Where the records of its windows are is kept by key: for windows that are scored, and those that alerts look at.

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::Schema;
+use crate::numbers::MAX_NUMBERS;
 use crate::rules::Condition;
 use crate::scores::ScoredMeasure;
 use crate::time::greatest_common_divisor;
@@ -118,6 +119,11 @@ pub struct ViewConfig {
     /// All of them must hold; without any, every record is in the view.
     #[serde(rename = "where")]
     pub conditions: Vec<String>,
+    /// Fields with numbers of which the windows keep count, minimum, maximum, sum, mean and percentiles: names as in `key`,
+    /// at most 8. A record without the field adds nothing; one that has something else there than a number from -9e12 to
+    /// 9e12 is a dead letter (`wrong_type`), in all views. Another list starts the view empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub numbers: Vec<String>,
     /// How long after its end a window stays provisional. A record that comes later still corrects it, and raises its
     /// revision. A multiple of the tick.
     pub allowed_lateness: Span,
@@ -132,7 +138,9 @@ pub struct ViewConfig {
     pub forget_after: Span,
     /// What of its windows is scored: how unusual it is against the key's earlier windows, 0 to 100, once the window is
     /// closed. Rates count when they rise and when they fall; the others when they rise. `new` is for views with `pattern`
-    /// in their key: how unusual it is that a pattern comes for the first time. Changing it begins to learn anew.
+    /// in their key: how unusual it is that a pattern comes for the first time. Of `numbers`, a statistic and the name, such
+    /// as `mean:bytes`: `count`, `min`, `max`, `sum`, `mean`, `p50`, `p90`, `p95` or `p99`, when it rises and when it
+    /// falls. Changing it begins to learn anew.
     /// Empty: nothing is.
     pub score: Vec<ScoredMeasure>,
 }
@@ -145,6 +153,7 @@ impl Default for ViewConfig {
             window: Span::from_secs(10),
             slide: None,
             conditions: Vec::new(),
+            numbers: Vec::new(),
             allowed_lateness: Span::from_secs(60),
             retention: Span::from_secs(3_600),
             max_keys: 100_000,
@@ -180,6 +189,7 @@ impl ViewConfig {
             let message = format!("\"{}\" is named twice; remove one", measure.name());
             mistakes.push(Mistake::new(format!("score[{i}]"), message));
         }
+        mistakes.extend(self.number_mistakes());
         mistakes.extend(self.news_mistakes());
         if self.max_keys == 0 {
             mistakes.push(Mistake::new("max_keys", "expected at least 1, got 0"));
@@ -187,6 +197,26 @@ impl ViewConfig {
         if self.forget_after < self.retention {
             let message = format!("expected at least the retention ({}), got {}", self.retention, self.forget_after);
             mistakes.push(Mistake::new("forget_after", message));
+        }
+        mistakes
+    }
+
+    fn number_mistakes(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.numbers.len() > MAX_NUMBERS {
+            let message = format!("expected at most {MAX_NUMBERS}, got {}", self.numbers.len());
+            mistakes.push(Mistake::new("numbers", message));
+        }
+        for (i, name) in self.numbers.iter().enumerate().filter(|(i, name)| self.numbers[..*i].contains(name)) {
+            mistakes.push(Mistake::new(format!("numbers[{i}]"), format!("\"{name}\" is named twice; remove one")));
+        }
+        for (i, measure) in self.score.iter().enumerate() {
+            if let ScoredMeasure::Number(of) = measure
+                && !self.numbers.iter().any(|name| name == of.number())
+            {
+                let message = format!("\"{}\" is of a number that `numbers` does not name; add it there", of.name());
+                mistakes.push(Mistake::new(format!("score[{i}]"), message));
+            }
         }
         mistakes
     }
@@ -296,6 +326,13 @@ impl ViewConfig {
                 Err(error) => mistakes.push(Mistake::new(format!("where[{i}]"), error.to_string())),
             }
         }
+        let mut number_fields = Vec::with_capacity(self.numbers.len());
+        for (i, name) in self.numbers.iter().enumerate() {
+            match schema.number(name) {
+                Ok(field) => number_fields.push(field),
+                Err(error) => mistakes.push(Mistake::new(format!("numbers[{i}]"), error.to_string())),
+            }
+        }
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -311,6 +348,8 @@ impl ViewConfig {
             retention_ms: self.retention.as_millis(),
             max_keys: self.max_keys,
             forget_after_ms: self.forget_after.as_millis(),
+            numbers: self.numbers.iter().map(|name| name.as_str().into()).collect(),
+            number_fields,
             scored: self.score.clone(),
             keeps_offsets: !self.score.is_empty(),
             is_watched: false,

@@ -19,7 +19,7 @@ use super::manifest::Manifest;
 use floodmark_dataflows::checkpoint::{PartitionCut, StateRow};
 
 /// Written into each file. Raise it with every change of what is in a section.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 const MAGIC: [u8; 8] = *b"FLOODCKP";
 const END: [u8; 8] = *b"FLOODEND";

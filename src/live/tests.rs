@@ -29,6 +29,8 @@ fn view(name: &str, width_s: u64, slide_s: u64) -> View {
         retention_ms: 60_000,
         max_keys: 100,
         forget_after_ms: 100_000,
+        numbers: Vec::new(),
+        number_fields: Vec::new(),
         scored: Vec::new(),
         keeps_offsets: false,
         is_watched: false,
@@ -115,6 +117,7 @@ fn expected_windows(view: &View, frontier: Tick, updates: &[ViewUpdate]) -> Vec<
                     errors: before.errors(),
                     anomalies: before.anomalies,
                     response_time_ms: measures.response.as_ref().map(ResponseTime::of),
+                    numbers: BTreeMap::new(),
                     as_of: view.final_at(start).max(changed),
                 }
             });

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use crate::numbers::NumberMeasure;
 use crate::output::WindowDocument;
 
-/// What can be compared. The names are those of the configuration.
+/// What can be compared, beside statistics of the view's own numbers. The names are those of the configuration.
 const MEASURES: [&str; 14] = [
     "score",
     "count",
@@ -34,6 +35,7 @@ enum Comparison {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WindowCondition {
     measure: &'static str,
+    number: Option<&'static NumberMeasure>,
     comparison: Comparison,
     threshold: f64,
 }
@@ -62,12 +64,21 @@ impl WindowCondition {
         if !threshold.is_finite() {
             return Err(expected());
         }
-        let measure = MEASURES.into_iter().find(|measure| *measure == name);
-        let measure = measure.ok_or_else(|| format!("expected one of {}, got \"{name}\"", MEASURES.join(", ")))?;
+        let number = NumberMeasure::named(name);
+        let measure = MEASURES.into_iter().find(|measure| *measure == name).or(number.map(NumberMeasure::name));
+        let measure = measure.ok_or_else(|| {
+            let names = MEASURES.join(", ");
+            format!("expected one of {names}, or a statistic of one of the view's numbers such as p95:bytes, got \"{name}\"")
+        })?;
         if measure == "score" && !(0.0..=100.0).contains(&threshold) {
             return Err(format!("expected a score of 0 to 100, got {threshold}"));
         }
-        Ok(Self { measure, comparison, threshold })
+        Ok(Self { measure, number, comparison, threshold })
+    }
+
+    /// The number that it is about, if it is about one that the view names.
+    pub fn number(&self) -> Option<&'static str> {
+        self.number.map(NumberMeasure::number)
     }
 
     /// Whether it is about the window's score.
@@ -105,6 +116,9 @@ impl WindowCondition {
     pub fn value(&self, window: &WindowDocument) -> Option<f64> {
         let ratio = |part: i64| (window.count > 0).then(|| part as f64 / window.count as f64);
         let response = window.response_time_ms.as_ref();
+        if let Some(measure) = self.number {
+            return window.numbers.get(measure.number()).map(|number| measure.statistic().of(number));
+        }
         match self.measure {
             "score" => window.score.as_ref().filter(|score| !score.learning).map(|score| f64::from(score.score)),
             "count" => Some(window.count as f64),
@@ -142,7 +156,7 @@ mod tests {
 
     #[test]
     fn conditions_are_read_as_they_are_shown() {
-        for text in ["score >= 75", "error_ratio > 0.05", "count < 10", "p95 <= 1500.5"] {
+        for text in ["score >= 75", "error_ratio > 0.05", "count < 10", "p95 <= 1500.5", "p95:queue.depth > 7"] {
             assert_eq!(WindowCondition::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(WindowCondition::parse("errors>3").unwrap().to_string(), "errors > 3");

@@ -70,7 +70,8 @@ pub struct AlertConfig {
     pub keys: BTreeMap<String, Vec<String>>,
     /// What a window has to meet, all of it, such as `"score >= 75"` or `"error_ratio > 0.05"`: `score`, `count`, `rate` (records
     /// a second), `errors`, `error_ratio`, `anomalies`, `anomaly_ratio`, `max_severity`, `late_records`, and of the response time
-    /// in milliseconds `mean`, `p50`, `p90`, `p95`, `p99`. The first one is what the alert is said to be about.
+    /// in milliseconds `mean`, `p50`, `p90`, `p95`, `p99`; and `count`, `min`, `max`, `sum`, `mean`, `p50`, `p90`, `p95` and
+    /// `p99` of a number that the view names, such as `"p95:bytes > 100000"`. The first one is what the alert is said to be about.
     pub when: Vec<String>,
     /// Consecutive windows of a key that must meet it before there is an alert.
     #[serde(rename = "for")]
@@ -222,6 +223,13 @@ impl AlertConfig {
             mistakes.push(Mistake::new("view", message));
             return Err(mistakes);
         };
+        for (i, text) in self.when.iter().enumerate() {
+            let number = WindowCondition::parse(text).ok().and_then(|condition| condition.number());
+            if let Some(number) = number.filter(|number| view.numbers.iter().all(|name| **name != **number)) {
+                let message = format!("expected a number that the view names in `numbers`, got \"{number}\"");
+                mistakes.push(Mistake::new(format!("when[{i}]"), message));
+            }
+        }
         for (field, values) in &self.keys {
             if !view.key.iter().any(|name| **name == **field) {
                 let message = format!("expected a key field of the view ({}), got \"{field}\"", view.key.join(", "));

@@ -50,10 +50,12 @@ impl Decoder {
             return Err(DecodeError::too_long(raw.len(), self.schema.max_record_bytes));
         }
         let raw = std::str::from_utf8(raw).map_err(|e| DecodeError::not_utf8(e.valid_up_to()))?;
-        match self.schema.format {
+        let record = match self.schema.format {
             Format::Json => json::decode(&self.schema, &mut self.learnt, raw),
             Format::AccessLog => access_log::decode(&self.schema, raw),
-        }
+        }?;
+        self.schema.check_numbers(&record)?;
+        Ok(record)
     }
 }
 

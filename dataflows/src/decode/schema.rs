@@ -4,8 +4,10 @@ use crate::decode::access_log::{PARTS, field_names};
 use crate::decode::config::{Format, NumericLevels, Preset, RecordsConfig};
 use crate::decode::names::{MAX_STEPS, Names};
 use crate::decode::numbers::TimeUnit;
+use crate::decode::DecodeError;
 use crate::document::COMPUTED_NAMES;
-use crate::record::{FIELD_NAMES, FieldRef, Kind, MAX_FIELDS, Span, slot};
+use crate::numbers::{NUMBER_EXPECTED, millionths};
+use crate::record::{FIELD_NAMES, FieldRef, Kind, MAX_FIELDS, Record, Span, slot};
 
 /// A mistake in the configuration of records, or a field that cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +43,9 @@ pub enum SchemaError {
         names = FIELD_NAMES.join(", ")
     )]
     TooManyFields(String),
+    /// A field that has no numbers.
+    #[error("\"{0}\" is not a field of numbers")]
+    NoNumber(String),
     /// Patterns are not looked for.
     #[error("\"{0}\" is the pattern of the message, and patterns are turned off; set patterns.enabled = true")]
     NoPatterns(String),
@@ -67,6 +72,8 @@ pub struct Schema {
     pub(crate) default_service: &'static str,
     pub(crate) max_record_bytes: usize,
     has_patterns: bool,
+    /// Fields, by bit, that are numbers because a view says so.
+    numbers: u32,
 }
 
 impl Schema {
@@ -102,6 +109,7 @@ impl Schema {
             }),
             max_record_bytes,
             has_patterns: false,
+            numbers: 0,
         };
         if is_log {
             schema.paths = field_names().enumerate().map(|(number, name)| (name.to_owned(), number)).collect();
@@ -148,6 +156,45 @@ impl Schema {
     pub fn with_patterns(mut self) -> Self {
         self.has_patterns = true;
         self
+    }
+
+    /// Resolves a field as [`Schema::field`] does: one that has numbers and nothing else. Records where it is something else
+    /// are refused from now on.
+    pub fn number(&mut self, name: &str) -> Result<FieldRef, SchemaError> {
+        let field = self.field(name)?;
+        match field {
+            FieldRef::StatusCode | FieldRef::ResponseTime => {}
+            FieldRef::Extra(number)
+                if usize::from(number) >= slot::EXTRA && (self.format == Format::Json || name == "bytes") =>
+            {
+                self.numbers |= 1 << number;
+            }
+            _ => return Err(SchemaError::NoNumber(name.to_owned())),
+        }
+        Ok(field)
+    }
+
+    /// What is wrong with the first field that is to be a number and is something else or out of range.
+    fn no_number(&self, record: &Record<'_>) -> Option<DecodeError> {
+        (slot::EXTRA..MAX_FIELDS).filter(|number| self.numbers >> number & 1 == 1).find_map(|number| {
+            let span = record.fields.spans[number];
+            let is_right = match span.kind() {
+                Kind::Missing | Kind::Null => true,
+                Kind::Number => millionths(record.at(span)).is_some(),
+                _ => false,
+            };
+            let name = || self.paths.iter().find(|(_, at)| *at == number).map_or("", |(path, _)| path);
+            (!is_right).then(|| DecodeError::wrong_type(name(), NUMBER_EXPECTED, span.kind(), record.at(span)))
+        })
+    }
+
+    /// Refuses a record where a field that is to be a number is something else.
+    #[inline]
+    pub(crate) fn check_numbers(&self, record: &Record<'_>) -> Result<(), DecodeError> {
+        match self.numbers {
+            0 => Ok(()),
+            _ => self.no_number(record).map_or(Ok(()), Err),
+        }
     }
 
     /// Resolves a field by its name among our own, or by its dotted path in the record, and looks for it from now on.

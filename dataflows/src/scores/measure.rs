@@ -1,14 +1,18 @@
 //! The measures of a window that can be scored.
 
-use schemars::JsonSchema;
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Aggregate;
 use crate::detect::Measure;
+use crate::numbers::{NumberMeasure, Statistic};
 
 /// What of a window is scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ScoredMeasure {
     /// Records per second; falls and silence count as well as rises.
     Rate,
@@ -28,10 +32,12 @@ pub enum ScoredMeasure {
     P99,
     /// Whether the key's pattern comes for the first time, judged by how often the rest of the key gets new patterns.
     New,
+    /// A statistic of a number that the view names, such as `p95:bytes`; rises and falls count.
+    Number(&'static NumberMeasure),
 }
 
 impl ScoredMeasure {
-    /// All of them, in the order of their numbers.
+    /// All of them in the order of their numbers, but those of a view's own numbers.
     pub const ALL: [ScoredMeasure; 9] = [
         ScoredMeasure::Rate,
         ScoredMeasure::ErrorRatio,
@@ -56,7 +62,14 @@ impl ScoredMeasure {
             ScoredMeasure::P95 => "p95",
             ScoredMeasure::P99 => "p99",
             ScoredMeasure::New => "new",
+            ScoredMeasure::Number(measure) => measure.name(),
         }
+    }
+
+    /// The measure of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let known = Self::ALL.into_iter().find(|measure| measure.name() == name);
+        known.or_else(|| NumberMeasure::named(name).map(ScoredMeasure::Number))
     }
 
     /// Whether it is judged against a baseline.
@@ -69,12 +82,16 @@ impl ScoredMeasure {
         match self {
             ScoredMeasure::Rate => Measure::RATE,
             ScoredMeasure::ErrorRatio | ScoredMeasure::AnomalyRatio => Measure::RATIO,
+            ScoredMeasure::Number(measure) => match measure.statistic() {
+                Statistic::Count | Statistic::Sum => Measure::RATE,
+                _ => Measure::NUMBER,
+            },
             _ => Measure::LATENCY,
         }
     }
 
-    /// Its value in a window of this width that has records.
-    pub fn value(self, aggregate: &Aggregate, width_ms: u64) -> Option<f64> {
+    /// Its value in a window of this width that has records, in a view that names these numbers.
+    pub fn value(self, aggregate: &Aggregate, width_ms: u64, numbers: &[Arc<str>]) -> Option<f64> {
         let count = aggregate.count() as f64;
         let quantile = |permille| {
             let (least, most) = (aggregate.response_min_us, aggregate.response_max_us);
@@ -94,6 +111,45 @@ impl ScoredMeasure {
             ScoredMeasure::P95 => quantile(950),
             ScoredMeasure::P99 => quantile(990),
             ScoredMeasure::New => None,
+            ScoredMeasure::Number(measure) => {
+                let place = numbers.iter().position(|name| **name == *measure.number())?;
+                Some(measure.statistic().of(&aggregate.numbers.get(place)?.measures()?.into()))
+            }
         }
+    }
+}
+
+impl Serialize for ScoredMeasure {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for ScoredMeasure {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl serde::de::Visitor<'_> for Name {
+            type Value = ScoredMeasure;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let names = ScoredMeasure::ALL.map(ScoredMeasure::name).join(", ");
+                write!(f, "one of {names}, or a statistic of one of the view's numbers, such as mean:bytes")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<ScoredMeasure, E> {
+                ScoredMeasure::named(name).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(name), &self))
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
+impl JsonSchema for ScoredMeasure {
+    fn schema_name() -> Cow<'static, str> {
+        "ScoredMeasure".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "examples": ["rate", "p95", "mean:bytes"] })
     }
 }

@@ -26,6 +26,8 @@ const LEAST_STRETCH: u64 = 32;
 pub struct Plan {
     /// What is scored against baselines.
     pub measures: Arc<[ScoredMeasure]>,
+    /// The numbers that the view names.
+    numbers: Arc<[Arc<str>]>,
     /// The place of the pattern in the key, where it is scored whether one is new.
     pub(super) news_place: Option<usize>,
     width_ms: u64,
@@ -76,6 +78,7 @@ impl Plan {
     pub fn of(view: &View) -> Option<Self> {
         (!view.scored.is_empty()).then(|| Self {
             measures: view.scored.iter().copied().filter(|measure| *measure != ScoredMeasure::New).collect(),
+            numbers: view.numbers.iter().cloned().collect(),
             news_place: view.news_place(),
             width_ms: view.width_ms,
             slide_ms: view.slide_ms,
@@ -105,7 +108,7 @@ impl Plan {
 
     /// The value of a measure in a window with this content; `None` where it has no records.
     pub fn value_of(&self, measure: ScoredMeasure, content: &Aggregate) -> Option<f64> {
-        (content.count() > 0).then(|| measure.value(content, self.width_ms))?
+        (content.count() > 0).then(|| measure.value(content, self.width_ms, &self.numbers))?
     }
 
     /// Whether alerts may need the states of baselines at all.

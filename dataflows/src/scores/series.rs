@@ -357,6 +357,8 @@ mod tests {
             retention_ms: RETAINED * 10_000,
             max_keys: 10,
             forget_after_ms: 7 * 86_400_000,
+            numbers: Vec::new(),
+            number_fields: Vec::new(),
             scored: vec![ScoredMeasure::Rate],
             keeps_offsets: false,
             is_watched: false,

@@ -19,7 +19,7 @@ use crate::view::{Key, ViewId};
 /// Reasons named of a measure.
 pub(super) const REASONS: usize = 3;
 
-/// A window's score with its explanation: 56 bytes a measure.
+/// A window's score with its explanation: 64 bytes a measure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShownScore {
     /// 0 to 100.
@@ -72,12 +72,19 @@ static TEXTS: LazyLock<Texts> = LazyLock::new(|| Texts {
     levels: (0..=100).map(|score| severity_level(score).into()).collect(),
 });
 
+impl Texts {
+    fn name_of(&self, measure: ScoredMeasure) -> Arc<str> {
+        let place = ScoredMeasure::ALL.iter().position(|known| *known == measure);
+        place.map_or_else(|| measure.name().into(), |place| self.measures[place].clone())
+    }
+}
+
 impl ShownScore {
     /// As it is in documents.
     pub fn document(&self) -> WindowScore {
         let texts = &*TEXTS;
         let measures = self.measures.iter().map(|of| MeasureScore {
-            measure: texts.measures[of.measure as usize].clone(),
+            measure: texts.name_of(of.measure),
             score: of.score,
             actual: Some(of.actual),
             expected: of.expected,

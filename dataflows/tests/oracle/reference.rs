@@ -8,6 +8,7 @@ use floodmark_dataflows::aggregate::{Accumulator, Aggregate};
 use floodmark_dataflows::corrections::Measures;
 use floodmark_dataflows::decode::Decoder;
 use floodmark_dataflows::detect::{BaselineState, Scored as Judged};
+use floodmark_dataflows::numbers::NumberSummary;
 use floodmark_dataflows::output::{
     Evidence, Previous, RecordRange, ResponseTime, WindowDocument, WindowScore, WindowState,
 };
@@ -150,7 +151,7 @@ pub fn expected(
                     }
                     is_taken = true;
                     let row = rows.entry((id, key.clone(), start)).or_default();
-                    row.ticks.entry(clock).or_default().add(&record, verdict);
+                    row.ticks.entry(clock).or_default().add(&record, verdict, &view.number_fields);
                     row.places.entry(number).or_default().push((offset, clock));
                     if time_ms >= start + view.width_ms + view.lateness_ms {
                         row.late.insert(clock);
@@ -202,6 +203,7 @@ pub fn expected(
                     errors: before.errors(),
                     anomalies: before.anomalies,
                     response_time_ms: measures.response.as_ref().map(ResponseTime::of),
+                    numbers: summaries(view, &measures),
                     as_of: as_of(row.late.range(..last).last()),
                 }
             });
@@ -297,6 +299,12 @@ fn news_of(view: &View, presence: &Presence, key: &Key, window: u64) -> Option<J
 }
 
 /// With three significant digits.
+/// What a document says of the numbers that its view names.
+fn summaries(view: &View, measures: &Measures) -> BTreeMap<Arc<str>, NumberSummary> {
+    let named = view.numbers.iter().zip(&measures.numbers);
+    named.filter_map(|(name, of)| Some((name.clone(), (*of)?.into()))).collect()
+}
+
 fn significant(number: f64) -> f64 {
     let scale = 10f64.powi(2 - number.log10().floor() as i32);
     (number * scale).round() / scale
@@ -318,7 +326,7 @@ fn scores_of(
     let content = |row: &Contents, at: u64| {
         let mut sum = Aggregate::default();
         row.ticks.range(..at).for_each(|(_, records)| sum.plus_equals(records));
-        let value = |measure: &ScoredMeasure| measure.value(&sum, view.width_ms).unwrap_or(f64::NAN);
+        let value = |measure: &ScoredMeasure| measure.value(&sum, view.width_ms, &view.numbers).unwrap_or(f64::NAN);
         (sum.count() > 0).then(|| with_baselines(view).map(value).collect())
     };
     let mut contents = BTreeMap::new();
