@@ -185,8 +185,7 @@ mod tests {
     #[test]
     fn numbers_of_either_sign_keep_their_order_and_size() {
         let magnitudes = [0, 1, 127, 128, 1_000_000, 123_456_789_012, 9_000_000_000_000_000_000];
-        let numbers: Vec<i64> =
-            magnitudes.iter().rev().map(|n| -n).chain(magnitudes.into_iter().skip(1)).collect();
+        let numbers: Vec<i64> = magnitudes.iter().rev().map(|n| -n).chain(magnitudes.into_iter().skip(1)).collect();
         assert!(numbers.is_sorted_by_key(|number| signed_bucket_of(*number)));
         for number in numbers {
             let midpoint = signed_midpoint_of(signed_bucket_of(number));

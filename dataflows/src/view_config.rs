@@ -460,6 +460,22 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_few_and_named_before_they_are_scored() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let score = |name| vec![ScoredMeasure::named(name).unwrap()];
+        let view = ViewConfig { numbers: names(&["bytes", "a.b"]), score: score("p95:a.b"), ..ViewConfig::default() };
+        let compiled = view.compile(TICK, &mut schema()).unwrap();
+        assert_eq!((compiled.numbers.len(), compiled.number_fields.len()), (2, 2));
+        let wrong = ViewConfig { numbers: names(&["a", "a"]), score: score("sum:bytes"), ..view.clone() };
+        assert_eq!(keys(&wrong), ["numbers[1]", "score[0]"]);
+        let many = ViewConfig { numbers: (0..9).map(|n| format!("n{n}")).collect(), score: vec![], ..view.clone() };
+        assert_eq!(keys(&many), ["numbers"]);
+        let text = ViewConfig { numbers: names(&["message"]), score: vec![], ..view };
+        let mistakes = text.compile(TICK, &mut schema()).unwrap_err();
+        assert_eq!(mistakes[0].to_string(), "numbers[0]: \"message\" is not a field of numbers");
+    }
+
+    #[test]
     fn mistakes_carry_their_path() {
         let mistake = Mistake::new("key[1]", "m").within("[0]").within("view");
         assert_eq!(mistake.to_string(), "view[0].key[1]: m");

@@ -39,6 +39,8 @@ pub struct WindowSchema {
     anomalies: i64,
     /// Absent when no record has a response time.
     response_time_ms: Option<ResponseTimeSchema>,
+    /// The numbers that the view names, those that some record has. Left out where there are none.
+    numbers: Option<BTreeMap<String, NumberSchema>>,
     /// Highest severity of a record, 0 to 100.
     max_severity: u8,
     /// Smallest event time.
@@ -117,6 +119,8 @@ pub struct PreviousSchema {
     anomalies: i64,
     /// Absent when no record has a response time.
     response_time_ms: Option<ResponseTimeSchema>,
+    /// The numbers that the view names, those that some record has. Left out where there are none.
+    numbers: Option<BTreeMap<String, NumberSchema>>,
     /// The `as_of` of that revision.
     as_of: Millis,
 }
@@ -126,6 +130,23 @@ pub struct PreviousSchema {
 #[schema(as = ResponseTime)]
 #[expect(dead_code, reason = "describes ResponseTime, whose crate knows nothing of HTTP")]
 pub struct ResponseTimeSchema {
+    min: f64,
+    max: f64,
+    sum: f64,
+    mean: f64,
+    p50: f64,
+    p90: f64,
+    p95: f64,
+    p99: f64,
+}
+
+/// A number of a window. Percentiles are within 1 %, the others exact to the millionth.
+#[derive(ToSchema)]
+#[schema(as = Number)]
+#[expect(dead_code, reason = "describes NumberSummary, whose crate knows nothing of HTTP")]
+pub struct NumberSchema {
+    /// The number of records that have it.
+    count: i64,
     min: f64,
     max: f64,
     sum: f64,

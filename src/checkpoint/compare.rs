@@ -335,6 +335,9 @@ mod tests {
         let wider = |config: &mut Config| config.view[0].window = crate::units::Span::from_secs(20);
         let carried = compare(&fingerprint(|_| {}), &fingerprint(wider), 5).unwrap();
         assert_eq!((carried.views, carried.new_views), (vec![None], vec![0]), "another width is another view");
+        let counting = |config: &mut Config| config.view[0].numbers = vec!["bytes".to_owned()];
+        let carried = compare(&fingerprint(|_| {}), &fingerprint(counting), 5).unwrap();
+        assert_eq!((carried.views, carried.new_views), (vec![None], vec![0]), "other numbers are another view");
         let same = compare(&fingerprint(|_| {}), &fingerprint(|_| {}), 5).unwrap();
         assert!(same.is_same() && same.changes.is_empty());
     }

@@ -125,7 +125,8 @@ impl LiveView {
     pub(super) fn document(&self, view: ViewId, row: &Row) -> WindowDocument {
         let measures = Measures::of(&row.aggregate);
         let score = row.score.as_ref().map(|score| score.document());
-        let document = WindowDocument::new(&self.views[usize::from(view)], &row.key, row.start, &measures, row.state);
+        let document =
+            WindowDocument::new(&self.views[usize::from(view)], &row.key, row.start, &measures, row.state.clone());
         WindowDocument { score, ..document }
     }
 }

@@ -159,6 +159,15 @@ impl InputSpec {
             let (whole, thousandths) = (draw.below(4_000), draw.below(1_000));
             members.push(("response_time_ms", format!("{whole}.{thousandths:03}")));
         }
+        if draw.chance(1, 2) {
+            let bytes = match draw.below(40) {
+                0 => draw.pick(&["null", "\"many\"", "9000000000001", "[1]"]).to_owned(),
+                1 => format!("-{}", draw.below(3_000)),
+                _ => draw.below(10_000).to_string(),
+            };
+            members.push(("bytes", bytes));
+            members.push(("queue", format!("{{\"depth\":{}.{:02}}}", draw.below(100), draw.below(100))));
+        }
         if draw.chance(1, 20) {
             members.push(("error_code", draw.pick(&["\"E42\"", "17", "\"\"", "null"]).to_owned()));
         }

@@ -210,10 +210,11 @@ impl Plan {
         for view in &model.views {
             let conditions: Vec<_> = view.conditions.iter().map(condition_text).collect();
             text.push_str(&format!(
-                "[[view]]\nname = \"{}\"\nkey = {:?}\nwhere = {conditions:?}\nwindow = \"{}ms\"\nslide = \"{}ms\"\n\
+                "[[view]]\nname = \"{}\"\nkey = {:?}\nwhere = {conditions:?}\nnumbers = {:?}\nwindow = \"{}ms\"\nslide = \"{}ms\"\n\
                  allowed_lateness = \"{}ms\"\nretention = \"{}ms\"\nmax_keys = {}\nforget_after = \"{}ms\"\nscore = {:?}\n",
                 view.name,
                 view.key,
+                view.numbers,
                 view.width,
                 view.slide,
                 view.lateness,
@@ -284,6 +285,7 @@ fn views(draw: &mut Draw) -> Vec<ViewModel> {
             retention,
             max_keys: draw.pick(&[100_000, 100_000, 12, 2]) as usize,
             forget_after: draw.pick(&[604_800_000, retention]),
+            numbers: draw.pick::<&[_]>(&[&[], &["bytes"], &["queue.depth", "bytes"]]).to_vec(),
             score: Vec::new(),
         }
     };
@@ -300,6 +302,10 @@ fn score(draw: &mut Draw, views: &mut [ViewModel], input: &mut InputSpec) {
         let measures: &[ScoredMeasure] =
             draw.pick(&[&[Rate, ErrorRatio, P95], &[Rate], &[AnomalyRatio, Mean, Rate], &[P50, P99], &[ErrorRatio]]);
         view.score = measures.to_vec();
+        if view.numbers.contains(&"bytes") {
+            let more = draw.pick(&["sum:bytes", "p95:bytes", "mean:bytes"]);
+            view.score.extend(ScoredMeasure::named(more));
+        }
         if draw.chance(2, 3) {
             (view.width, view.slide) = draw.pick(&[(2_000, 2_000), (4_000, 2_000), (6_000, 6_000)]);
         }
@@ -331,6 +337,9 @@ fn alerts(draw: &mut Draw, views: &[ViewModel]) -> Vec<AlertModel> {
             ("max_severity", ">=", 75.0),
             ("late_records", ">", 0.0),
         ];
+        if view.numbers.contains(&"bytes") {
+            conditions.extend([("sum:bytes", ">=", 20_000.5), ("p90:bytes", "<", 4_000.0)]);
+        }
         if !view.score.is_empty() {
             let score = ("score", ">=", draw.pick(&[1.0, 10.0, 50.0, 75.0]));
             conditions.extend([score; 8]);
@@ -418,6 +427,9 @@ impl fmt::Display for Plan {
             let spans = [view.width, view.slide, view.lateness, view.retention, view.forget_after].map(|ms| ms / 1_000);
             let (name, max_keys) = (&view.name, view.max_keys);
             writeln!(f, "  {name}: by {:?}, {max_keys} keys, {:?}, {spans:?} s", view.key, view.conditions)?;
+            if !view.numbers.is_empty() {
+                writeln!(f, "    numbers: {:?}", view.numbers)?;
+            }
             if !view.score.is_empty() {
                 writeln!(f, "    scored: {:?}", view.score)?;
             }

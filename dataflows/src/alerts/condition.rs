@@ -68,7 +68,9 @@ impl WindowCondition {
         let measure = MEASURES.into_iter().find(|measure| *measure == name).or(number.map(NumberMeasure::name));
         let measure = measure.ok_or_else(|| {
             let names = MEASURES.join(", ");
-            format!("expected one of {names}, or a statistic of one of the view's numbers such as p95:bytes, got \"{name}\"")
+            format!(
+                "expected one of {names}, or a statistic of one of the view's numbers such as p95:bytes, got \"{name}\""
+            )
         })?;
         if measure == "score" && !(0.0..=100.0).contains(&threshold) {
             return Err(format!("expected a score of 0 to 100, got {threshold}"));

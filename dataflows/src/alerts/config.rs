@@ -318,7 +318,7 @@ mod tests {
         let bad = AlertConfig {
             name: "a b".to_owned(),
             keys: [("host".to_owned(), vec!["a".to_owned()]), ("service_name".to_owned(), vec![])].into(),
-            when: vec!["errors > 1".to_owned(), "x > 1".to_owned()],
+            when: vec!["errors > 1".to_owned(), "x > 1".to_owned(), "sum:bytes > 1".to_owned()],
             for_windows: 0,
             ..AlertConfig::default()
         };
@@ -329,6 +329,7 @@ mod tests {
             "[0].name",
             "[0].for",
             "[0].when[1]",
+            "[0].when[2]",
             "[0].keys.host",
             "[0].keys.service_name",
             "[1].view",
@@ -336,7 +337,8 @@ mod tests {
             "[2].name",
         ];
         assert_eq!(keys, expected);
-        assert!(mistakes[5].message.contains("per_service"), "{}", mistakes[5]);
+        assert!(mistakes[3].message.contains("got \"bytes\""), "{}", mistakes[3]);
+        assert!(mistakes[6].message.contains("per_service"), "{}", mistakes[6]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Which fields are looked for, where they stand, and what types they may have.
 
+use crate::decode::DecodeError;
 use crate::decode::access_log::{PARTS, field_names};
 use crate::decode::config::{Format, NumericLevels, Preset, RecordsConfig};
 use crate::decode::names::{MAX_STEPS, Names};
 use crate::decode::numbers::TimeUnit;
-use crate::decode::DecodeError;
 use crate::document::COMPUTED_NAMES;
 use crate::numbers::{NUMBER_EXPECTED, millionths};
 use crate::record::{FIELD_NAMES, FieldRef, Kind, MAX_FIELDS, Record, Span, slot};
@@ -251,6 +251,7 @@ pub(crate) const ALLOWED: [(u16, &str); FIELD_NAMES.len()] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::Decoder;
 
     #[test]
     fn fields_resolve_once() {
@@ -287,6 +288,38 @@ mod tests {
         assert!((0..room).all(|i| schema.field(&format!("field{i}")).is_ok()));
         assert!(schema.field("more").unwrap_err().to_string().contains("\"more\" is one field too many"));
         assert!(schema.field("field3").is_ok());
+    }
+
+    #[test]
+    fn what_a_view_names_as_a_number_must_be_one() {
+        let mut schema = Schema::new(&RecordsConfig::default()).unwrap();
+        let (bytes, depth) = (schema.number("bytes").unwrap(), schema.number("queue.depth").unwrap());
+        for name in ["message", "level", "user_id", "timestamp"] {
+            assert_eq!(schema.number(name), Err(SchemaError::NoNumber(name.to_owned())));
+        }
+        schema.field("region").unwrap();
+        let mut decoder = Decoder::new(schema);
+        let mut read = |members: &str| {
+            let raw = format!(r#"{{"timestamp":1,{members}}}"#);
+            let record = decoder.decode(raw.as_bytes());
+            record.map(|record| [bytes, depth].map(|field| record.millionths(field))).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(r#""bytes":7,"queue":{"depth":-1.5}"#), Ok([Some(7_000_000), Some(-1_500_000)]));
+        assert_eq!(read(r#""bytes":null,"region":"eu""#), Ok([None, None]), "not there, and no number that is wanted");
+        for members in [r#""bytes":"7""#, r#""bytes":true"#, r#""queue":{"depth":[1]}"#, r#""bytes":9000000000001"#] {
+            let error = read(members).unwrap_err();
+            assert!(
+                error.starts_with("wrong_type: ") && error.contains("expected a number from"),
+                "{members}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_bytes_of_an_access_log_are_numbers() {
+        let mut schema = Schema::new(&RecordsConfig { format: Format::AccessLog, ..Default::default() }).unwrap();
+        assert!(schema.number("bytes").is_ok());
+        assert_eq!(schema.number("client"), Err(SchemaError::NoNumber("client".to_owned())));
     }
 
     #[test]

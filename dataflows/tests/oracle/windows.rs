@@ -70,6 +70,7 @@ pub fn views() -> Vec<ViewConfig> {
             allowed_lateness: seconds(6),
             retention: seconds(30),
             max_keys: 4,
+            numbers: vec!["bytes".into(), "queue.depth".into()],
             score: vec![ScoredMeasure::Rate, ScoredMeasure::Mean],
             ..ViewConfig::default()
         },
@@ -79,7 +80,10 @@ pub fn views() -> Vec<ViewConfig> {
             allowed_lateness: seconds(60),
             retention: seconds(600),
             forget_after: seconds(90_000),
-            score: vec![ScoredMeasure::ErrorRatio, ScoredMeasure::Rate, ScoredMeasure::P95],
+            numbers: vec!["queue.depth".into()],
+            score: ["error_ratio", "sum:queue.depth", "p95:queue.depth"]
+                .map(|name| ScoredMeasure::named(name).unwrap())
+                .into(),
             ..ViewConfig::default()
         },
         ViewConfig {
@@ -264,6 +268,14 @@ pub fn log() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
                             r.response_us
                         )
                         .unwrap();
+                        text.truncate(text.len() - 1);
+                        match r.response_us % 50 {
+                            0..20 => {}
+                            20 => text.push_str(r#","queue":{"depth":"deep"}"#),
+                            rest => write!(text, r#","bytes":{},"queue":{{"depth":{}.25}}"#, r.response_us, rest as i64 - 30)
+                                .unwrap(),
+                        }
+                        text.push('}');
                         if r.broken {
                             text.truncate(text.len() / 2);
                         }

@@ -95,6 +95,8 @@ fn logs() -> Value {
 fn windows() -> Value {
     let date = json!({ "type": "date", "format": "epoch_millis" });
     let response_time = closed(["min", "max", "sum", "mean", "p50", "p90", "p95", "p99"], "double");
+    // Kept and not searched: names of different views, such as `queue` and `queue.depth`, may exclude each other.
+    let numbers = json!({ "type": "object", "enabled": false });
     let status: Vec<String> =
         StatusClass::ALL.iter().filter_map(|class| Some(json!(class).as_str()?.to_owned())).collect();
     json!({
@@ -114,6 +116,7 @@ fn windows() -> Value {
             "errors": { "type": "long" },
             "anomalies": { "type": "long" },
             "response_time_ms": response_time,
+            "numbers": numbers,
             "max_severity": { "type": "byte" },
             "first": date,
             "last": date,
@@ -125,6 +128,7 @@ fn windows() -> Value {
                     "errors": { "type": "long" },
                     "anomalies": { "type": "long" },
                     "response_time_ms": response_time,
+                    "numbers": numbers,
                     "as_of": date,
                 },
             },
@@ -245,14 +249,18 @@ mod tests {
         let response_time = json!({
             "min": 1.5, "max": 3.5, "sum": 5.0, "mean": 2.5, "p50": 1.5, "p90": 3.5, "p95": 3.5, "p99": 3.5,
         });
+        let number = json!({
+            "count": 2, "min": 1.5, "max": 3.5, "sum": 5.0, "mean": 2.5, "p50": 1.5, "p90": 3.5, "p95": 3.5, "p99": 3.5,
+        });
         let document = json!({
             "view": "v", "key": { "service_name": "a" }, "start": 0, "end": 10_000, "count": 3,
             "levels": { "TRACE": 1, "DEBUG": 1, "INFO": 1, "WARN": 1, "ERROR": 1, "FATAL": 1, "OTHER": 1 },
             "status": { "1xx": 1, "2xx": 1, "3xx": 1, "4xx": 1, "5xx": 1 }, "errors": 1, "anomalies": 2,
-            "response_time_ms": response_time,
+            "response_time_ms": response_time, "numbers": { "bytes": number },
             "max_severity": 100, "first": 1, "last": 9_999, "revision": 1, "late_records": 1,
             "previous": {
-                "count": 2, "errors": 1, "anomalies": 1, "response_time_ms": response_time, "as_of": 80_000,
+                "count": 2, "errors": 1, "anomalies": 1, "response_time_ms": response_time,
+                "numbers": { "bytes": number }, "as_of": 80_000,
             },
             "final": true, "as_of": 90_000,
         });

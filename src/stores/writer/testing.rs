@@ -47,6 +47,7 @@ pub(in crate::stores) fn window(service: &str, start: u64, as_of: u64) -> Window
         errors: 0,
         anomalies: 0,
         response_time_ms: None,
+        numbers: BTreeMap::new(),
         max_severity: 0,
         first: start,
         last: start,

@@ -133,7 +133,10 @@ fn met(alert: &AlertModel, key: &[String], start: u64, document: &Value, latenes
         "rate" => Some(number("count") * 1_000.0 / (window_end - start) as f64),
         "error_ratio" => (number("count") > 0.0).then(|| number("errors") / number("count")),
         "p95" => document.get("response_time_ms")?["p95"].as_f64(),
-        name => Some(number(name)),
+        name => match name.split_once(':') {
+            Some((statistic, of)) => document.get("numbers")?.get(of)?[statistic].as_f64(),
+            None => Some(number(name)),
+        },
     };
     let mut first = None;
     for (measure, comparison, than) in &alert.when {

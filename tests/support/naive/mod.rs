@@ -70,6 +70,8 @@ pub struct ViewModel {
     pub retention: u64,
     pub max_keys: usize,
     pub forget_after: u64,
+    /// The numbers that are kept.
+    pub numbers: Vec<&'static str>,
     /// What is scored, if anything.
     pub score: Vec<ScoredMeasure>,
 }

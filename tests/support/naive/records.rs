@@ -41,6 +41,8 @@ pub(super) struct Facts {
     pub level: &'static str,
     pub status: Option<u16>,
     pub response_us: Option<u64>,
+    /// The numbers that views name, in millionths.
+    pub numbers: BTreeMap<&'static str, i64>,
     pub error_code: bool,
     /// The value of each field that can be a key, as text.
     pub texts: BTreeMap<String, String>,
@@ -152,6 +154,23 @@ pub(super) fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Res
         return Err("wrong_type");
     }
 
+    let mut numbers = BTreeMap::new();
+    for name in model.views.iter().flat_map(|view| &view.numbers) {
+        let value = match name.split_once('.') {
+            Some((outer, inner)) => get(outer).and_then(|outer| outer.get(inner)).filter(|value| !value.is_null()),
+            None => get(name),
+        };
+        if let Some(value) = value {
+            let millionths = match (value.as_i64(), value.as_f64()) {
+                (Some(whole), _) => whole.checked_mul(1_000_000),
+                (None, Some(number)) => Some((number * 1e6).round() as i64),
+                _ => None,
+            };
+            let limits = -9_000_000_000_000_000_000..=9_000_000_000_000_000_000;
+            numbers.insert(*name, millionths.filter(|number| limits.contains(number)).ok_or("wrong_type")?);
+        }
+    }
+
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let service = get("service_name").map(plain).filter(|name| !name.is_empty()).unwrap_or("unknown".to_owned());
     let error_code = get("error_code").map(plain).filter(|code| !code.is_empty());
@@ -169,6 +188,7 @@ pub(super) fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Res
         level,
         status,
         response_us,
+        numbers,
         error_code: error_code.is_some(),
         texts,
         severity: 0,

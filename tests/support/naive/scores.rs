@@ -6,7 +6,7 @@ use floodmark_dataflows::scores::ScoredMeasure;
 use floodmark_dataflows::view::View;
 
 use super::records::Facts;
-use super::windows::{Window, middle_of_bucket};
+use super::windows::{Window, middle_of_bucket, number};
 use super::{Model, ViewModel};
 
 #[path = "../../../dataflows/tests/support/scores.rs"]
@@ -58,6 +58,10 @@ fn value(measure: ScoredMeasure, records: &[&Facts], width: u64) -> f64 {
         ScoredMeasure::P95 => percentile(950),
         ScoredMeasure::P99 => percentile(990),
         ScoredMeasure::New => f64::NAN,
+        ScoredMeasure::Number(of) => {
+            let (statistic, name) = of.name().split_once(':').expect("a statistic of a number");
+            number(name, records).and_then(|number| number[statistic].as_f64()).unwrap_or(f64::NAN)
+        }
     }
 }
 
@@ -74,6 +78,8 @@ fn compiled(model: &Model, view: &ViewModel) -> View {
         retention_ms: view.retention,
         max_keys: view.max_keys,
         forget_after_ms: view.forget_after,
+        numbers: Vec::new(),
+        number_fields: Vec::new(),
         scored: view.score.clone(),
         keeps_offsets: false,
         is_watched: false,

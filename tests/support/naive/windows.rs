@@ -77,7 +77,7 @@ pub(super) fn document(
     let key: Value = view.key.iter().zip(key).map(|(name, value)| (name.clone(), json!(value))).collect();
     let corrected = |late: Option<&u64>| final_at.max(late.map_or(0, |tick| (tick + 1) * model.tick));
     let last = window.late.last().max(scored.as_ref().and_then(|scored| scored.last.as_ref()));
-    let mut document = measures(&records);
+    let mut document = measures(view, &records);
     for (name, value) in [
         ("view", json!(view.name)),
         ("key", key),
@@ -99,7 +99,7 @@ pub(super) fn document(
         let before: Vec<&Facts> =
             window.records.iter().filter(|record| record.time < *last).map(|record| &*record.facts).collect();
         if !before.is_empty() {
-            document["previous"] = measures(&before);
+            document["previous"] = measures(view, &before);
             document["previous"]["as_of"] = json!(corrected(window.late.range(..last).last()));
         }
     }
@@ -140,7 +140,7 @@ fn offsets(model: &Model, window: &Window) -> Vec<Value> {
 }
 
 /// What a window says of its records, and of those before its last correction.
-fn measures(records: &[&Facts]) -> Value {
+fn measures(view: &ViewModel, records: &[&Facts]) -> Value {
     let count = |holds: &dyn Fn(&Facts) -> bool| records.iter().filter(|record| holds(record)).count();
     let mut measures = json!({
         "count": records.len(),
@@ -165,7 +165,37 @@ fn measures(records: &[&Facts]) -> Value {
             "p99": about(990),
         });
     }
+    let numbers: serde_json::Map<String, Value> =
+        view.numbers.iter().filter_map(|name| Some(((*name).to_owned(), number(name, records)?))).collect();
+    if !numbers.is_empty() {
+        measures["numbers"] = numbers.into();
+    }
     measures
+}
+
+/// What is said of a number; `None` where no record has it.
+pub(super) fn number(name: &str, records: &[&Facts]) -> Option<Value> {
+    let mut values: Vec<i64> = records.iter().filter_map(|record| record.numbers.get(name).copied()).collect();
+    values.sort_unstable();
+    let (min, max) = (*values.first()?, *values.last()?);
+    let shown = |millionths: i64| millionths as f64 / 1e6;
+    let about = |permille: usize| {
+        let value = values[(values.len() * permille).div_ceil(1_000) - 1];
+        let middle = middle_of_bucket(value.unsigned_abs()) as i64;
+        shown((middle * value.signum()).clamp(min, max))
+    };
+    let sum: i128 = values.iter().map(|value| i128::from(*value)).sum();
+    Some(json!({
+        "count": values.len(),
+        "min": shown(min),
+        "max": shown(max),
+        "sum": sum as f64 / 1e6,
+        "mean": (sum as f64 / values.len() as f64).round() / 1e6,
+        "p50": about(500),
+        "p90": about(900),
+        "p95": about(950),
+        "p99": about(990),
+    }))
 }
 
 /// The value that percentiles give for all values near this one: below 128 µs the value itself, above the middle of one of
