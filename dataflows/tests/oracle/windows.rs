@@ -71,7 +71,9 @@ pub fn views() -> Vec<ViewConfig> {
             retention: seconds(30),
             max_keys: 4,
             numbers: vec!["bytes".into(), "queue.depth".into()],
-            score: vec![ScoredMeasure::Rate, ScoredMeasure::Mean],
+            score: ["rate", "mean", "sum:bytes", "p95:queue.depth"]
+                .map(|name| ScoredMeasure::named(name).unwrap())
+                .into(),
             ..ViewConfig::default()
         },
         ViewConfig {
@@ -80,10 +82,7 @@ pub fn views() -> Vec<ViewConfig> {
             allowed_lateness: seconds(60),
             retention: seconds(600),
             forget_after: seconds(90_000),
-            numbers: vec!["queue.depth".into()],
-            score: ["error_ratio", "sum:queue.depth", "p95:queue.depth"]
-                .map(|name| ScoredMeasure::named(name).unwrap())
-                .into(),
+            score: vec![ScoredMeasure::ErrorRatio, ScoredMeasure::Rate, ScoredMeasure::P95],
             ..ViewConfig::default()
         },
         ViewConfig {
