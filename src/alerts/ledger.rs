@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertEventKind, AlertState};
 use floodmark_dataflows::time::Millis;
@@ -88,7 +89,8 @@ pub(super) struct Ledger {
     stores: bool,
     next: u64,
     keep: usize,
-    doubts: Doubts,
+    /// By the alert's name: each speaks of a time of its own, since views are final at different times.
+    doubts: BTreeMap<Arc<str>, Doubts>,
     /// The event-clock time by which all that happened is known.
     as_of: Option<Millis>,
     /// What changed since somebody looked, where somebody follows.
@@ -115,6 +117,19 @@ struct Doubts {
     until: Millis,
     /// What is said is beyond that time. Some of that moment may still come.
     passed: Option<Millis>,
+}
+
+impl Doubts {
+    /// Whether everything that the earlier run said has been said again, once something is said as of `now`.
+    fn is_past(&mut self, now: Millis) -> bool {
+        match self.passed {
+            Some(passed) => now > passed,
+            None => {
+                self.passed = (now > self.until).then_some(now);
+                false
+            }
+        }
+    }
 }
 
 /// An alert as the journal in a directory knows it last. Changes nothing there; a process may be writing to it.
@@ -146,7 +161,7 @@ impl Ledger {
             stores: false,
             next: 1,
             keep,
-            doubts: Doubts::default(),
+            doubts: BTreeMap::new(),
             as_of: None,
             changes: None,
         };
@@ -283,22 +298,39 @@ impl Ledger {
             let before = known.notices.iter().rev().find(|(_, notice)| notice.event.as_of <= at);
             known.last().is_some_and(exists) && !before.is_some_and(|(_, notice)| exists(&notice.event))
         };
-        let new = self.alerts.iter().filter(|(_, known)| is_new(known));
-        let alerts = new.map(|(id, _)| id.clone()).collect();
-        let until = self.alerts.values().filter_map(Known::last).map(|event| event.as_of).max().unwrap_or(0);
-        self.doubts = Doubts { alerts, until, passed: None };
+        let mut doubts: BTreeMap<Arc<str>, Doubts> = BTreeMap::new();
+        for (id, known) in &self.alerts {
+            let Some(last) = known.last() else { continue };
+            let of_alert = doubts.entry(last.alert.alert.clone()).or_default();
+            of_alert.until = of_alert.until.max(last.as_of);
+            if is_new(&known) {
+                of_alert.alerts.insert(id.clone());
+            }
+        }
+        self.doubts = doubts;
         self.alerts.values().filter_map(Known::last).filter(|event| event.as_of > at).cloned().collect()
     }
 
-    /// Retracts what an earlier run said and this one did not, which is at this time or behind it; all of it was said by then.
-    /// Gives what is news.
-    pub(super) fn settle(
+    /// Retracts what an earlier run said and this one, which is at its end, did not. Gives what is news.
+    pub(super) fn settle(&mut self, routes: impl Fn(&AlertEvent) -> Vec<String>) -> io::Result<Vec<AlertEvent>> {
+        let names: Vec<Arc<str>> = self.doubts.keys().cloned().collect();
+        let mut news = Vec::new();
+        for name in names {
+            news.append(&mut self.settle_one(&name, 0, &routes)?);
+        }
+        Ok(news)
+    }
+
+    /// The same for one alert, of which all was said by now that the earlier run said.
+    fn settle_one(
         &mut self,
-        as_of: Millis,
+        name: &str,
+        now: Millis,
         routes: impl Fn(&AlertEvent) -> Vec<String>,
     ) -> io::Result<Vec<AlertEvent>> {
-        let as_of = as_of.max(self.doubts.until);
-        let last = self.doubts.alerts.iter().filter_map(|id| self.alerts.get(id));
+        let Some(doubts) = self.doubts.get(name) else { return Ok(Vec::new()) };
+        let as_of = now.max(doubts.until);
+        let last = doubts.alerts.iter().filter_map(|id| self.alerts.get(id));
         let retracted = last.filter_map(|known| {
             let before = known.last().filter(|event| event.alert.state != AlertState::Retracted)?.alert.clone();
             let alert =
@@ -313,20 +345,8 @@ impl Ledger {
             Record::Said { notice: Box::new(notice), routes }
         };
         self.write(retracted.iter().map(record).collect())?;
-        self.doubts = Doubts::default();
+        self.doubts.remove(name);
         Ok(retracted.into_iter().map(|(event, _)| event).collect())
-    }
-
-    /// Whether everything that an earlier run said has been said again by now, if it is so.
-    fn is_past_doubt(&mut self, events: &[AlertEvent]) -> bool {
-        let now = events.iter().map(|event| event.as_of).max().unwrap_or(0);
-        match self.doubts.passed {
-            Some(passed) => now > passed,
-            None => {
-                self.doubts.passed = (now > self.doubts.until).then_some(now);
-                false
-            }
-        }
     }
 
     /// Whether this run got where an earlier one was, in one step: the last of these events of an alert says what is known.
@@ -346,18 +366,24 @@ impl Ledger {
         events: Vec<AlertEvent>,
         routes: impl Fn(&AlertEvent) -> Vec<String>,
     ) -> io::Result<Vec<AlertEvent>> {
+        let mut times: BTreeMap<Arc<str>, Millis> = BTreeMap::new();
         for AlertEvent { alert, as_of, .. } in &events {
+            let time = times.entry(alert.alert.clone()).or_default();
+            *time = (*time).max(*as_of);
+            let Some(doubts) = self.doubts.get_mut(&alert.alert) else { continue };
             if alert.state != AlertState::Retracted {
-                self.doubts.alerts.remove(&alert.id);
-            } else if *as_of <= self.doubts.until && self.alerts.contains_key(&alert.id) {
+                doubts.alerts.remove(&alert.id);
+            } else if *as_of <= doubts.until && self.alerts.contains_key(&alert.id) {
                 // The earlier run may have said something else of it later, and this one will not.
-                self.doubts.alerts.insert(alert.id.clone());
+                doubts.alerts.insert(alert.id.clone());
             }
         }
-        let mut settled = match self.is_past_doubt(&events) && !self.doubts.alerts.is_empty() {
-            true => self.settle(events.iter().map(|event| event.as_of).max().unwrap_or(0), &routes)?,
-            false => Vec::new(),
-        };
+        let mut settled = Vec::new();
+        for (name, now) in times {
+            if self.doubts.get_mut(&name).is_some_and(|doubts| doubts.is_past(now)) {
+                settled.append(&mut self.settle_one(&name, now, &routes)?);
+            }
+        }
         let repeated: BTreeSet<String> = events.iter().map(|event| event.alert.id.clone()).collect();
         let repeated: BTreeSet<String> = repeated.into_iter().filter(|id| self.repeats(id, &events)).collect();
         let renamed: BTreeSet<String> = events.iter().filter_map(|event| event.replaces.clone()).collect();
@@ -457,7 +483,9 @@ impl Ledger {
             notices.iter().map(|notice| Record::Said { routes: to(notice), notice: Box::new(notice.clone()) });
         self.write(records.collect())?;
         for notice in &notices {
-            self.doubts.alerts.remove(&notice.event.alert.id);
+            if let Some(doubts) = self.doubts.get_mut(&notice.event.alert.alert) {
+                doubts.alerts.remove(&notice.event.alert.id);
+            }
         }
         Ok(notices.into_iter().map(|notice| notice.event).collect())
     }
@@ -590,7 +618,30 @@ mod tests {
         assert_eq!(news, [("passing", AlertState::Retracted), ("last", AlertState::Open)]);
         let told: Vec<&str> = ledger.waiting["a"].values().map(Notice::kind).collect();
         assert_eq!(told, ["opened", "opened", "opened", "opened", "retracted", "opened"]);
-        assert!(ledger.settle(300, to_a).unwrap().is_empty());
+        assert!(ledger.settle(to_a).unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_alert_is_not_judged_by_how_far_another_is() {
+        use AlertEventKind::Opened;
+        let of = |alert: &str, as_of| {
+            let mut event = event(Opened, AlertState::Open, as_of);
+            (event.alert.alert, event.alert.id) = (alert.into(), alert.to_owned());
+            event
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.say(vec![of("ahead", 200), of("behind", 140)], to_a).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.resume(50);
+        // Windows of the other view are final a minute later.
+        for as_of in [200, 210, 220] {
+            let news = ledger.say(vec![of("ahead", as_of)], to_a).unwrap();
+            assert!(news.iter().all(|event| event.alert.state == AlertState::Open), "{news:?}");
+        }
+        assert!(ledger.say(vec![of("behind", 140)], to_a).unwrap().is_empty(), "it stands");
+        assert!(ledger.settle(to_a).unwrap().is_empty());
     }
 
     #[test]
@@ -605,7 +656,7 @@ mod tests {
         ledger.resume(50);
         ledger.say(vec![event(Opened, AlertState::Open, 110)], to_a).unwrap();
         ledger.say(vec![event(Retracted, AlertState::Retracted, 120)], to_a).unwrap();
-        let news = ledger.settle(0, to_a).unwrap();
+        let news = ledger.settle(to_a).unwrap();
         assert_eq!(
             news.iter().map(|event| (event.alert.state, event.as_of)).collect::<Vec<_>>(),
             [(AlertState::Retracted, 200)]
@@ -666,7 +717,7 @@ mod tests {
         assert!(closed[0].alert.summary.contains("its definition changed"), "{}", closed[0].alert.summary);
         let told = |route: &str| ledger.waiting[route].values().map(Notice::kind).collect::<Vec<_>>();
         assert_eq!((told("a"), told("b")), (vec!["closed"], vec![]));
-        assert!(ledger.settle(300, both).unwrap().is_empty(), "it was right while it was computed");
+        assert!(ledger.settle(both).unwrap().is_empty(), "it was right while it was computed");
     }
 
     #[test]

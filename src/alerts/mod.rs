@@ -362,7 +362,7 @@ impl Keeper {
                         false => ledger.say(events.clone(), routes),
                     }
                     .inspect(|_| ledger.reach(*as_of)),
-                    Said::All => ledger.settle(0, routes),
+                    Said::All => ledger.settle(routes),
                 };
                 drop(ledger);
                 match noted {
