@@ -72,6 +72,7 @@ fn compiled(model: &Model, view: &ViewModel) -> View {
         key: view.key.iter().map(|name| name.as_str().into()).collect(),
         key_fields: Vec::new(),
         conditions: Vec::new(),
+        condition_texts: Vec::new(),
         width_ms: view.width,
         slide_ms: view.slide,
         lateness_ms: view.lateness,
