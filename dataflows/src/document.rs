@@ -14,13 +14,13 @@
 //!   normalised name; the others where the record has them.
 //!
 //! So a name means the same in every document. A raw top-level field that has such a name and is not that value (a
-//! producer's own `severity`, a `level` of `"warning"`, an RFC 3339 `timestamp`) is kept as `original.` with its name;
-//! in such a record, names that begin with `original.` themselves get another one in front. Line feeds between the
-//! tokens of the raw JSON become spaces. Of an access log line, which is no JSON, the document has the fields instead.
+//! producer's own `severity`, a `level` of `"warning"`, an RFC 3339 `timestamp`) is kept as `original.` with its name,
+//! and one that begins with `original.` itself gets another one in front: so the raw record can be had back from the
+//! document. Line feeds between the tokens of the raw JSON become spaces. Of an access log line, which is no JSON, the document has the fields instead.
 
 use crate::decode::{Scanner, access_log_field_names, text};
 use crate::input::{PartitionInfo, RawRecord};
-use crate::record::{FIELD_NAMES, Fields, Kind, Record, slot};
+use crate::record::{FIELD_NAMES, Fields, Kind, Record, Span, slot};
 use crate::rules::{Rules, Verdict, severity_level};
 
 /// The fields that a document has beside those of the record.
@@ -105,39 +105,51 @@ fn write_place(out: &mut Vec<u8>, topic: &str, partition: i32, offset: u64) {
     write_integer(out, offset);
 }
 
-/// The raw record of a document, for when a store refuses it: byte for byte, unless line feeds, reserved names or white
-/// space at its ends made a change necessary. An access log line comes back as the JSON of its fields. `None` for what
-/// is no document.
+/// The raw record of a document, for when a store refuses it: byte for byte, but that line feeds between tokens are spaces
+/// and white space at the ends is gone. An access log line comes back as the JSON of its fields. `None` for what is no
+/// document.
 pub fn raw_of(document: &[u8]) -> Option<Vec<u8>> {
     let end = memchr::memmem::rfind(document, FIRST_COMPUTED)?;
-    Some([&document[..end], b"}"].concat())
+    let object = String::from_utf8([&document[..end], b"}"].concat()).ok()?;
+    let (mut raw, mut copied) = (Vec::with_capacity(object.len()), 0);
+    for name in top_level_names(&object) {
+        let name = name.range();
+        if object[name.clone()].starts_with(ORIGINAL_PREFIX) {
+            raw.extend_from_slice(&object.as_bytes()[copied..name.start]);
+            copied = name.start + ORIGINAL_PREFIX.len();
+        }
+    }
+    raw.extend_from_slice(&object.as_bytes()[copied..]);
+    Some(raw)
 }
 
 /// The raw object without its closing brace, with the fields renamed whose names the document takes.
 fn write_renamed(out: &mut Vec<u8>, fields: &Fields<'_>) {
-    let raw = fields.raw;
-    let mut scanner = Scanner::new(raw);
-    scanner.space();
-    // The record was decoded, so the scan goes through to the end.
-    let mut more = scanner.first_member().unwrap_or(false);
-    let mut separator = b'{';
-    while more {
-        let (Ok(name), start) = (scanner.key(), scanner.at) else { return };
-        if scanner.value().is_err() {
-            return;
-        }
-        out.push(separator);
-        out.push(b'"');
-        let plain_name = text::of_span(raw, name);
-        if is_taken(fields, &plain_name) {
+    let object = fields.raw.trim_ascii();
+    let object = object.strip_suffix('}').unwrap_or(object);
+    let start = fields.raw.len() - fields.raw.trim_ascii_start().len();
+    let mut copied = 0;
+    for name in top_level_names(fields.raw) {
+        if is_taken(fields, &text::of_span(fields.raw, name)) {
+            let at = name.range().start - start;
+            out.extend_from_slice(&object.as_bytes()[copied..at]);
             out.extend_from_slice(ORIGINAL_PREFIX.as_bytes());
+            copied = at;
         }
-        out.extend_from_slice(raw[name.range()].as_bytes());
-        out.extend_from_slice(b"\":");
-        out.extend_from_slice(&raw.as_bytes()[start..scanner.at]);
-        separator = b',';
-        more = scanner.another_member().unwrap_or(false);
     }
+    out.extend_from_slice(&object.as_bytes()[copied..]);
+}
+
+/// Where the names of an object are, without their quotes. The object was decoded, so the scan goes through to the end.
+fn top_level_names(object: &str) -> impl Iterator<Item = Span> {
+    let mut scanner = Scanner::new(object);
+    scanner.space();
+    let mut more = scanner.first_member().unwrap_or(false);
+    std::iter::from_fn(move || {
+        let name = more.then(|| scanner.key().ok()).flatten()?;
+        more = scanner.value().is_ok() && scanner.another_member().unwrap_or(false);
+        Some(name)
+    })
 }
 
 fn is_taken(fields: &Fields<'_>, name: &str) -> bool {
@@ -302,7 +314,7 @@ mod tests {
         let rules = Rules::compile(&RulesConfig::default(), &mut schema).unwrap();
         let record = Decoder::new(schema).decode(text.as_bytes()).unwrap();
         let partition = PartitionInfo { topic: "__redrive".into(), identity: "x".into(), number: 2 };
-        let origin = Origin { topic: "a\"b".into(), partition: -3, offset: 17 };
+        let origin = Origin { topic: "a\"b".into(), partition: -3, offset: 17, was_counted: false };
         let raw = RawRecord { offset: 1, bytes: text.as_bytes(), appended_ms: None, redriven_from: Some(&origin) };
         let mut out = Vec::new();
         write_document(&mut out, &partition, raw, &record, rules.judge(&record), &rules);
@@ -340,10 +352,23 @@ mod tests {
         assert_eq!(value["original.offset"], Value::Null);
         assert_eq!(value["original.original.x"], json!(1));
         assert_eq!(value["nested"], json!({"severity": 2}));
+        assert_eq!(String::from_utf8(raw_of(document.as_bytes()).unwrap()).unwrap(), raw.replace('\n', " "));
         assert_eq!((&value["timestamp"], &value["level"]), (&json!(1000), &json!("WARN")));
         assert_eq!((&value["severity"], &value["offset"]), (&json!(50), &json!(1234567)));
         for name in ["severity", "timestamp", "level", "offset"] {
             assert_eq!(document.matches(&format!(r#","{name}":"#)).count(), 1, "{document}");
+        }
+    }
+
+    #[test]
+    fn a_record_with_names_like_renamed_ones_comes_back() {
+        for raw in [
+            r#"{"timestamp":5,"original.topic":"a","x": 1 }"#,
+            r#"{"original.original.level":1,"timestamp":5,"\u006friginal.x":{"original.y":2}}"#,
+            r#"{"level":"warning","timestamp":5,"original.level":"theirs","level":"warning"}"#,
+        ] {
+            let document = document(&RecordsConfig::default(), raw);
+            assert_eq!(String::from_utf8(raw_of(document.as_bytes()).unwrap()).unwrap(), raw, "{document}");
         }
     }
 

@@ -50,6 +50,8 @@ pub struct Origin {
     pub partition: i32,
     /// The offset.
     pub offset: u64,
+    /// It was read there, and only its document refused later: it is in the windows, totals and patterns.
+    pub was_counted: bool,
 }
 
 /// How the records of a partition are read where it is not as those of the others: the same rules and views, compiled

@@ -286,7 +286,7 @@ pub struct Record<'a> {
     pub error_code: Option<Cow<'a, str>>,
     /// Where all fields stand that were asked for.
     pub fields: Fields<'a>,
-    /// The raw JSON has a top-level name that a field of the document takes for itself.
+    /// The raw JSON has a top-level name that a field of the document takes for itself, or one like those in its place.
     pub has_reserved_name: bool,
     /// The id of the message's [first cut](crate::patterns::FirstCut), where patterns are wanted.
     pub pattern_id: Option<u64>,

@@ -226,7 +226,8 @@ impl WithSource for Run<'_> {
         let source = {
             let Redrives { recorded, wanted, positions } = redrives;
             let of_run = config.clone();
-            let read_as = Box::new(move |records: &RecordsConfig| read_as(&of_run, records));
+            let read_as =
+                Box::new(move |records: Option<&RecordsConfig>| read_as(&of_run, records.unwrap_or(&of_run.records)));
             let has_end = !is_live || ends_by_itself(config);
             Arc::new(WithRedrives::new(Arc::new(source), recorded, wanted, positions, has_end, read_as))
         };
@@ -234,6 +235,9 @@ impl WithSource for Run<'_> {
         let writer = Writer::start(store.clone(), dead_letters.clone(), options_of_writer, runtime.handle())
             .map_err(|error| EngineError::Process(format!("cannot prepare the directory of the spool: {error}")))?;
         let board = Arc::new(ProgressBoard::default());
+        if let (Some(Resumed { restored, .. }), 0) = (&resumed, config.cluster.process) {
+            board.restore(restored);
+        }
         let counts = Arc::new(RunCounts::default());
         let views: Vec<View> = compiled.views.iter().map(|view| View::clone(view)).collect();
         let serves = config.api.enabled && !options.bare && options.replay.is_none();

@@ -1,10 +1,12 @@
 //! Where each partition stands: of this process, written by the workers; of the others, as they told last.
 //! Read by the API and the metrics.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use floodmark_dataflows::checkpoint::{PartitionCut, Restored};
 use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::output::PartitionProgress;
 use floodmark_dataflows::time::{Millis, Tick};
@@ -16,6 +18,8 @@ use crate::sources::Positions;
 #[derive(Debug, Default)]
 pub struct ProgressBoard {
     partitions: Mutex<BTreeMap<Arc<PartitionInfo>, PartitionState>>,
+    /// Those that an earlier run read and none joined again, as a checkpoint has them: their accounts stand.
+    former: Mutex<BTreeMap<Arc<PartitionInfo>, PartitionState>>,
     frontiers: Mutex<BTreeMap<usize, Tick>>,
     indexed_through_ms: AtomicU64,
     peers: Mutex<BTreeMap<usize, ProgressSnapshot>>,
@@ -74,8 +78,23 @@ impl ProgressSnapshot {
 }
 
 impl ProgressBoard {
+    /// Notes the partitions of a checkpoint, as ended and stored. On one process of a cluster only.
+    pub fn restore(&self, restored: &Restored) {
+        let cuts = restored.partitions.values().filter_map(|start| start.cut.as_ref());
+        let state = |cut: &PartitionCut| {
+            let PartitionCut { next_offset, clock, hold, ledger, .. } = *cut;
+            let progress =
+                PartitionProgress { next_offset, clock, hold, ledger, ended: true, ..PartitionProgress::default() };
+            let acknowledged = Some(next_offset);
+            let state = PartitionState { worker: 0, progress, end: None, acknowledged, refused: 0 };
+            (Arc::new(cut.partition.clone()), state)
+        };
+        self.former.lock().extend(cuts.map(state));
+    }
+
     /// Notes where a partition stands.
     pub fn update(&self, worker: usize, partition: &Arc<PartitionInfo>, progress: PartitionProgress) {
+        self.former.lock().remove(partition);
         let mut partitions = self.partitions.lock();
         match partitions.get_mut(partition) {
             Some(state) => (state.worker, state.progress) = (worker, progress),
@@ -127,6 +146,7 @@ impl ProgressBoard {
 
     /// Notes what another process tells of its partitions and workers.
     pub fn set_peer(&self, process: usize, told: ProgressSnapshot) {
+        self.former.lock().retain(|partition, _| !told.partitions.iter().any(|(other, _)| other == partition));
         self.peers.lock().insert(process, told);
     }
 
@@ -139,6 +159,8 @@ impl ProgressBoard {
             all.indexed_through = all.indexed_through.zip(told.indexed_through).map(|(own, told)| own.min(told));
         }
         sort(&mut all.partitions);
+        // One that joined elsewhere stands twice until that is known to the process that restored it.
+        all.partitions.dedup_by(|(later, _), (first, _)| later == first);
         all
     }
 
@@ -146,18 +168,27 @@ impl ProgressBoard {
     pub fn snapshot(&self) -> ProgressSnapshot {
         // First: what a worker read before it saw a frontier is then among the positions.
         let frontiers = self.frontiers.lock().clone();
-        let mut partitions: Vec<_> = self.partitions.lock().iter().map(|(p, state)| (p.clone(), *state)).collect();
+        let former = self.former.lock();
+        let joined = self.partitions.lock();
+        let mut partitions: Vec<_> = former.iter().chain(&*joined).map(|(p, state)| (p.clone(), *state)).collect();
         sort(&mut partitions);
         ProgressSnapshot { partitions, frontiers, indexed_through: self.indexed_through() }
     }
 }
 
+/// By name; of two states of a partition, the one of the run comes first.
 fn sort(partitions: &mut [(Arc<PartitionInfo>, PartitionState)]) {
-    partitions.sort_by(|(a, _), (b, _)| (&a.topic, a.number, &a.identity).cmp(&(&b.topic, b.number, &b.identity)));
+    partitions.sort_by_key(|(partition, PartitionState { progress, .. })| {
+        let PartitionInfo { topic, identity, number } = (**partition).clone();
+        (topic, number, identity, Reverse(progress.next_offset), progress.ended)
+    });
 }
 
 #[cfg(test)]
 mod tests {
+    use floodmark_dataflows::checkpoint::PartitionStart;
+    use floodmark_dataflows::ledger::Ledger;
+
     use super::*;
 
     fn partition(number: i32) -> Arc<PartitionInfo> {
@@ -174,6 +205,50 @@ mod tests {
         assert_eq!(board.snapshot().holder().map(|p| p.number), Some(0));
         board.update(0, &partition(3), at(None, 0, false));
         assert_eq!(board.snapshot().holder().map(|p| p.number), Some(3));
+    }
+
+    /// A checkpoint that has partitions 0 and 1 up to offset 5.
+    fn restored() -> Restored {
+        let cut = |number| {
+            let mut ledger = Ledger::default();
+            ledger.lose(2, 5);
+            let partition = (*partition(number)).clone();
+            let cut = PartitionCut {
+                partition: partition.clone(),
+                next_offset: 5,
+                clock: None,
+                hold: 0,
+                outages: Vec::new(),
+                ledger,
+                keys: Vec::new(),
+                patterns: Default::default(),
+            };
+            (partition, PartitionStart { cut: Some(cut), ..Default::default() })
+        };
+        Restored { at: 3, partitions: [cut(0), cut(1)].into(), ..Default::default() }
+    }
+
+    #[test]
+    fn the_account_of_a_partition_that_does_not_join_again_stands() {
+        let (first, second) = (ProgressBoard::default(), ProgressBoard::default());
+        first.restore(&restored());
+        let ended = |board: &ProgressBoard| -> Vec<(i32, u64, bool)> {
+            let of = |(p, state): &(Arc<PartitionInfo>, PartitionState)| {
+                (p.number, state.progress.ledger.lost, state.progress.ended)
+            };
+            board.of_all_processes().partitions.iter().map(of).collect()
+        };
+        assert_eq!(ended(&first), [(0, 3, true), (1, 3, true)]);
+        assert!(first.snapshot().partitions.iter().all(|(_, state)| state.acknowledged == Some(5)));
+        // Each joins another process, and is there once, also before the processes told each other.
+        let joined = PartitionProgress { next_offset: 5, ..Default::default() };
+        first.update(0, &partition(0), joined);
+        second.update(1, &partition(1), joined);
+        second.set_peer(0, first.snapshot());
+        assert_eq!(ended(&second), [(0, 0, false), (1, 0, false)]);
+        first.set_peer(1, second.snapshot());
+        assert_eq!(ended(&first), [(0, 0, false), (1, 0, false)]);
+        assert_eq!(first.snapshot().partitions.len(), 1);
     }
 
     #[test]

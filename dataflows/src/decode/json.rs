@@ -11,6 +11,7 @@ use crate::decode::numbers::{RESPONSE_EXPECTED, TimeUnit, epoch_ms, integer, res
 use crate::decode::scan::{LearntName, Malformed, Scanner};
 use crate::decode::schema::{ALLOWED, Schema};
 use crate::decode::{DecodeError, text};
+use crate::document::ORIGINAL_PREFIX;
 use crate::output::Reason;
 use crate::record::{FIELD_NAMES, Fields, Kind, Level, Record, Span, slot};
 
@@ -81,7 +82,11 @@ fn outermost(
             None => {
                 let start = scanner.at;
                 let name = scanner.key()?;
-                let target = find(schema, record.fields.raw, ROOT, name);
+                let mut target = find(schema, record.fields.raw, ROOT, name);
+                // The document has it under another name.
+                if text::of_span(record.fields.raw, name).starts_with(ORIGINAL_PREFIX) {
+                    target.get_or_insert(Target::NOTHING).reserved = true;
+                }
                 learnt.learn(place, scanner.learn_name(start), target);
                 place += 1;
                 target

@@ -21,6 +21,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    pub const NOTHING: Self = Self { slot: NONE, node: NONE, reserved: false };
+
     /// The number of the field that stands here.
     #[inline]
     pub fn slot(self) -> Option<usize> {
@@ -119,8 +121,7 @@ impl Names {
             Some(at) => at,
             None => {
                 let first = &mut node.buckets[bucket(name.as_bytes())];
-                let target = Target { slot: NONE, node: NONE, reserved: false };
-                node.entries.push(Entry { name: name.as_bytes().into(), target, next: *first });
+                node.entries.push(Entry { name: name.as_bytes().into(), target: Target::NOTHING, next: *first });
                 *first = (node.entries.len() - 1) as u16;
                 node.entries.len() - 1
             }

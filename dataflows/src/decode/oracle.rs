@@ -262,9 +262,7 @@ proptest! {
         }
         fields += usize::from(original["timestamp"] != document["timestamp"]);
         prop_assert_eq!(document.len(), fields, "{}", String::from_utf8_lossy(&out));
-        let restored: Map<String, Value> = serde_json::from_slice(&raw_of(&out).expect("was JSON")).expect("is JSON");
-        if !record.has_reserved_name {
-            prop_assert_eq!(restored, original);
-        }
+        let restored = String::from_utf8(raw_of(&out).expect("was JSON")).expect("is text");
+        prop_assert_eq!(restored, raw.trim_ascii().replace(['\n', '\r'], " "));
     }
 }

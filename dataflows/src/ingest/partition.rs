@@ -244,23 +244,26 @@ impl<B: Batch> Partition<B> {
                             gate = Gate::FREE;
                         }
                         self.clock = Some(clock);
+                        let is_new = !raw.redriven_from.is_some_and(|origin| origin.was_counted);
                         // First, as rules and views may name the pattern.
                         if let Some(cutter) = &mut path.cutter {
                             let message = record.message();
                             let cut = cutter.cut(&message);
                             record.pattern_id = Some(cut.id);
                             record.pattern = Some(match &mut self.patterns {
-                                Some(patterns) => {
+                                Some(patterns) if is_new => {
                                     patterns.add(time, raw.offset, &record, &message, cut, &mut out.patterns)
                                 }
-                                None => cut,
+                                _ => cut,
                             });
                         }
                         let verdict = rules.judge(&record);
                         self.ledger.read(raw.offset, raw.bytes.len());
                         self.ledger.take(path.sink.indexes(verdict));
-                        let place = RecordPlace { offset: raw.offset, clock };
-                        self.combiner.add(time, place, &record, verdict, &mut out.views);
+                        if is_new {
+                            let place = RecordPlace { offset: raw.offset, clock };
+                            self.combiner.add(time, place, &record, verdict, &mut out.views);
+                        }
                         path.sink.log(&self.info, raw, &record, verdict);
                     }
                 }

@@ -166,6 +166,7 @@ fn letters(
         // Of a redrive the record is known as it first came, also where the store refused the document of it.
         let raw = before.of(&letter).map(|first| (first.letter.raw.clone(), first.letter.raw_base64.clone()));
         let origin = before.origin(&letter);
+        let counted = before.of(&letter).is_some_and(Letter::was_counted);
         let letter = match raw {
             Some((raw, raw_base64)) => Document { raw, raw_base64, ..letter },
             None => letter,
@@ -175,7 +176,7 @@ fn letters(
         } else if args.limit.is_some_and(|limit| letters.len() as u64 >= limit) {
             left_out.over_limit += 1;
         } else {
-            letters.push(Letter { letter, origin });
+            letters.push(Letter { letter, origin, counted });
         }
     }
     Ok(letters)

@@ -8,8 +8,8 @@
 //! Which run takes in what:
 //! - a run that goes on from a checkpoint: those that the checkpoint or its marks know, and those recorded since its
 //!   generation began;
-//! - a run that begins anew: all, if it reads the source from the beginning; else none, since of the windows that their
-//!   records belong to it would have nothing but them;
+//! - a run that begins anew: all, if it reads the source from the beginning, but for letters whose records it can read
+//!   where they are; else none, since of the windows that their records belong to it would have nothing but them;
 //! - a replay of a range: of all of them the letters whose origins are in the range.
 
 use std::collections::BTreeMap;
@@ -22,9 +22,10 @@ use floodmark_dataflows::decode::RecordsConfig;
 use floodmark_dataflows::input::{
     Batch, Feed, MarkPosition, PartitionEvent, PartitionIndex, PartitionInfo, RawRecord, ReadAs, RecordedMarks, Waker,
 };
+use floodmark_dataflows::output::Reason;
 use parking_lot::Mutex;
 
-use super::file::{Record, Redrive};
+use super::file::{Place, Record, Redrive};
 use super::is_redrive;
 use super::recorded::Recorded;
 use crate::checkpoint::store::StoreError;
@@ -35,8 +36,8 @@ const BATCH: usize = 512;
 /// How often to look for another one.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Compiles what is computed for records of another form; says what does not go with it.
-pub type ReadAsFn = dyn Fn(&RecordsConfig) -> Result<ReadAs, String> + Send + Sync;
+/// Compiles what is computed for records of another form, or of the run's own; says what does not go with it.
+pub type ReadAsFn = dyn Fn(Option<&RecordsConfig>) -> Result<ReadAs, String> + Send + Sync;
 
 /// Which redrives a run takes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,14 +198,17 @@ impl<S: Source> WithRedrives<S> {
                     tracing::info!(number, "a redrive of an earlier generation is left out");
                     return Ok(());
                 }
-                redrive.records(|_| true)
+                match redrive.header.generation < generation {
+                    true => self.not_read_in_place(number, redrive, all)?,
+                    false => redrive.records(|_| true),
+                }
             }
-            Wanted::Covered => redrive.records(|place| self.source.covers(&place.partition(), place.offset)),
+            Wanted::Covered => redrive.records(|letter| self.covers(&letter.origin())),
         };
         if records.iter().all(Option::is_none) {
             return Ok(());
         }
-        let read_as = redrive.header.records.as_ref().map(&*shared.read_as).transpose()?;
+        let read_as = redrive.header.records.as_ref().map(|records| (shared.read_as)(Some(records))).transpose()?;
         let letters = records.len() as u64;
         tracing::info!(number, letters, "a redrive joins");
         shared.ends.lock().insert(info.clone(), letters);
@@ -215,6 +219,30 @@ impl<S: Source> WithRedrives<S> {
             waker();
         }
         Ok(())
+    }
+
+    /// The records of a redrive of an earlier generation, but for those that this one reads where they first were: its own
+    /// decoder can read them by now, and the source still has them. That is asked at the beginning only: later it is
+    /// known of no offset behind the checkpoint.
+    fn not_read_in_place(&self, number: i32, redrive: &Redrive, begins: bool) -> Result<Vec<Option<Record>>, String> {
+        let mut decoder = (self.shared.read_as)(None)?.decoder;
+        let mut left_out = 0;
+        let records = redrive.records(|letter| {
+            // Whether it is ahead again depends on when it arrived there.
+            let is_read = letter.letter.reason != Reason::ClockAhead
+                && letter.letter.bytes().is_some_and(|raw| decoder.decode(&raw).is_ok())
+                && (!begins || self.covers(&letter.origin()));
+            left_out += u64::from(is_read);
+            !is_read
+        });
+        if left_out > 0 {
+            tracing::info!(number, left_out, "letters of a redrive are left out: they are read where they first were");
+        }
+        Ok(records)
+    }
+
+    fn covers(&self, place: &Place) -> bool {
+        self.source.covers(&place.partition(), place.offset)
     }
 
     /// Whether all that are recorded are read, in one line.
@@ -471,6 +499,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::dead_letters::Document;
+    use crate::engine::read_as;
     use crate::sources::generator::{GeneratorConfig, GeneratorSource};
     use crate::sources::redrive::Letter;
 
@@ -479,15 +508,16 @@ mod tests {
             "{{\"timestamp\":1,\"topic\":\"t\",\"identity\":\"t\",\"partition\":0,\"offset\":{offset},\
              \"reason\":\"malformed\",\"detail\":\"\",\"raw\":\"record {offset}\"}}"
         );
-        Letter { letter: serde_json::from_str::<Document<'static>>(&json).unwrap(), origin: None }
+        Letter { letter: serde_json::from_str::<Document<'static>>(&json).unwrap(), origin: None, counted: false }
     }
 
     /// The records that the workers of a run are given of redrives, by number and place.
     async fn taken(recorded: &Recorded, wanted: Wanted, positions: Positions) -> Vec<(i32, u64, String)> {
         let config = GeneratorConfig { rate: 0, count: 10, ..GeneratorConfig::default() };
         let source = GeneratorSource::new(config, 0, Positions::new(), true).unwrap();
-        let nothing = Box::new(|_: &RecordsConfig| Err("is not asked".to_owned()));
-        let source = WithRedrives::new(Arc::new(source), Some(recorded.clone()), wanted, positions, true, nothing);
+        let own = Config::default();
+        let read_as = Box::new(move |records: Option<&RecordsConfig>| read_as(&own, records.unwrap_or(&own.records)));
+        let source = WithRedrives::new(Arc::new(source), Some(recorded.clone()), wanted, positions, true, read_as);
         let mut feeds: Vec<_> = (0..2).map(|index| source.feed(WorkerPlace { index, peers: 2 }).unwrap()).collect();
         source.take_recorded().await.unwrap();
         let mut found = Vec::new();
@@ -545,7 +575,7 @@ mod tests {
         let config = GeneratorConfig { rate: 0, count: 10, ..GeneratorConfig::default() };
         let source = GeneratorSource::new(config, 0, Positions::new(), true).unwrap();
         let wanted = Wanted::Since { generation: 1, all: true };
-        let nothing = Box::new(|_: &RecordsConfig| Err("is not asked".to_owned()));
+        let nothing = Box::new(|_: Option<&RecordsConfig>| Err("is not asked".to_owned()));
         let source = WithRedrives::new(Arc::new(source), Some(recorded), wanted, Positions::new(), true, nothing);
         let mut feed = source.feed(WorkerPlace { index: 0, peers: 1 }).unwrap();
         source.take_recorded().await.unwrap();

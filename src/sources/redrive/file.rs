@@ -45,6 +45,9 @@ pub struct Letter {
     /// Of a letter of a redrive: the first place where its record was a dead letter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Place>,
+    /// Of a letter of a redrive: its record was counted before that redrive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counted: bool,
 }
 
 /// Where a record stood.
@@ -82,6 +85,11 @@ impl Letter {
     /// Where its record was a dead letter first.
     pub fn origin(&self) -> Place {
         self.origin.clone().unwrap_or_else(|| Place::of(&self.letter))
+    }
+
+    /// Whether its record is in windows, totals and patterns: of one that the store refused, all but the document is.
+    pub fn was_counted(&self) -> bool {
+        self.counted || self.letter.reason == Reason::Unindexable
     }
 }
 
@@ -187,14 +195,14 @@ impl Redrive {
         Ok(Self { header, letters })
     }
 
-    /// The records, to be read; of those that `covers` does not take, nothing.
-    pub fn records(&self, mut covers: impl FnMut(&Place) -> bool) -> Vec<Option<Record>> {
+    /// The records, to be read; of letters that are not `wanted`, nothing.
+    pub fn records(&self, mut wanted: impl FnMut(&Letter) -> bool) -> Vec<Option<Record>> {
         let mut topics: Vec<Arc<str>> = Vec::new();
         let record = |letter: &Letter| {
-            let origin = letter.origin();
-            if !covers(&origin) {
+            if !wanted(letter) {
                 return None;
             }
+            let origin = letter.origin();
             let known = topics.iter().find(|topic| ***topic == *origin.topic).cloned();
             let topic = known.unwrap_or_else(|| {
                 let topic: Arc<str> = origin.topic.as_str().into();
@@ -202,7 +210,8 @@ impl Redrive {
                 topic
             });
             let raw = letter.letter.bytes()?.into();
-            Some(Record { origin: Origin { topic, partition: origin.partition, offset: origin.offset }, raw })
+            let Place { partition, offset, .. } = origin;
+            Some(Record { origin: Origin { topic, partition, offset, was_counted: letter.was_counted() }, raw })
         };
         self.letters.iter().map(record).collect()
     }
@@ -232,7 +241,7 @@ mod tests {
             };
             let mut json = Vec::new();
             dead.write(&mut json);
-            Letter { letter: serde_json::from_slice(&json).unwrap(), origin: None }
+            Letter { letter: serde_json::from_slice(&json).unwrap(), origin: None, counted: false }
         };
         Redrive::new(7, 2, Some(RecordsConfig::default()), (10..).zip(raws).map(letter).collect())
     }
@@ -244,7 +253,7 @@ mod tests {
             Some(Place { topic: "first".into(), identity: "first".into(), partition: 0, offset: 8 });
         let read = Redrive::decode(&written.encode().unwrap()).unwrap();
         assert_eq!(read, written);
-        let records = read.records(|place| place.offset != 12);
+        let records = read.records(|letter| letter.letter.offset != 12);
         assert!(records[2].is_none());
         let second = records[1].as_ref().unwrap();
         assert_eq!((&second.raw[..], &*second.origin.topic, second.origin.offset), (&b"\xff\xfe\0"[..], "first", 8));
