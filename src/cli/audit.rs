@@ -23,8 +23,7 @@ use crate::config::{Config, StoreChoice};
 use crate::dead_letters::each;
 use crate::stores::elasticsearch::ElasticsearchStore;
 use crate::stores::embedded::EmbeddedStore;
-use crate::stores::ndjson::{Ndjson, NdjsonConfig};
-use crate::stores::{Held, Store};
+use crate::stores::{Held, Store, ndjson};
 
 /// What was read by the time of the question has this long to be stored.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,7 +84,7 @@ async fn findings(args: &AuditArgs, config: &Config) -> anyhow::Result<Vec<Findi
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let answer: AuditAnswer =
             serde_json::from_str(&text).with_context(|| format!("{} is no answer of /audit", path.display()))?;
-        (Asked::Store(open_store(config)?), answer.partitions)
+        (open_store(config)?, answer.partitions)
     } else {
         let url = args.url.clone().unwrap_or_else(|| format!("http://{}", config.api.listen));
         let api = Api::new(url.trim_end_matches('/').to_owned())?;
@@ -123,12 +122,15 @@ fn progress(accounts: &[Account]) -> ProgressBar {
 enum Asked {
     Api(Api),
     Store(Arc<dyn Store>),
+    /// The files of this name, of all processes.
+    Files(PathBuf),
 }
 
 impl Documents for Asked {
     async fn held(&self, account: &Account, offsets: Range<u64>) -> anyhow::Result<Held> {
         match self {
             Asked::Store(store) => Ok(store.held(&account.info(), offsets, LIST).await?),
+            Asked::Files(logs) => Ok(ndjson::held(logs, &account.info(), offsets, LIST).await?),
             Asked::Api(api) => {
                 let query = [
                     ("topic", account.topic.clone()),
@@ -203,13 +205,13 @@ impl Api {
 }
 
 /// The store, to be read only.
-fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    Ok(match config.store.chosen().map_err(|mistake| anyhow!("{mistake}"))? {
+fn open_store(config: &Config) -> anyhow::Result<Asked> {
+    Ok(Asked::Store(match config.store.chosen().map_err(|mistake| anyhow!("{mistake}"))? {
+        StoreChoice::Ndjson(store) => return Ok(Asked::Files(store.logs.clone())),
         StoreChoice::Elasticsearch(store) => Arc::new(ElasticsearchStore::new(store)?),
         StoreChoice::Embedded(store) => Arc::new(EmbeddedStore::open(store, &config.data_dir.join("store"))?),
-        StoreChoice::Ndjson(store) => Arc::new(Ndjson::open(&NdjsonConfig { append: true, ..store.clone() }, true)?),
         StoreChoice::None => bail!("nothing is stored (store.none), so there is nothing to hold the account against"),
-    })
+    }))
 }
 
 /// The offsets of the dead letters that are kept, by identity and partition.

@@ -1,6 +1,8 @@
 //! The options of a cluster, and what can be told about them without a network.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use floodmark_dataflows::view_config::Mistake;
@@ -195,6 +197,33 @@ fn is_loopback(address: &str) -> bool {
     }
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The files that are there and that any number of processes wrote under this path by [`ClusterConfig::own_path`].
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn paths_of_all(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let stem = path.file_stem().unwrap_or_default().as_bytes();
+    let is_one = |found: &Path| {
+        let rest = found.file_stem().and_then(|found| found.as_bytes().strip_prefix(stem));
+        let is_numbered = |number: &[u8]| !number.is_empty() && number.iter().all(u8::is_ascii_digit);
+        found.extension() == path.extension()
+            && rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix(b"-").is_some_and(is_numbered))
+    };
+    let mut paths = Vec::new();
+    match std::fs::read_dir(folder) {
+        Ok(entries) => {
+            for entry in entries {
+                paths.extend(Some(entry?.path()).filter(|path| is_one(path)));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 #[cfg(test)]

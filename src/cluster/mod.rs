@@ -31,7 +31,7 @@ use timely::communication::allocator::ProcessBuilder;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::{AllocatorBuilder, Hooks};
 
-pub use config::ClusterConfig;
+pub use self::config::{ClusterConfig, paths_of_all};
 pub use progress::share_progress;
 
 use self::connect::Lines;

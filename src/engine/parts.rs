@@ -51,7 +51,9 @@ pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Resu
         (StoreChoice::Embedded(store), None) => {
             Ok(Arc::new(EmbeddedStore::open(store, &config.data_dir.join("store"))?))
         }
-        (StoreChoice::Ndjson(store), None) => Ok(Arc::new(Ndjson::open(&own_files(config, store), logs)?)),
+        (StoreChoice::Ndjson(store), None) => {
+            Ok(Arc::new(Ndjson::open(&own_files(config, store), logs)?.among(&store.logs)))
+        }
         (StoreChoice::None, None) => Ok(Arc::new(NoStore)),
     }
 }

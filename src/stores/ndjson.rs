@@ -3,7 +3,10 @@
 //! In: batches of log documents, which are lines already, and windows. Out: one write a batch, so lines of different
 //! batches never mix. A file that ends within a line, after a crash, is cut back to its last whole line when it is
 //! opened. After a restart some lines may come again; `topic`, `partition` and `offset` tell a log document, and of the
-//! lines of a window the last one holds. Lines are synchronised to disk when a checkpoint asks for it. On error: a full disk or a reader that left is fatal.
+//! lines of a window the last one holds. Lines are synchronised to disk when a checkpoint asks for it. On error: a full
+//! disk or a reader that left is fatal.
+//!
+//! What the files hold ([`held`]) is read from those of all processes that are on this host.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -20,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AlertWrite, Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use crate::cluster::paths_of_all;
 
 /// Documents as lines of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +60,8 @@ pub struct Ndjson {
     /// Opened with the first alert: most runs have none.
     alerts: OnceLock<Arc<Output>>,
     config: NdjsonConfig,
+    /// The name that all processes make the names of their files for log documents of.
+    name_of_all: PathBuf,
 }
 
 impl Ndjson {
@@ -70,7 +76,13 @@ impl Ndjson {
             true => Arc::new(Output::open(&config.logs, config.append)?),
             false => windows.clone(),
         };
-        Ok(Self { logs, windows, alerts: OnceLock::new(), config: config.clone() })
+        let name_of_all = config.logs.clone();
+        Ok(Self { logs, windows, alerts: OnceLock::new(), config: config.clone(), name_of_all })
+    }
+
+    /// One of several processes, whose files have a number added to this name.
+    pub fn among(self, name_of_all: &Path) -> Self {
+        Self { name_of_all: name_of_all.to_owned(), ..self }
     }
 }
 
@@ -127,36 +139,8 @@ impl Store for Ndjson {
         Err(StoreError::NotSearchable(format!("the ndjson store has no index; {advice}")))
     }
 
-    /// Reads the whole file. Lines that come again after a restart count once.
     async fn held(&self, partition: &PartitionInfo, range: Range<u64>, list: usize) -> Result<Held, StoreError> {
-        let partition = partition.clone();
-        let logs = self.logs.clone();
-        let Output::File { path, .. } = &*logs else {
-            return Err(StoreError::NotSearchable("what went to standard output cannot be read again".to_owned()));
-        };
-        let path = path.clone();
-        let read = move || -> io::Result<Held> {
-            let mut offsets = BTreeSet::new();
-            for line in BufReader::new(File::open(path)?).split(b'\n') {
-                // A line without these fields is a window, or one that is being written.
-                let line = line?;
-                let Ok(place) = serde_json::from_slice::<Place<'_>>(&line) else { continue };
-                if place.topic == *partition.topic
-                    && place.partition == partition.number
-                    && range.contains(&place.offset)
-                {
-                    offsets.insert(place.offset);
-                }
-            }
-            let documents = offsets.len() as u64;
-            let is_short = range.end.saturating_sub(range.start) <= list as u64;
-            Ok(Held { documents, offsets: is_short.then(|| offsets.into_iter().collect()), ..Held::default() })
-        };
-        let failed = |e: &dyn std::fmt::Display| StoreError::Unavailable(format!("cannot read {}: {e}", logs.name()));
-        match tokio::task::spawn_blocking(read).await {
-            Ok(held) => held.map_err(|e| failed(&e)),
-            Err(e) => Err(failed(&e)),
-        }
+        held(&self.name_of_all, partition, range, list).await
     }
 
     async fn health(&self) -> Result<String, StoreError> {
@@ -173,6 +157,42 @@ impl Store for Ndjson {
 
     async fn flush(&self) -> Result<(), StoreError> {
         self.sync().await
+    }
+}
+
+/// What the files for log documents of this name hold, those of all processes. Reads them whole, and changes nothing.
+/// Lines that come again after a restart count once.
+///
+/// # Errors
+/// [`StoreError::NotSearchable`] for standard output, [`StoreError::Unavailable`] where one cannot be read.
+pub async fn held(logs: &Path, partition: &PartitionInfo, range: Range<u64>, list: usize) -> Result<Held, StoreError> {
+    if logs == Path::new("-") {
+        return Err(StoreError::NotSearchable("what went to standard output cannot be read again".to_owned()));
+    }
+    let (partition, name) = (partition.clone(), logs.to_owned());
+    let read = move || -> io::Result<Held> {
+        let mut offsets = BTreeSet::new();
+        for path in paths_of_all(&name)? {
+            for line in BufReader::new(File::open(path)?).split(b'\n') {
+                // A line without these fields is a window, or one that is being written.
+                let line = line?;
+                let Ok(place) = serde_json::from_slice::<Place<'_>>(&line) else { continue };
+                if place.topic == *partition.topic
+                    && place.partition == partition.number
+                    && range.contains(&place.offset)
+                {
+                    offsets.insert(place.offset);
+                }
+            }
+        }
+        let documents = offsets.len() as u64;
+        let is_short = range.end.saturating_sub(range.start) <= list as u64;
+        Ok(Held { documents, offsets: is_short.then(|| offsets.into_iter().collect()), ..Held::default() })
+    };
+    let failed = |e: &dyn std::fmt::Display| StoreError::Unavailable(format!("cannot read {}: {e}", logs.display()));
+    match tokio::task::spawn_blocking(read).await {
+        Ok(held) => held.map_err(|e| failed(&e)),
+        Err(e) => Err(failed(&e)),
     }
 }
 
@@ -343,6 +363,23 @@ mod tests {
         let store = Ndjson::open(&config, true).unwrap();
         store.write_logs(Arc::new(batch(0, &[(2, r#"{"a":2}"#)]))).await.unwrap();
         assert_eq!(std::fs::read_to_string(&config.logs).unwrap(), "{\"a\":1}\n{\"a\":2}\n");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_read_from_the_files_of_all_processes_and_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = |offset: u64| format!("{{\"topic\":\"t\",\"partition\":0,\"offset\":{offset}}}\n");
+        let torn = format!("{}{{\"topic\":\"t\"", line(3));
+        let other = ("logs-x.ndjson", line(9));
+        for (name, lines) in
+            [("logs.ndjson", line(1) + &line(2)), ("logs-0.ndjson", line(2)), ("logs-11.ndjson", torn.clone()), other]
+        {
+            std::fs::write(directory.path().join(name), lines).unwrap();
+        }
+        let partition = PartitionInfo { topic: "t".into(), identity: "t".into(), number: 0 };
+        let found = held(&directory.path().join("logs.ndjson"), &partition, 0..100, 1_000).await.unwrap();
+        assert_eq!((found.documents, found.offsets), (3, Some(vec![1, 2, 3])));
+        assert_eq!(std::fs::read_to_string(directory.path().join("logs-11.ndjson")).unwrap(), torn);
     }
 
     #[tokio::test]
