@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::stub_elasticsearch::Stub;
 use crate::support::{Api, Dir, Running, Signal, eventually};
 
 const HEAD: &str = "\
@@ -342,4 +343,115 @@ fn a_replay_repeats_what_was_redriven_of_its_range() {
         .map(|window| window["count"].as_i64().unwrap())
         .sum();
     assert_eq!(records as usize, replayed.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_refused_is_kept_as_it_came_and_counted_once_when_redriven() {
+    let stub = Stub::start().await;
+    stub.state.lock().item_fault = Some(Box::new(|line| {
+        let is_refused = line.document["n"].as_u64().is_some_and(|n| n % 10 == 3);
+        is_refused.then(|| (400, json!({ "type": "document_parsing_exception", "reason": "no room" })))
+    }));
+    let dir = Dir::new();
+    let line = |n: u64| {
+        let time = format!("2023-11-14T22:{:02}:{:02}Z", n / 60, n % 60);
+        format!(
+            "{{\"timestamp\": \"{time}\",\"level\":\"warning\",\"original.level\":1,\"service_name\":\"a\",\"n\":{n}}}"
+        )
+    };
+    dir.file("in-0.log", &(0..200).map(|n| line(n) + "\n").collect::<String>());
+    let rest = "[source.files]\npaths = [\"in-*.log\"]\n[checkpoint]\nevery = \"20ms\"\n\
+        [[view]]\nname = \"per_service\"\nwindow = \"10s\"\nallowed_lateness = \"20s\"\nretention = \"2h\"\n";
+    let config = format!("data_dir = \"data\"\n[store.elasticsearch]\nurls = [\"{}\"]\n{rest}", stub.url);
+    dir.file("floodmark.toml", &config);
+    let scene = Scene(dir);
+    let run = || tokio::task::block_in_place(|| scene.run(&["--until-end"]));
+    // Log documents, and the records in windows.
+    let held = || {
+        let state = stub.state.lock();
+        let documents = || state.documents.values().map(|(_, document)| document);
+        let counts = documents().filter_map(|document| document["count"].as_u64());
+        (documents().filter(|document| document["n"].is_u64()).count(), counts.sum::<u64>())
+    };
+    run();
+    assert_eq!(held(), (180, 200));
+    let letters = lines(&scene.data("dead-letters.ndjson"));
+    let raws: Vec<_> = letters.iter().map(|letter| letter["raw"].as_str().unwrap()).collect();
+    assert_eq!(raws, (0..200).filter(|n| n % 10 == 3).map(line).collect::<Vec<_>>());
+
+    stub.state.lock().item_fault = None;
+    let done = tokio::task::block_in_place(|| scene.redrive(&["--reason", "unindexable"]));
+    assert_eq!((&done["letters"], &done["readable"]), (&json!(20), &json!(20)), "{done}");
+    run();
+    assert_eq!(held(), (200, 200));
+}
+
+#[test]
+fn a_fresh_start_that_can_read_redriven_records_in_their_places_reads_them_once() {
+    let scene = Scene(Dir::new());
+    scene.0.file("floodmark.toml", HEAD);
+    let fixed = "[records.fields]\ntimestamp = \"ts\"\n";
+    scene.0.file("fixed.toml", fixed);
+    let line = |i: u64| format!("{{\"ts\":{},\"service_name\":\"a\"}}\n", 1_700_000_000_000 + i * 137);
+    scene.0.file("in-0.log", &(0..100).map(line).collect::<String>());
+    scene.run(&["--until-end"]);
+    let done = scene.redrive(&["--with", "fixed.toml"]);
+    assert_eq!(done["readable"], json!(100), "{done}");
+    let records = || {
+        let windows = scene.windows();
+        windows.values().filter(|w| w["view"] == "per_service").map(|w| w["count"].as_u64().unwrap()).sum::<u64>()
+    };
+    scene.run(&["--until-end", "--fresh"]);
+    assert_eq!(records(), 100, "with the old decoder the redrive has them");
+    scene.0.file("floodmark.toml", &format!("{HEAD}{fixed}"));
+    std::fs::remove_file(scene.data("logs.ndjson")).unwrap();
+    scene.run(&["--until-end", "--fresh"]);
+    assert_eq!(records(), 100);
+    let documents = scene.documents();
+    assert_eq!(documents.len(), 100);
+    assert!(documents.keys().all(|(topic, ..)| topic == "app"));
+}
+
+#[test]
+fn the_account_of_a_file_that_is_gone_is_there_after_a_restart() {
+    let scene = Scene::new(true);
+    let (run, api) = start(&scene, &[]);
+    all_read(api, RECORDS);
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+    std::fs::remove_file(scene.0.path().join("in-2.log")).unwrap();
+    let (_run, api) = start(&scene, &[]);
+    eventually("the others join", || {
+        let answer = api.get("/audit")?;
+        let partitions = answer["partitions"].as_array()?;
+        assert!(partitions.iter().all(|p| p["expected"] == RECORDS && p["balanced"] == true), "{answer}");
+        let status = api.get("/status")?;
+        let ended = status["partitions"].as_array()?.iter().filter(|p| p["ended"] == true).count();
+        (partitions.len() == 3 && ended == 1).then_some(())
+    });
+}
+
+#[test]
+fn letters_whose_records_a_later_start_could_read_are_no_letters_any_more() {
+    let fixed = "[records.fields]\ntimestamp = \"ts\"\n";
+    let line = |i: u64| format!("{{\"ts\":{},\"service_name\":\"a\"}}\n", 1_700_000_000_000 + i * 137);
+    for flags in [&["--until-end"][..], &["--until-end", "--fresh"]] {
+        let scene = Scene(Dir::new());
+        let head = HEAD.replace("every = \"20ms\"", "every = \"1h\"");
+        scene.0.file("floodmark.toml", &head);
+        scene.0.file("in-0.log", &(0..100).map(line).collect::<String>());
+        let (run, api) = start(&scene, &[]);
+        eventually("all letters are written", || {
+            let partition = api.get("/audit")?["partitions"][0].clone();
+            (partition["expected"] == 100 && partition["pending"] == 0).then_some(())
+        });
+        // SIGKILL: the checkpoint has none of it.
+        drop(run);
+        assert_eq!(lines(&scene.data("dead-letters.ndjson")).len(), 100);
+        scene.0.file("floodmark.toml", &format!("{head}{fixed}"));
+        scene.run(flags);
+        assert_eq!(scene.documents().len(), 100);
+        let none = scene.0.command(&["dead-letters", "redrive"]).run().expect_code(1).stderr();
+        assert!(none.contains("no dead letter is as asked for"), "{flags:?}: {none}");
+    }
 }
