@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct ApiConfig {
     /// Whether the API is served at all.
     pub enabled: bool,
-    /// Address and port to listen on; port 0 takes any free one, and of several processes on a host each takes the next one.
-    /// Anything but a loopback address needs `allow_public`, because there is no authentication: put a proxy in front
-    /// that has it.
+    /// Address and port to listen on; port 0 takes any free one. Anything but a loopback address needs `allow_public`,
+    /// because there is no authentication: put a proxy in front that has it.
     pub listen: SocketAddr,
     /// Allows an address that other hosts can reach.
     pub allow_public: bool,
@@ -61,15 +60,6 @@ impl Default for ApiConfig {
 }
 
 impl ApiConfig {
-    /// That of a process with so many before it on the same host: each listens on the next port.
-    pub fn on_host(&self, before: usize) -> Self {
-        let mut own = self.clone();
-        if own.listen.port() != 0 {
-            own.listen.set_port(own.listen.port().saturating_add(before.try_into().unwrap_or(u16::MAX)));
-        }
-        own
-    }
-
     /// Every mistake in the options, each with the option's name.
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();

@@ -73,13 +73,6 @@ impl Default for ClusterConfig {
 }
 
 impl ClusterConfig {
-    /// How many processes before this one are on the same host.
-    pub fn place_on_host(&self) -> usize {
-        let Some(own) = self.hosts.get(self.process) else { return self.process };
-        let host = |address: &str| address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
-        self.hosts[..self.process].iter().filter(|other| host(other) == host(own)).count()
-    }
-
     /// Whether there are other processes.
     pub fn is_shared(&self) -> bool {
         self.processes > 1

@@ -131,7 +131,7 @@ pub enum EngineError {
     #[error("checkpoints: {0}")]
     Checkpoint(#[source] Arc<CheckpointError>),
     /// The API could not be served.
-    #[error(transparent)]
+    #[error("api: {0}")]
     Api(#[from] crate::api::ApiError),
     /// The processes do not work together, or one was lost.
     #[error(transparent)]

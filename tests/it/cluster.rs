@@ -54,18 +54,6 @@ impl Cluster {
 }
 
 #[test]
-fn processes_on_a_host_serve_on_one_port_after_the_other() {
-    let cluster = Cluster::new(2);
-    let mut ports = (20_000..60_000u16).step_by(2).skip(usize::from(std::process::id() as u16) % 10_000);
-    let is_free = |port: &u16| (*port..port + 2).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
-    let port = ports.find(is_free).unwrap();
-    let listen = format!("api.listen=127.0.0.1:{port}");
-    let mut running: Vec<_> = (0..2).map(|process| cluster.start(process, &["--set", &listen])).collect();
-    let served: Vec<u16> = running.iter_mut().map(|process| process.api().address().port()).collect();
-    assert_eq!(served, [port, port + 1]);
-}
-
-#[test]
 fn a_killed_process_takes_all_others_down_and_they_name_it() {
     let cluster = Cluster::new(3);
     let mut running = cluster.start_all();
