@@ -73,7 +73,8 @@ pub enum Preset {
     /// Elastic Common Schema.
     Ecs,
     /// OpenTelemetry: one log record of the OTLP JSON encoding. Attributes may be an object or the encoding's array of
-    /// keys and values.
+    /// keys and values. Where `timeUnixNano` or `severityNumber` is missing or 0, `observedTimeUnixNano` or
+    /// `severityText` counts.
     Otel,
     /// pino, for Node.js.
     Pino,
@@ -155,6 +156,14 @@ impl Preset {
                 ("user_id", &["contextMap.user_id"]),
                 ("error_code", &["contextMap.error_code"]),
             ],
+        }
+    }
+
+    /// Paths that count where a field is missing or 0.
+    pub(crate) fn fallbacks(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Preset::Otel => &[("timestamp", "observedTimeUnixNano"), ("level", "severityText")],
+            _ => &[],
         }
     }
 

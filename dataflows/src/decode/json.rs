@@ -235,6 +235,12 @@ fn attributes(schema: &Schema, record: &mut Record<'_>, node: usize, span: Span)
 #[inline]
 fn read(schema: &Schema, record: &mut Record<'_>) -> Result<(), DecodeError> {
     let raw = record.fields.raw;
+    for &(number, other) in &schema.fallbacks {
+        let spans = &mut record.fields.spans;
+        if spans[other].is_some() && is_missing_or_0(raw, spans[number]) {
+            spans[number] = spans[other];
+        }
+    }
     let spans = record.fields.spans;
     // Default fields whose raw value is also that of the document.
     let mut in_form = schema.in_place;
@@ -335,6 +341,14 @@ fn read(schema: &Schema, record: &mut Record<'_>) -> Result<(), DecodeError> {
         record.has_reserved_name |= (0..FIELD_NAMES.len()).any(named);
     }
     Ok(())
+}
+
+fn is_missing_or_0(raw: &str, span: Span) -> bool {
+    match span.kind() {
+        Kind::Missing | Kind::Null => true,
+        Kind::Number | Kind::Text => integer(raw[span.range()].as_bytes()) == Some(0),
+        _ => false,
+    }
 }
 
 /// A timestamp that is not a number.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::decode::numbers::rfc3339_ms;
-use crate::decode::{Decoder, MAX_TIMESTAMP_MS, RecordsConfig, Schema};
+use crate::decode::{Decoder, MAX_TIMESTAMP_MS, Preset, RecordsConfig, Schema};
 use crate::document::{COMPUTED_NAMES, raw_of, write_document};
 use crate::input::{PartitionInfo, RawRecord};
 use crate::output::Reason;
@@ -167,6 +167,46 @@ fn plain(record: &Record<'_>, host: FieldRef) -> Plain {
     }
 }
 
+/// An OpenTelemetry record with some of the four fields that stand for each other, and what its time and level are.
+fn otel() -> impl Strategy<Value = (Vec<(String, Value)>, Option<(u64, Level)>)> {
+    let nanos = || {
+        let some = (1u64..2_000_000_000_000).prop_map(|ms| ms * 1_000_000);
+        let written = some.prop_flat_map(|n| prop_oneof![Just(json!(n)), Just(json!(n.to_string()))]);
+        prop_oneof![
+            Just(None),
+            Just(Some(Value::Null)),
+            Just(Some(json!(0))),
+            Just(Some(json!("0"))),
+            written.prop_map(Some)
+        ]
+    };
+    let number = prop_oneof![Just(None), Just(Some(Value::Null)), (0u64..25).prop_map(|n| Some(json!(n)))];
+    let text = prop::option::of(prop::sample::select(vec!["TRACE", "Debug", "warning", "ERROR3", "fatal"]));
+    (nanos(), nanos(), number, text.prop_map(|text| text.map(Value::from))).prop_flat_map(
+        |(time, seen, number, text)| {
+            let nanos_of = |value: &Option<Value>| {
+                let value = value.as_ref()?;
+                value.as_u64().or_else(|| value.as_str()?.parse().ok())
+            };
+            let given = |value: Option<u64>| value.filter(|n| *n > 0);
+            let either = given(nanos_of(&time)).or(given(nanos_of(&seen))).or(nanos_of(&time)).or(nanos_of(&seen));
+            let steps = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error, Level::Fatal];
+            let by_number = given(nanos_of(&number)).map(|n| steps[(n as usize - 1) / 4]);
+            let by_text = text.as_ref().and_then(Value::as_str).map(Level::of_text);
+            let expected = either.map(|nanos| (nanos / 1_000_000, by_number.or(by_text).unwrap_or_default()));
+            let fields = [
+                ("timeUnixNano", time),
+                ("observedTimeUnixNano", seen),
+                ("severityNumber", number),
+                ("severityText", text),
+            ];
+            let members: Vec<_> =
+                fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+            (Just(members).prop_shuffle(), Just(expected))
+        },
+    )
+}
+
 struct Parts {
     decoder: Decoder,
     rules: Rules,
@@ -197,6 +237,18 @@ proptest! {
                 }
                 (got, expected) => prop_assert!(false, "got {got:?}, expected {expected:?} for {raw}"),
             }
+        }
+    }
+
+    #[test]
+    fn opentelemetry_fields_stand_for_each_other(records in prop::collection::vec((otel(), 0u8..3), 1..6)) {
+        let config = RecordsConfig { preset: Preset::Otel, ..RecordsConfig::default() };
+        let mut decoder = Decoder::new(Schema::new(&config).unwrap());
+        for ((members, expected), style) in records {
+            let raw = written(&members, style);
+            let got = decoder.decode(raw.as_bytes());
+            let got = got.map(|record| (record.timestamp_ms, record.level)).map_err(|error| error.reason);
+            prop_assert_eq!(got, expected.ok_or(Reason::MissingTimestamp), "{}", raw);
         }
     }
 

@@ -62,6 +62,8 @@ pub struct Schema {
     /// Paths with the number of the field that stands there.
     paths: Vec<(String, usize)>,
     next_slot: usize,
+    /// Default fields with the number of the field that counts where they are missing or 0.
+    pub(crate) fallbacks: Vec<(usize, usize)>,
     /// Default fields, by bit, that stand at the top level under our own name.
     pub(crate) in_place: u16,
     pub(crate) timestamp_unit: TimeUnit,
@@ -97,6 +99,7 @@ impl Schema {
             names: Names::new(),
             paths: Vec::new(),
             next_slot: slot::EXTRA,
+            fallbacks: Vec::new(),
             in_place: 0,
             timestamp_unit: config.timestamp_unit.unwrap_or(preset.timestamp_unit()),
             response_time_unit: config.response_time_unit.unwrap_or(preset.response_time_unit()),
@@ -134,6 +137,16 @@ impl Schema {
                 schema.in_place |= 1 << number;
             } else {
                 schema.names.reserve(name);
+            }
+        }
+        for (name, path) in preset.fallbacks() {
+            let number = FIELD_NAMES.iter().position(|known| known == name);
+            if let Some(number) = number.filter(|_| !config.fields.contains_key(*name))
+                && !schema.paths.iter().any(|(known, _)| known == path)
+            {
+                schema.add_path(path, schema.next_slot)?;
+                schema.fallbacks.push((number, schema.next_slot));
+                schema.next_slot += 1;
             }
         }
         Ok(schema)
