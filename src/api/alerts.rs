@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertState};
 use floodmark_dataflows::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -174,14 +174,23 @@ pub async fn silences(State(context): State<Context>, uri: Uri) -> Result<Json<S
     responses(
         (status = 201, body = Silence),
         (status = 400, description = "The silence is wrong", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site asks", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not sent as JSON", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn silence(
     State(context): State<Context>,
     uri: Uri,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Silence>), Problem> {
     Params::of(&uri).finish()?;
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    // Any page may send plain text and forms anywhere without asking first.
+    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        let detail = "expected the header content-type: application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
     let alerts = alerts(&context)?;
     let wrong = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let request: SilenceRequest =

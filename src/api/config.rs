@@ -6,6 +6,8 @@ use floodmark_dataflows::units::{ByteSize, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterConfig;
+
 /// The HTTP API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -13,12 +15,14 @@ pub struct ApiConfig {
     /// Whether the API is served at all.
     pub enabled: bool,
     /// Address and port to listen on; port 0 takes any free one. Anything but a loopback address needs `allow_public`,
-    /// because there is no authentication: put a proxy in front that has it.
+    /// because there is no authentication: put a proxy in front that has it. Of several processes without `cluster.hosts`
+    /// each listens on this port plus its number. Without `allow_public`, requests are answered only if they were
+    /// addressed (`Host`) to `localhost`, `127.0.0.1`, `[::1]`, this address or the host of `public_url`.
     pub listen: SocketAddr,
     /// Allows an address that other hosts can reach.
     pub allow_public: bool,
-    /// The address at which people reach the API, for links in notifications, such as `"https://floodmark.example.com"`. Left
-    /// out, links are paths.
+    /// The address at which people reach the API, such as `"https://floodmark.example.com"`: for links in notifications, and
+    /// requests to its host are answered. Left out, links are paths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<String>,
     /// A request that takes longer is answered with 503. Searches of a slow store are what takes long.
@@ -60,6 +64,17 @@ impl Default for ApiConfig {
 }
 
 impl ApiConfig {
+    /// The options of one process of a cluster. Processes that share a host by default need a port each; `None` where
+    /// there is none so high.
+    pub fn of_process(&self, cluster: &ClusterConfig) -> Option<Self> {
+        let mut own = self.clone();
+        if cluster.hosts.is_empty() && self.listen.port() != 0 {
+            let process = u16::try_from(cluster.process).ok()?;
+            own.listen.set_port(self.listen.port().checked_add(process)?);
+        }
+        Some(own)
+    }
+
     /// Every mistake in the options, each with the option's name.
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();

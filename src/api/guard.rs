@@ -15,8 +15,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::Context;
 use super::problem::Problem;
+use super::{Context, origin};
 
 #[derive(Clone)]
 struct Guard {
@@ -50,12 +50,13 @@ async fn watch(State(guard): State<Guard>, request: Request, next: Next) -> Resp
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     let config = &guard.context.config;
-    let response = match guard.permits.try_acquire() {
-        Err(_) => {
+    let response = match (origin::refusal(config, &request), guard.permits.try_acquire()) {
+        (Some(refusal), _) => refusal.into_response(),
+        (None, Err(_)) => {
             let max = config.max_concurrent_requests;
             Problem::unavailable(format!("{max} requests are being worked on already; try again")).into_response()
         }
-        Ok(_permit) => match tokio::time::timeout(config.request_timeout.0, next.run(request)).await {
+        (None, Ok(_permit)) => match tokio::time::timeout(config.request_timeout.0, next.run(request)).await {
             Ok(response) => response,
             Err(_) => {
                 let limit = config.request_timeout;

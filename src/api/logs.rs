@@ -24,7 +24,7 @@ const MAX_PAGED: usize = 10_000;
 pub struct LogParams {
     /// The service, exactly.
     pub service_name: Option<String>,
-    /// The level, in upper or lower case.
+    /// The level, by its name or another for it, such as `warning`, in upper or lower case.
     #[param(example = "ERROR")]
     pub level: Option<String>,
     /// The HTTP status.
@@ -99,7 +99,7 @@ impl LogParams {
         let (page, size) = params.page(config, MAX_PAGED);
         let parsed = Self {
             service_name: params.text("service_name"),
-            level: params.text("level").map(|level| level.to_uppercase()),
+            level: params.level("level").map(|level| level.name().to_owned()),
             status_code: params.number("status_code", 100..=599),
             anomaly: params.flag("anomaly"),
             pattern_id: params.pattern_id("pattern_id"),

@@ -5,6 +5,7 @@
 //!
 //! - [`config`]: the options. [`server`]: listening, and shutting down.
 //! - [`guard`]: what is done for every request: limits, time, counting, and errors made into problems.
+//!   [`origin`]: whom is answered.
 //! - [`params`]: query parameters, all mistakes found at once. [`problem`]: problem documents.
 //! - [`logs`]: `/logs`, `/logs/anomalies`, `/logs/stats`. [`views`]: `/views`. [`patterns`]: `/patterns`.
 //!   [`alerts`]: `/alerts`, `/silences`. [`stream`]: `/stream`. [`status`]: `/`, `/health`,
@@ -17,6 +18,7 @@ mod docs;
 mod guard;
 mod health;
 mod logs;
+mod origin;
 mod params;
 mod patterns;
 mod problem;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use axum::extract::Query;
 use axum::http::Uri;
+use floodmark_dataflows::record::Level;
 use floodmark_dataflows::time::Millis;
 use jiff::Timestamp;
 
@@ -89,6 +90,18 @@ impl Params {
             self.refuse(name, format!("expected true or false, got \"{}\"", shown(&text)));
         }
         flag
+    }
+
+    /// A level, by any of its names.
+    pub fn level(&mut self, name: &str) -> Option<Level> {
+        let text = self.text(name)?;
+        let level = Level::of_text(&text);
+        if level == Level::Other && !text.eq_ignore_ascii_case(Level::Other.name()) {
+            let names: Vec<&str> = Level::ALL.iter().map(|level| level.name()).collect();
+            self.refuse(name, format!("expected one of {}, got \"{}\"", names.join(", "), shown(&text)));
+            return None;
+        }
+        Some(level)
     }
 
     /// The id of a pattern: 16 hexadecimal digits.

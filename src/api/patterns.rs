@@ -38,7 +38,7 @@ pub struct PatternParams {
     /// Last seen before (event time): milliseconds since the epoch or RFC 3339.
     #[param(value_type = Option<String>)]
     pub to: Option<Millis>,
-    /// Text that occurs in the template, in that of a first cut or in the sample, in any case of letters.
+    /// Text that occurs in the template, in that of a first cut or in a sample, in any case of letters.
     pub q: Option<String>,
     /// The pattern of this id, or with a first cut of this id: the `pattern_id` of a log document.
     #[param(value_type = Option<String>, example = "7f9c2ba4e88f827d")]
@@ -57,15 +57,11 @@ impl PatternParams {
     fn parse(uri: &Uri, config: &ApiConfig) -> Result<Self, Problem> {
         let mut params = Params::of(uri);
         let (from, to) = params.times("from", "to");
-        let find = |name: String| Level::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(&name));
-        let level = params.text("level").map(find);
-        if let Some(None) = level {
-            params.refuse("level", format!("expected one of {}", Level::ALL.map(Level::name).join(", ")));
-        }
+        let level = params.level("level");
         let (page, size) = params.page(config, MAX_PAGED);
         let parsed = Self {
             service_name: params.text("service_name"),
-            level: level.flatten(),
+            level,
             from,
             to,
             q: params.text("q").map(|text| text.to_lowercase()),
@@ -80,14 +76,14 @@ impl PatternParams {
 
     fn matches(&self, pattern: &CountedPattern, is_new: bool) -> bool {
         let contains = |text: &str, q: &str| text.to_lowercase().contains(q);
-        let sample = pattern.sample.as_deref().map_or("", |sample| &sample.message);
         self.from.is_none_or(|from| pattern.last_ms >= from)
             && self.to.is_none_or(|to| pattern.last_ms < to)
             && self.new.is_none_or(|new| new == is_new)
             && self.id.is_none_or(|id| pattern.id == id || pattern.cuts.iter().any(|(cut, ..)| *cut == id))
             && self.q.as_deref().is_none_or(|q| {
                 let in_cut = || pattern.cuts.iter().any(|(_, template, _)| contains(template, q));
-                contains(&pattern.template, q) || contains(sample, q) || in_cut()
+                let in_sample = || pattern.samples.iter().any(|sample| contains(&sample.message, q));
+                contains(&pattern.template, q) || in_sample() || in_cut()
             })
     }
 }
@@ -135,6 +131,8 @@ pub struct PatternDocument {
     pub new: bool,
     /// Its first record by event time, of any service and level.
     pub sample: Option<SampleDocument>,
+    /// The first records of its first cuts, up to three with different messages; `sample` is the first of them.
+    pub samples: Vec<SampleDocument>,
     /// Records by service; they add up to `count`. In a list the 20 largest, and the rest as `__other__`.
     pub services: BTreeMap<String, i64>,
     /// Records by level; they add up to `count`.
@@ -238,7 +236,8 @@ impl Frame {
             first_seen: pattern.first_ms,
             last_seen: pattern.last_ms,
             new: self.is_new(pattern),
-            sample: pattern.sample.as_deref().map(SampleDocument::from),
+            sample: pattern.samples.first().map(|sample| SampleDocument::from(&**sample)),
+            samples: pattern.samples.iter().map(|sample| SampleDocument::from(&**sample)).collect(),
             services,
             levels: pattern.levels.clone(),
             cuts: pattern.cuts.iter().filter(|(.., count)| *count > 0).map(cut).collect(),

@@ -13,10 +13,10 @@ use super::{ApiConfig, ApiState, router};
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The options cannot work. Fatal.
-    #[error("api: {0}")]
+    #[error("{0}")]
     Configuration(String),
     /// The address cannot be listened on. Fatal.
-    #[error("api: cannot listen on {address}; choose another with api.listen")]
+    #[error("cannot listen on {address}; choose another with api.listen")]
     Bind {
         /// The address.
         address: SocketAddr,

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
+use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::time::Millis;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -82,10 +83,14 @@ pub struct ProgressAnswer {
 /// A partition.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PartitionName {
-    /// Its topic, or the name of its file.
+    /// Its topic; for files `source.files.topic`.
     topic: String,
     /// Its number in the topic.
     partition: i32,
+    /// What it is known by in document ids: the topic, with its id where it was made again, or a file's fingerprint.
+    identity: String,
+    /// For files: where it is; `null` for others.
+    path: Option<String>,
 }
 
 /// A worker.
@@ -100,10 +105,8 @@ pub struct WorkerAnswer {
 /// Where a partition stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PartitionAnswer {
-    /// Its topic, or the name of its file.
-    topic: String,
-    /// Its number in the topic.
-    partition: i32,
+    #[serde(flatten)]
+    name: PartitionName,
     /// The worker that reads it.
     worker: usize,
     /// Offset to read next: records for Kafka, bytes for files.
@@ -149,10 +152,14 @@ pub async fn root(State(context): State<Context>, headers: HeaderMap, uri: Uri) 
         "health",
         "progress",
         "audit",
+        "stream",
         "logs",
         "logs/stats",
         "logs/anomalies",
         "views",
+        "patterns",
+        "alerts",
+        "silences",
         "metrics",
         "docs",
         "openapi.json",
@@ -223,10 +230,15 @@ pub async fn progress(State(context): State<Context>, uri: Uri) -> Result<Json<P
     let live = &context.state.live;
     let snapshot = context.state.progress.of_all_processes();
     let ms = |ticks: u64| ticks.saturating_mul(live.tick_ms());
-    let holder = snapshot.holder().cloned();
-    let partitions = snapshot.partitions.iter().map(|(partition, state)| PartitionAnswer {
+    let holder = snapshot.holder();
+    let name = |partition: &PartitionInfo| PartitionName {
         topic: partition.topic.to_string(),
         partition: partition.number,
+        identity: partition.identity.to_string(),
+        path: snapshot.paths.get(&partition.identity).cloned(),
+    };
+    let partitions = snapshot.partitions.iter().map(|(partition, state)| PartitionAnswer {
+        name: name(partition),
         worker: state.worker,
         offset: state.progress.next_offset,
         end: state.end,
@@ -238,7 +250,7 @@ pub async fn progress(State(context): State<Context>, uri: Uri) -> Result<Json<P
         stalled: state.progress.stalled,
         paused: state.progress.paused,
         ended: state.progress.ended,
-        holds_frontier: holder.as_ref() == Some(partition),
+        holds_frontier: holder == Some(partition),
     });
     Ok(Json(ProgressAnswer {
         as_of: live.as_of(),
@@ -246,7 +258,7 @@ pub async fn progress(State(context): State<Context>, uri: Uri) -> Result<Json<P
         indexed_through: snapshot.indexed_through,
         workers: snapshot.frontiers.iter().map(|(&worker, &f)| WorkerAnswer { worker, frontier: ms(f) }).collect(),
         partitions: partitions.collect(),
-        held_by: holder.map(|p| PartitionName { topic: p.topic.to_string(), partition: p.number }),
+        held_by: holder.map(|partition| name(partition)),
     }))
 }
 

@@ -39,7 +39,7 @@ pub enum Unit {
 /// What became of the offsets of a partition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Account {
-    /// Its topic, or the name of its file.
+    /// Its topic; for files `source.files.topic`.
     pub topic: String,
     /// The stable identity of the topic.
     pub identity: String,

@@ -21,6 +21,7 @@ const EVERY: Duration = Duration::from_secs(1);
 struct Report {
     partitions: Vec<Partition>,
     frontiers: BTreeMap<usize, Tick>,
+    paths: BTreeMap<Arc<str>, String>,
     indexed_through: Option<Millis>,
 }
 
@@ -51,6 +52,7 @@ impl Report {
         Self {
             partitions: snapshot.partitions.into_iter().map(partition).collect(),
             frontiers: snapshot.frontiers,
+            paths: snapshot.paths,
             indexed_through: snapshot.indexed_through,
         }
     }
@@ -64,6 +66,7 @@ impl Report {
         ProgressSnapshot {
             partitions: self.partitions.into_iter().map(state).collect(),
             frontiers: self.frontiers,
+            paths: self.paths,
             indexed_through: self.indexed_through,
         }
     }
@@ -105,6 +108,7 @@ mod tests {
         let progress = PartitionProgress { next_offset: 7, clock: Some(9), idle: true, ..Default::default() };
         board.update(1, &partition, progress);
         board.set_frontier(1, 8);
+        board.set_paths([("i".into(), "/var/log/a.log".to_owned())].into());
         let told = postcard::to_stdvec(&Report::of(board.snapshot())).unwrap();
         let heard = ProgressBoard::default();
         heard.set_frontier(0, 5);
@@ -112,6 +116,7 @@ mod tests {
         assert!(heard.snapshot().partitions.is_empty(), "what others read is not this process's");
         let all = heard.of_all_processes();
         assert_eq!(all.partitions, board.snapshot().partitions);
+        assert_eq!(all.paths[&*partition.identity], "/var/log/a.log");
         assert_eq!(all.frontiers, BTreeMap::from([(0, 5), (1, 8)]));
     }
 

@@ -64,12 +64,14 @@ impl Config {
             layers.mistake(mistake);
         }
         // What is left was readable part by part. Should it not be as a whole, that is a mistake like any other.
-        let config = Config::deserialize(Value::Table(table)).unwrap_or_else(|error| {
+        let mut config = Config::deserialize(Value::Table(table)).unwrap_or_else(|error| {
             if layers.mistakes.is_empty() {
                 layers.mistake(Mistake::new("", error.message()));
             }
             Config::default()
         });
+        let source = config.source.kafka.clone().unwrap_or_default();
+        config.dead_letters.kafka.inherit(&source);
         Ok((config, layers))
     }
 }
@@ -371,6 +373,21 @@ mod tests {
         assert_eq!(config.cluster.hosts, ["a:1", "b:2"]);
         assert_eq!(config.store.index, Indexed::Windows);
         assert_eq!(config.view[0].name, "v");
+    }
+
+    #[test]
+    fn a_topic_of_dead_letters_is_where_the_records_are_unless_it_has_brokers_of_its_own() {
+        let load = |flags: &'static [&'static str]| {
+            let base =
+                ["source.kafka.brokers=\"kafka:9093\"", "source.kafka.properties={\"security.protocol\"=\"SSL\"}"];
+            let flags = base.iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
+            Config::load(&Sources { flags, ..Sources::default() }).unwrap().dead_letters.kafka
+        };
+        let same = load(&["dead_letters.kafka.linger=1s"]);
+        assert_eq!(same.brokers, "kafka:9093");
+        assert!(format!("{:?}", same.properties).contains("SSL"), "{:?}", same.properties);
+        let other = load(&["dead_letters.kafka.brokers=\"other:9092\""]);
+        assert_eq!((&*other.brokers, &*format!("{:?}", other.properties)), ("other:9092", "{}"));
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl<S: Source> Housekeeping<S> {
                 self.shutdown.trigger();
             }
             self.board.set_ends(&self.source.ends());
+            self.board.set_paths(self.source.paths());
             self.note_indexed(&mut waiting);
             round += 1;
             if round.is_multiple_of(COMMIT_ROUNDS) {

@@ -7,7 +7,7 @@
 //! computed here, when somebody reads, and only for groups that have got a new cut since the last read: so it is the same
 //! in every process, and costs the workers nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use floodmark_dataflows::input::PartitionInfo;
@@ -65,6 +65,9 @@ impl PatternCount {
         kept.filter(|part| *part >= oldest).map(|part| u64::from(self.recent[(part % PARTS) as usize])).sum()
     }
 }
+
+/// Samples of a pattern at the most.
+pub const MAX_SAMPLES: usize = 3;
 
 /// A record of a first cut: the first by event time, partition and offset.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -352,8 +355,9 @@ pub struct CountedPattern {
     pub last_ms: Millis,
     /// The first timestamp at which one of its cuts was counted, for any service and level.
     pub first_tick: Tick,
-    /// The first record by event time, partition and offset, of any service and level.
-    pub sample: Option<Arc<Sample>>,
+    /// The first records of its first cuts, of any service and level, by event time, partition and offset; up to
+    /// [`MAX_SAMPLES`] with different messages.
+    pub samples: Vec<Arc<Sample>>,
     /// Records by service.
     pub services: BTreeMap<Arc<str>, i64>,
     /// Records by level.
@@ -454,17 +458,14 @@ impl Merged {
                 first_ms: Millis::MAX,
                 last_ms: 0,
                 first_tick: Tick::MAX,
-                sample: None,
+                samples: Vec::new(),
                 services: BTreeMap::new(),
                 levels: BTreeMap::new(),
             };
             for &number in &merged.cuts {
                 let (first_tick, sample) = &cuts[number as usize];
                 pattern.first_tick = pattern.first_tick.min(*first_tick);
-                pattern.sample = match (pattern.sample.take(), sample.clone()) {
-                    (Some(one), Some(other)) => Some(one.min(other)),
-                    (one, other) => one.or(other),
-                };
+                pattern.samples.extend(sample.clone());
                 let mut of_cut = 0;
                 for row in &by_cut[number as usize] {
                     of_cut += row.count;
@@ -478,6 +479,9 @@ impl Merged {
                 pattern.cuts.push((*id, template.clone(), of_cut));
                 pattern.count += of_cut;
             }
+            pattern.samples.sort_unstable();
+            let mut messages = HashSet::new();
+            pattern.samples.retain(|sample| messages.len() < MAX_SAMPLES && messages.insert(sample.message.clone()));
             if pattern.count > 0 {
                 read.count += pattern.count;
                 read.patterns.push(pattern);

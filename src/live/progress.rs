@@ -21,6 +21,7 @@ pub struct ProgressBoard {
     /// Those that an earlier run read and none joined again, as a checkpoint has them: their accounts stand.
     former: Mutex<BTreeMap<Arc<PartitionInfo>, PartitionState>>,
     frontiers: Mutex<BTreeMap<usize, Tick>>,
+    paths: Mutex<BTreeMap<Arc<str>, String>>,
     indexed_through_ms: AtomicU64,
     peers: Mutex<BTreeMap<usize, ProgressSnapshot>>,
 }
@@ -59,6 +60,8 @@ pub struct ProgressSnapshot {
     pub partitions: Vec<(Arc<PartitionInfo>, PartitionState)>,
     /// The frontier as each worker knows it, in ticks.
     pub frontiers: BTreeMap<usize, Tick>,
+    /// Where the partitions stand that are files, by identity.
+    pub paths: BTreeMap<Arc<str>, String>,
     /// Every log document with an event-clock timestamp before this is searchable, in milliseconds.
     pub indexed_through: Option<Millis>,
 }
@@ -115,6 +118,11 @@ impl ProgressBoard {
         }
     }
 
+    /// Notes where the partitions stand that are files, by identity.
+    pub fn set_paths(&self, paths: BTreeMap<Arc<str>, String>) {
+        *self.paths.lock() = paths;
+    }
+
     /// Notes up to where partitions are stored, and by `refused(partition, offset)` how many documents before an offset
     /// the store refused in this run.
     pub fn set_stored(&self, acknowledged: &Positions, refused: impl Fn(&PartitionInfo, u64) -> u64) {
@@ -156,6 +164,7 @@ impl ProgressBoard {
         for told in self.peers.lock().values() {
             all.partitions.extend(told.partitions.iter().cloned());
             all.frontiers.extend(&told.frontiers);
+            all.paths.extend(told.paths.iter().map(|(identity, path)| (identity.clone(), path.clone())));
             all.indexed_through = all.indexed_through.zip(told.indexed_through).map(|(own, told)| own.min(told));
         }
         sort(&mut all.partitions);
@@ -172,7 +181,8 @@ impl ProgressBoard {
         let joined = self.partitions.lock();
         let mut partitions: Vec<_> = former.iter().chain(&*joined).map(|(p, state)| (p.clone(), *state)).collect();
         sort(&mut partitions);
-        ProgressSnapshot { partitions, frontiers, indexed_through: self.indexed_through() }
+        let paths = self.paths.lock().clone();
+        ProgressSnapshot { partitions, frontiers, paths, indexed_through: self.indexed_through() }
     }
 }
 

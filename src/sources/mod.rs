@@ -10,6 +10,7 @@ pub mod kafka;
 pub mod redrive;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -39,6 +40,11 @@ pub trait Source: Send + Sync + 'static {
 
     /// Offsets at the end of each partition of this process's workers, as last seen: one past the last record. For lag.
     fn ends(&self) -> Positions;
+
+    /// Where the partitions of this process stand that are files, by their identity.
+    fn paths(&self) -> BTreeMap<Arc<str>, String> {
+        BTreeMap::new()
+    }
 
     /// Notes positions up to which everything is stored, for tools that show lag. Never moves the source's reading.
     async fn commit(&self, positions: &Positions) -> Result<(), SourceError>;

@@ -142,7 +142,8 @@ fn expect_states(api: &crate::support::Api, states: &[&str]) -> Value {
 
 fn request(api: &crate::support::Api, method: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(api.address()).unwrap();
-    let head = format!("{method} {path} HTTP/1.0\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!("{method} {path} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\n");
+    let head = format!("{head}content-length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body.as_bytes()).unwrap();
     let mut answer = String::new();

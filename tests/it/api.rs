@@ -118,7 +118,8 @@ impl Api {
     fn request(&self, method: &str, path: &str, headers: &str) -> Answer {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n").unwrap();
+        let host = if headers.contains("host: ") { "" } else { "host: localhost\r\n" };
+        write!(stream, "{method} {path} HTTP/1.1\r\n{host}connection: close\r\n{headers}\r\n").unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("an answer has headers");
@@ -311,7 +312,13 @@ fn logs_are_filtered_and_paged() {
 
     let total = |query: &str| api.json(&format!("/logs?{query}"))["total"].as_u64().unwrap();
     assert_eq!(total("service_name=auth-service"), 500);
-    assert_eq!(total("level=error"), 125);
+    for level in ["error", "ERR", "severe"] {
+        assert_eq!(total(&format!("level={level}")), 125, "{level}");
+    }
+    assert_eq!(total("level=other"), 0);
+    let problem = api.get("/logs?level=eror").problem(400, "/logs");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("INFO") && detail.contains("OTHER") && detail.contains("\"eror\""), "{detail}");
     assert_eq!(total("status_code=350"), 833);
     assert_eq!(total("anomaly=true"), 125);
     assert_eq!(total("q=request+77"), 1 + 10);
@@ -438,12 +445,12 @@ fn progress_names_the_partition_that_holds_the_frontier() {
     api.progress.set_frontier(0, START + 4);
     api.progress.set_frontier(1, START + 3);
     let progress = api.json("/progress");
-    assert_eq!(progress["held_by"], json!({"topic": "logs_raw", "partition": 1}));
+    assert_eq!(progress["held_by"], json!({"topic": "logs_raw", "partition": 1, "identity": "logs_raw", "path": null}));
     assert_eq!(progress["frontier"], (START + 3) * 1_000);
     assert_eq!(
         progress["partitions"][0],
         json!({
-            "topic": "logs_raw", "partition": 0, "worker": 0, "offset": 90, "end": 100, "lag": 10,
+            "topic": "logs_raw", "partition": 0, "identity": "logs_raw", "path": null, "worker": 0, "offset": 90, "end": 100, "lag": 10,
             "clock": (START + 9) * 1_000, "hold": null, "at_end": false, "idle": false, "stalled": false,
             "paused": false, "ended": false, "holds_frontier": false,
         })
@@ -568,7 +575,10 @@ fn same_fields(answer: &Value, schema: &Value, what: &str) {
 #[test]
 fn pages_need_nothing_from_elsewhere() {
     let api = Api::new();
-    assert_eq!(api.json("/")["links"]["docs"], "/docs");
+    let links = api.json("/")["links"].clone();
+    for link in ["docs", "patterns", "alerts", "silences", "stream", "audit"] {
+        assert_eq!(links[link], format!("/{link}"));
+    }
     let page = api.request("GET", "/", "accept: text/html,application/xhtml+xml\r\n");
     assert!(page.headers["content-type"].starts_with("text/html"));
     let policy = &page.headers["content-security-policy"];
@@ -596,6 +606,45 @@ fn pages_need_nothing_from_elsewhere() {
     }
     let start = String::from_utf8(api.get("/docs/swagger-initializer.js").body).unwrap();
     assert!(start.contains("/openapi.json"), "{start}");
+}
+
+#[test]
+fn pages_of_other_sites_can_neither_read_nor_change_anything() {
+    let api = Api::new();
+    let read = |api: &Api, host: &str| api.request("GET", "/logs/stats", &format!("host: {host}\r\n")).status;
+    for own in ["localhost", "LOCALHOST:8000", "127.0.0.1:80", "[::1]:8000", "[::1]"] {
+        assert_eq!(read(&api, own), 200, "{own}");
+    }
+    for other in ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", ""] {
+        assert_eq!(read(&api, other), 403, "{other}");
+    }
+    let refused = api.request("GET", "/logs/stats", "host: evil.example\r\n").problem(403, "/logs/stats");
+    assert!(refused["detail"].as_str().unwrap().contains("api.allow_public"), "{refused}");
+    let public = Api::with(ApiConfig { allow_public: true, ..Default::default() });
+    assert_eq!(read(&public, "evil.example"), 200);
+    let proxied = Api::with(ApiConfig { public_url: Some("https://logs.example.com".into()), ..Default::default() });
+    assert_eq!((read(&proxied, "logs.example.com"), read(&proxied, "evil.example")), (200, 403));
+
+    let mut old = TcpStream::connect(api.address).unwrap();
+    old.write_all(b"GET /logs/stats HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    old.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200"), "no browser asks without a host: {answer}");
+
+    let change = |api: &Api, method: &str, path: &str, headers: &str| api.request(method, path, headers);
+    let json = "host: localhost:8000\r\ncontent-type: application/json; charset=utf-8\r\n";
+    for origin in ["http://evil.example", "http://localhost:9000", "null"] {
+        let headers = format!("{json}origin: {origin}\r\n");
+        change(&api, "POST", "/silences", &headers).problem(403, "/silences");
+        change(&public, "DELETE", "/silences/1", &headers).problem(403, "/silences/1");
+    }
+    for own in ["", "origin: http://localhost:8000\r\n"] {
+        let problem = change(&api, "POST", "/silences", &format!("{json}{own}")).problem(404, "/silences");
+        assert!(problem["detail"].as_str().unwrap().contains("no alerts"), "it was looked at: {problem}");
+    }
+    for kind in ["", "content-type: text/plain\r\n", "content-type: application/x-www-form-urlencoded\r\n"] {
+        change(&api, "POST", "/silences", kind).problem(415, "/silences");
+    }
 }
 
 #[test]

@@ -146,6 +146,11 @@ fn the_patterns_of_a_run_lead_to_its_documents() {
     assert_eq!((&sessions["template"], &sessions["count"]), (&json!("session of <*> was closed"), &json!(70)));
     assert_eq!((&sectors["services"], &sectors["levels"]), (&json!({ "disk": 30 }), &json!({ "ERROR": 30 })));
     assert_eq!(sessions["sample"]["message"], "session of root was closed");
+    let samples: Vec<_> = sessions["samples"].as_array().unwrap().iter().map(|of| &of["message"]).collect();
+    assert_eq!(
+        samples,
+        ["root", "alice", "bob"].map(|name| format!("session of {name} was closed")).iter().collect::<Vec<_>>()
+    );
     assert_eq!(
         (&sessions["first_seen"], &sessions["last_seen"]),
         (&json!(1_700_000_000_000_u64), &json!(1_700_000_069_000_u64))

@@ -158,3 +158,26 @@ fn a_damaged_file_ends_a_run_over_what_is_there() {
     let said = ran.stdout() + &ran.stderr();
     assert!(said.contains("could not be read at position"), "{said}");
 }
+
+#[test]
+fn progress_says_which_file_a_partition_is() {
+    let dir = Dir::new();
+    dir.file("a.jsonl", "{\"timestamp\":1700000000000,\"message\":\"a\"}\n");
+    dir.file("b.jsonl", "{\"timestamp\":1700000000000,\"message\":\"b\"}\n");
+    dir.file(
+        "floodmark.toml",
+        "[source.files]\npaths = [\"*.jsonl\"]\n[store.none]\n[api]\nlisten = \"127.0.0.1:0\"\n",
+    );
+    let mut run = dir.command(&["run"]).start();
+    let api = run.api();
+    let progress = eventually("both files are there", || {
+        let found = api.get("/progress")?;
+        let has_path = |partition: &serde_json::Value| partition["path"].is_string();
+        let partitions = found["partitions"].as_array()?;
+        (partitions.len() == 2 && partitions.iter().all(has_path) && has_path(&found["held_by"])).then_some(found)
+    });
+    let partitions = progress["partitions"].as_array().unwrap();
+    let names = ["a.jsonl", "b.jsonl"];
+    assert!(names.iter().all(|name| partitions.iter().any(|of| of["path"].as_str().unwrap().ends_with(name))));
+    assert_ne!(partitions[0]["identity"], partitions[1]["identity"]);
+}

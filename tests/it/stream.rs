@@ -34,7 +34,7 @@ impl Connection {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let resume = last_id.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
-        write!(stream, "GET /stream{query} HTTP/1.0\r\nhost: test\r\n{resume}\r\n").unwrap();
+        write!(stream, "GET /stream{query} HTTP/1.0\r\nhost: localhost\r\n{resume}\r\n").unwrap();
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -249,7 +249,7 @@ fn streams_are_limited_and_end_with_the_api() {
     let address = api.address;
     let mut next = eventually("the place is free again", || {
         let mut stream = TcpStream::connect(address).ok()?;
-        write!(stream, "GET /stream?from=now HTTP/1.0\r\nhost: test\r\n\r\n").ok()?;
+        write!(stream, "GET /stream?from=now HTTP/1.0\r\nhost: localhost\r\n\r\n").ok()?;
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;

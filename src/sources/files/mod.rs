@@ -23,6 +23,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -159,6 +160,10 @@ impl Source for FilesSource {
 
     fn ends(&self) -> Positions {
         self.registry.lock().ends()
+    }
+
+    fn paths(&self) -> BTreeMap<Arc<str>, String> {
+        self.registry.lock().paths()
     }
 
     fn failure(&self) -> Option<String> {

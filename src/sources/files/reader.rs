@@ -171,10 +171,9 @@ impl Reader {
         let slot = &self.slots[i];
         if !self.config.follow && slot.failures >= TRIES {
             let (identity, offset) = (&slot.log.info.identity, slot.offset);
-            self.shared.fail(format!(
-                "file {} ({identity}) could not be read at position {offset} in {TRIES} attempts; the errors are above",
-                slot.log.info.topic
-            ));
+            let of = format!("the file with the identity {identity} (partition {})", slot.log.info.number);
+            self.shared
+                .fail(format!("{of} could not be read at position {offset} in {TRIES} attempts; the errors are above"));
         }
     }
 

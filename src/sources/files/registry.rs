@@ -164,6 +164,13 @@ impl Registry {
         taken.map(|log| (log.info.clone(), log.end.load(Ordering::Relaxed))).collect()
     }
 
+    /// The paths of the logs that this process reads, by identity: of several copies the first.
+    pub fn paths(&self) -> BTreeMap<Arc<str>, String> {
+        let path = |log: &Log| self.candidates(log.fingerprint).first().map(|file| file.path.display().to_string());
+        let taken = self.logs.iter().filter(|log| log.taken);
+        taken.filter_map(|log| Some((log.info.identity.clone(), path(log)?))).collect()
+    }
+
     /// How many files there are, or what is wrong.
     pub fn health(&self) -> Result<String, SourceError> {
         match self.problems.first_key_value() {

@@ -62,7 +62,8 @@ impl Default for KafkaConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProducerConfig {
-    /// Brokers to ask first, as `host:port` with commas between.
+    /// Brokers to ask first, as `host:port` with commas between. Left out, those of `source.kafka`, reached with the same
+    /// `security.`, `sasl.`, `ssl.` and `socket.` properties.
     pub brokers: String,
     /// Compression of batches. lz4 costs least; zstd is smallest.
     pub compression: Compression,
@@ -74,10 +75,22 @@ pub struct ProducerConfig {
     pub properties: Properties,
 }
 
+impl ProducerConfig {
+    /// Where no brokers are named, goes to those that are read from.
+    pub fn inherit(&mut self, source: &KafkaConfig) {
+        if self.brokers.is_empty() {
+            self.brokers.clone_from(&source.brokers);
+            for (name, value) in source.properties.of_connections().0 {
+                self.properties.0.entry(name).or_insert(value);
+            }
+        }
+    }
+}
+
 impl Default for ProducerConfig {
     fn default() -> Self {
         Self {
-            brokers: "127.0.0.1:9092".to_owned(),
+            brokers: String::new(),
             compression: Compression::Lz4,
             linger: Span::from_millis(20),
             delivery_timeout: Span::from_secs(300),

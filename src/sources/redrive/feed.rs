@@ -296,6 +296,10 @@ impl<S: Source> Source for WithRedrives<S> {
         ends
     }
 
+    fn paths(&self) -> BTreeMap<Arc<str>, String> {
+        self.source.paths()
+    }
+
     async fn commit(&self, positions: &Positions) -> Result<(), SourceError> {
         let of_source = positions.iter().filter(|(partition, _)| !is_redrive(partition));
         self.source.commit(&of_source.map(|(partition, offset)| (partition.clone(), *offset)).collect()).await
