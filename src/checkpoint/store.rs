@@ -307,6 +307,15 @@ impl CopyStore {
         Ok(names)
     }
 
+    /// Whether it can be read from: one listing.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses.
+    pub async fn reach(&self) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Failed { context: format!("cannot list {}", self.place), source };
+        self.store.list_with_delimiter(Some(&self.root)).await.map(drop).map_err(failed)
+    }
+
     /// Deletes all copies of a file.
     ///
     /// # Errors

@@ -86,7 +86,7 @@ async fn findings(args: &AuditArgs, config: &Config) -> anyhow::Result<Vec<Findi
             serde_json::from_str(&text).with_context(|| format!("{} is no answer of /audit", path.display()))?;
         (open_store(config)?, answer.partitions)
     } else {
-        let url = args.url.clone().unwrap_or_else(|| format!("http://{}", config.api.listen));
+        let url = args.url.clone().unwrap_or_else(|| format!("http://{}", config.own_api().listen));
         let api = Api::new(url.trim_end_matches('/').to_owned())?;
         let accounts = api.accounts().await?;
         (Asked::Api(api), accounts)

@@ -12,6 +12,7 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{ConfigArgs, Failure};
+use crate::checkpoint::store::CopyStore;
 use crate::cluster::ClusterConfig;
 use crate::config::{Config, SourceChoice, StoreChoice};
 use crate::dead_letters::Place;
@@ -19,7 +20,6 @@ use crate::sources::files::{FilesRun, FilesSource};
 use crate::sources::generator::GeneratorSource;
 use crate::sources::kafka::{Extent, KafkaProducer, KafkaSource};
 use crate::sources::{Positions, Source, wall_clock_ms};
-use crate::stores::Store;
 use crate::stores::elasticsearch::ElasticsearchStore;
 use crate::stores::writer::Indexed;
 
@@ -51,6 +51,9 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     findings.note(("source", runtime.block_on(source(&config))));
     findings.note(("store", runtime.block_on(store(&config))));
     findings.note(("dead letters", dead_letters(&config)));
+    if config.checkpoint.enabled {
+        findings.note(("checkpoints", runtime.block_on(checkpoints(&config))));
+    }
     findings.note(("data", folder(&config.data_dir)));
     if config.api.enabled {
         findings.note(("api", api(&config)));
@@ -123,7 +126,7 @@ async fn store(config: &Config) -> Result<String, String> {
     let store = match config.store.chosen().map_err(|mistake| mistake.to_string())? {
         StoreChoice::Elasticsearch(elasticsearch) => {
             let store = ElasticsearchStore::new(elasticsearch).map_err(|error| chain(&error))?;
-            reach(store.health()).await?
+            reach(store.inspect()).await?
         }
         StoreChoice::Embedded(embedded) => {
             // Not opened: a run may have it, and opening makes it.
@@ -131,20 +134,35 @@ async fn store(config: &Config) -> Result<String, String> {
             format!("embedded: {}", folder(&path)?)
         }
         StoreChoice::Ndjson(ndjson) => {
-            let own = |path| config.cluster.own_path(path);
-            format!("ndjson: {} and {}", own(&ndjson.logs).display(), own(&ndjson.windows).display())
+            let own = |path| own_file(config, path);
+            format!("ndjson: {}, {} and {}", own(&ndjson.logs)?, own(&ndjson.windows)?, own(&ndjson.alerts)?)
         }
         StoreChoice::None => "none: nothing is stored".to_owned(),
     };
     Ok(format!("{store} ({stored})"))
 }
 
+/// A file of this process, whose folder is there or can be made.
+fn own_file(config: &Config, path: &Path) -> Result<String, String> {
+    let own = config.cluster.own_path(path);
+    folder(own.parent().unwrap_or(&own))?;
+    Ok(own.display().to_string())
+}
+
+async fn checkpoints(config: &Config) -> Result<String, String> {
+    let url = config.checkpoint.url.as_deref().unwrap_or_default();
+    if url.starts_with("s3://") {
+        let store = CopyStore::open(&config.checkpoint, &config.data_dir).map_err(|error| chain(&error))?;
+        return reach(store.reach()).await.map(|()| format!("{url} answers"));
+    }
+    // Not opened: opening makes it.
+    let default = config.data_dir.join("checkpoints");
+    folder(url.strip_prefix("file://").map_or(&default, Path::new))
+}
+
 fn dead_letters(config: &Config) -> Result<String, String> {
     Ok(match config.dead_letters.to {
-        Place::File => {
-            let file = config.data_dir.join(&config.dead_letters.file);
-            config.cluster.own_path(&file).display().to_string()
-        }
+        Place::File => own_file(config, &config.data_dir.join(&config.dead_letters.file))?,
         Place::Index => "an index of their own in the store".to_owned(),
         Place::Topic => {
             let (kafka, topic) = (&config.dead_letters.kafka, &config.dead_letters.topic);
@@ -171,7 +189,7 @@ fn folder(path: &Path) -> Result<String, String> {
 }
 
 fn api(config: &Config) -> Result<String, String> {
-    let address = config.api.listen;
+    let address = config.own_api().listen;
     match TcpListener::bind(address) {
         Ok(_) => Ok(format!("{address} is free")),
         Err(error) => Err(format!("cannot listen on {address}: {error}; set api.listen to another port")),
@@ -188,7 +206,7 @@ fn cluster(cluster: &ClusterConfig) -> Result<String, String> {
 }
 
 /// An answer in time.
-async fn reach<E: std::error::Error>(health: impl Future<Output = Result<String, E>>) -> Result<String, String> {
+async fn reach<T, E: std::error::Error>(health: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(PATIENCE, health).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(chain(&error)),

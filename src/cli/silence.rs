@@ -176,7 +176,7 @@ impl Asked {
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
         let base = match &self.url {
             Some(url) => url.trim_end_matches('/').to_owned(),
-            None => format!("http://{}", self.config.load(&[])?.api.listen),
+            None => format!("http://{}", self.config.load(&[])?.own_api().listen),
         };
         let url = reqwest::Url::parse(&format!("{base}{path}")).map_err(|_| {
             Failure::usage(anyhow!("expected the address of an API, such as http://127.0.0.1:8080, got \"{base}\""))

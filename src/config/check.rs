@@ -11,7 +11,7 @@ use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::view_config::{Mistake, compile_views};
 
-use super::{Config, SourceChoice, SourceSection, StoreChoice, StoreSection, fnv_1a};
+use super::{ClusterConfig, Config, SourceChoice, SourceSection, StoreChoice, StoreSection, fnv_1a};
 use crate::alerts::config::route_mistakes;
 use crate::dead_letters::Place;
 use crate::sources::generator::Generator;
@@ -46,6 +46,12 @@ impl Config {
         mistakes.extend(route_mistakes(&self.route, &self.alert));
         mistakes.extend(within("checkpoint", self.checkpoint.mistakes()));
         mistakes.extend(self.api.mistakes().iter().map(|text| spoken("", text).within("api")));
+        let last = ClusterConfig { process: self.cluster.processes.saturating_sub(1), ..self.cluster.clone() };
+        if self.api.enabled && self.api.of_process(&last).is_none() {
+            let (processes, port) = (self.cluster.processes, self.api.listen.port());
+            let message = format!("expected a port with {processes} in a row, one a process, or 0, got {port}");
+            mistakes.push(Mistake::new("api.listen", message));
+        }
         let (every, tick) = (self.publish.every, self.time.tick);
         if every.as_millis() == 0 || !every.as_millis().is_multiple_of(tick.as_millis().max(1)) {
             let message = format!("expected a multiple of time.tick ({tick}), got {every}");

@@ -76,6 +76,13 @@ pub struct Config {
     pub api: ApiConfig,
 }
 
+impl Config {
+    /// The API of this process.
+    pub fn own_api(&self) -> ApiConfig {
+        self.api.of_process(&self.cluster).unwrap_or_else(|| self.api.clone())
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -302,7 +302,7 @@ impl WithSource for Run<'_> {
                     info: Arc::new(info(config, runtime, &*source)),
                 };
                 let stop = served.clone();
-                let server = runtime.block_on(serve(&config.api, state, async move { stop.notified().await }))?;
+                let server = runtime.block_on(serve(&config.own_api(), state, async move { stop.notified().await }))?;
                 if let Some(on_ready) = on_ready {
                     on_ready(server.address);
                 }

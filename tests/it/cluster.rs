@@ -68,6 +68,28 @@ fn a_killed_process_takes_all_others_down_and_they_name_it() {
     assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
 }
 
+/// The example of the README, with one configuration for both.
+#[test]
+fn two_processes_on_this_host_have_an_api_each_from_one_configured_port() {
+    let dir = Dir::new();
+    // Two free ports in a row; another test may take one of them meanwhile, so that the run says it is in use.
+    let free = || {
+        let first = TcpListener::bind("127.0.0.1:0").ok()?;
+        let port = first.local_addr().ok()?.port();
+        TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok().map(|_| port)
+    };
+    let port = eventually("two ports in a row are free", free);
+    let config = format!("[source.generator]\nrate = 500\n[store.none]\n[api]\nlisten = \"127.0.0.1:{port}\"\n");
+    dir.file("floodmark.toml", &config);
+    let start = |process| dir.command(&["run", "-n", "2", "-p", process]).start();
+    let mut running = [start("0"), start("1")];
+    for (process, running) in (0..).zip(&mut running) {
+        let api = running.api();
+        assert_eq!(api.address().port(), port + process);
+        eventually("records are counted", || api.get("/logs/stats")?["total_logs"].as_u64().filter(|&n| n > 0));
+    }
+}
+
 #[test]
 fn a_signal_to_one_process_stops_all_in_good_order() {
     let cluster = Cluster::new(3);

@@ -112,6 +112,15 @@ impl ElasticsearchStore {
         found.await.map(String::as_str)
     }
 
+    /// Asks the cluster what it is and how it does, and changes nothing there: one try.
+    ///
+    /// # Errors
+    /// The cluster does not answer, refuses the credentials or will not do.
+    pub async fn inspect(&self) -> Result<String, StoreError> {
+        let version = cluster::identify(&self.shared.client).await?;
+        cluster::health(&self.shared.client, &self.shared.config, Some(&version)).await
+    }
+
     /// What has been sent since the start.
     pub fn counters(&self) -> &Counters {
         &self.delivery.counters
