@@ -19,6 +19,9 @@ use utoipa::ToSchema;
 
 use crate::metrics::Samples;
 
+/// What to do where the store cannot be searched.
+const SEARCHABLE: &str = "configure [store.embedded] or [store.elasticsearch] instead";
+
 /// Log documents of one partition in offset order, ready to be stored.
 #[derive(Debug)]
 pub struct LogBatch {
@@ -231,4 +234,26 @@ pub enum StoreError {
     /// The store cannot be used as configured, or failed for good.
     #[error("{0}")]
     Fatal(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Sources, StoreChoice};
+
+    #[tokio::test]
+    async fn the_advice_where_nothing_can_be_searched_loads() {
+        let error = none::NoStore.search_logs(&LogQuery::default()).await.unwrap_err().to_string();
+        let advice = error.split("configure ").nth(1).unwrap();
+        let sections: Vec<&str> = advice.split('[').skip(1).map(|rest| rest.split(']').next().unwrap()).collect();
+        assert_eq!(sections.len(), 2, "{error}");
+        for section in sections {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("advice.toml");
+            std::fs::write(&file, format!("[source.generator]\n[{section}]\n")).unwrap();
+            let config = Config::load(&Sources { file: Some(&file), ..Sources::default() }).unwrap();
+            let chosen = config.store.chosen().unwrap();
+            assert!(matches!(chosen, StoreChoice::Embedded(_) | StoreChoice::Elasticsearch(_)), "{section}");
+        }
+    }
 }

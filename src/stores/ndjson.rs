@@ -22,7 +22,9 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AlertWrite, Held, LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{
+    AlertWrite, Held, LogBatch, LogPage, LogQuery, Rejected, SEARCHABLE, Store, StoreError, WindowWrite,
+};
 use crate::cluster::paths_of_all;
 
 /// Documents as lines of JSON.
@@ -135,8 +137,8 @@ impl Store for Ndjson {
     }
 
     async fn search_logs(&self, _: &LogQuery) -> Result<LogPage, StoreError> {
-        let advice = "search the files with jq or grep, or set store.kind to \"embedded\" or \"elasticsearch\"";
-        Err(StoreError::NotSearchable(format!("the ndjson store has no index; {advice}")))
+        let advice = "search the files with jq or grep, or";
+        Err(StoreError::NotSearchable(format!("the ndjson store has no index; {advice} {SEARCHABLE}")))
     }
 
     async fn held(&self, partition: &PartitionInfo, range: Range<u64>, list: usize) -> Result<Held, StoreError> {

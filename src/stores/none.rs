@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{LogBatch, LogPage, LogQuery, Rejected, Store, StoreError, WindowWrite};
+use super::{LogBatch, LogPage, LogQuery, Rejected, SEARCHABLE, Store, StoreError, WindowWrite};
 
 /// Takes everything and keeps nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,8 +25,7 @@ impl Store for NoStore {
     }
 
     async fn search_logs(&self, _: &LogQuery) -> Result<LogPage, StoreError> {
-        let advice = "set store.kind to \"embedded\" or \"elasticsearch\"";
-        Err(StoreError::NotSearchable(format!("no documents are stored (store.kind = \"none\"); to search, {advice}")))
+        Err(StoreError::NotSearchable(format!("no documents are stored ([store.none]); to search, {SEARCHABLE}")))
     }
 
     async fn health(&self) -> Result<String, StoreError> {
