@@ -12,6 +12,7 @@ use floodmark_dataflows::view_config::ViewConfig;
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
+use super::scratch::Scratch;
 use crate::config::Config;
 use crate::engine::{self, RunOptions};
 use crate::metrics::process::{Status, cpu_seconds};
@@ -119,8 +120,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
 
 /// Runs the job in this process.
 fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
-    let scratch = Scratch::new()?;
-    let mut config = Config { data_dir: scratch.0.clone(), ..Config::default() };
+    let scratch = Scratch::new("bench")?;
+    let mut config = Config { data_dir: scratch.path().to_owned(), ..Config::default() };
     config.cluster.workers = workers;
     config.api.enabled = false;
     config.patterns.enabled = args.patterns;
@@ -140,8 +141,8 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
     });
     config.store.index = if args.logs.is_some() { Indexed::All } else { Indexed::Windows };
     config.store.ndjson = Some(NdjsonConfig {
-        logs: args.logs.clone().unwrap_or_else(|| scratch.0.join("logs.ndjson")),
-        windows: args.out.clone().unwrap_or_else(|| scratch.0.join("windows.ndjson")),
+        logs: args.logs.clone().unwrap_or_else(|| scratch.path().join("logs.ndjson")),
+        windows: args.out.clone().unwrap_or_else(|| scratch.path().join("windows.ndjson")),
         append: false,
         ..NdjsonConfig::default()
     });
@@ -224,22 +225,4 @@ fn print_table(rows: &[Measured]) {
     }
     let dead: u64 = rows.iter().map(|row| row.dead_letters).max().unwrap_or(0);
     println!("\n{} windows and {} log documents written, {dead} dead letters", rows[0].windows, rows[0].log_documents);
-}
-
-/// A directory that is removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("floodmark-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Left behind, it is one directory among the system's temporary ones.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -1,17 +1,19 @@
 //! `floodmark generate`: writes made-up logs to files, or produces them to Kafka.
 //!
 //! In: options. Out: one file or Kafka partition for each partition, and the labels of the incidents in them. Any error
-//! ends the command; what was written so far stays.
+//! ends the command; what was written so far stays. A signal ends it in good order: each file and topic is complete up to there.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
+use super::signals;
 use crate::sources::generator::{Generator, GeneratorConfig, Records};
 use crate::sources::kafka::{self, KafkaProducer, ProducerConfig};
 use crate::sources::wall_clock_ms;
@@ -131,8 +133,15 @@ pub enum Compression {
     Snappy,
 }
 
-/// Runs the command.
+/// Runs the command: to its end, or until SIGTERM or SIGINT.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    signals::on_stop(move || asked.store(true, Ordering::Relaxed))?;
+    write(&args, &stop)
+}
+
+fn write(args: &Args, stop: &AtomicBool) -> anyhow::Result<()> {
     if args.labels.is_some() && args.records == 0 {
         bail!("--labels needs an end: expected --records of at least 1");
     }
@@ -149,8 +158,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let generator = Generator::new(config, wall_clock_ms())?;
     let (writers, place) = match (&args.out, &args.kafka) {
-        (Some(folder), _) => (files(folder, &args)?, format!("files in {}", folder.display())),
-        (None, Some(brokers)) => (partitions(brokers, &args)?, format!("partitions of the topic {}", args.topic)),
+        (Some(folder), _) => (files(folder, args)?, format!("files in {}", folder.display())),
+        (None, Some(brokers)) => (partitions(brokers, args)?, format!("partitions of the topic {}", args.topic)),
         (None, None) => bail!("expected --out or --kafka"),
     };
     let part = |(partition, (writer, name))| {
@@ -161,7 +170,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let started = Instant::now();
     let progress = progress_bar(args.records);
-    let bytes = write_parts(&generator, parts, started, &progress)?;
+    let bytes = write_parts(&generator, parts, started, &progress, stop)?;
     let records = progress.position();
     progress.finish_and_clear();
     if let Some(path) = &args.labels {
@@ -303,8 +312,14 @@ impl Part {
     }
 }
 
-/// Writes all parts to their ends, on as many threads as there are cores. Returns the bytes before compression.
-fn write_parts(generator: &Generator, parts: Vec<Part>, started: Instant, bar: &ProgressBar) -> anyhow::Result<u64> {
+/// Writes all parts to their ends, or until `stop`, on as many threads as there are cores. Returns the bytes before compression.
+fn write_parts(
+    generator: &Generator,
+    parts: Vec<Part>,
+    started: Instant,
+    bar: &ProgressBar,
+    stop: &AtomicBool,
+) -> anyhow::Result<u64> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(parts.len());
     let mut shares: Vec<Vec<Part>> = Vec::new();
     shares.resize_with(threads, Vec::new);
@@ -312,7 +327,7 @@ fn write_parts(generator: &Generator, parts: Vec<Part>, started: Instant, bar: &
         shares[i % threads].push(part);
     }
     std::thread::scope(|scope| {
-        let share = |share| scope.spawn(move || write_share(generator, share, started, bar));
+        let share = |share| scope.spawn(move || write_share(generator, share, started, bar, stop));
         let writers: Vec<_> = shares.into_iter().map(share).collect();
         let join = |writer: std::thread::ScopedJoinHandle<'_, anyhow::Result<u64>>| match writer.join() {
             Ok(result) => result,
@@ -328,6 +343,7 @@ fn write_share(
     mut parts: Vec<Part>,
     started: Instant,
     progress: &ProgressBar,
+    stop: &AtomicBool,
 ) -> anyhow::Result<u64> {
     let mut buffer = Vec::with_capacity(CHUNK_BYTES + 1024);
     let mut bytes = 0;
@@ -340,7 +356,8 @@ fn write_share(
             bytes += written.1;
             behind |= written.1 >= CHUNK_BYTES as u64;
         }
-        for part in parts.extract_if(.., |part| part.is_done()) {
+        let stopped = stop.load(Ordering::Relaxed);
+        for part in parts.extract_if(.., |part| stopped || part.is_done()) {
             part.finish()?;
         }
         if !behind && !parts.is_empty() {
@@ -375,7 +392,7 @@ mod tests {
 
     fn generate(dir: &Path, flags: &[&str]) -> anyhow::Result<()> {
         let base = ["generate", "--out", dir.to_str().unwrap(), "--event-rate", "10"];
-        run(Cli::try_parse_from(base.iter().chain(flags)).unwrap().args)
+        write(&Cli::try_parse_from(base.iter().chain(flags)).unwrap().args, &AtomicBool::new(false))
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod patterns;
 mod print;
 mod restart;
 mod run;
+mod scratch;
 mod signals;
 mod silence;
 

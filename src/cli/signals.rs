@@ -20,7 +20,7 @@ pub fn on_stop(stop: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
             };
             match stop.take() {
                 Some(stop) => {
-                    tracing::info!("stopping: what was read is being written out; a second signal ends at once");
+                    tracing::info!("stopping: what is under way is being written out; a second signal ends at once");
                     stop();
                 }
                 None => std::process::exit(code),

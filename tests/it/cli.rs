@@ -1,6 +1,11 @@
 //! The command line as a user meets it.
 
-use crate::support::Dir;
+use std::io::Read;
+
+use serde_json::json;
+
+use crate::stub_elasticsearch::Stub;
+use crate::support::{Dir, Signal};
 
 #[test]
 fn help_leads_to_the_demo() {
@@ -51,6 +56,54 @@ fn check_ends_with_3_when_a_service_does_not_answer() {
     let ran = dir.command(&arguments).run().expect_code(3);
     assert!(ran.stdout().contains("NOT OK"), "{}", ran.stdout());
     assert!(ran.stderr().contains("not ready to run: store"), "{}", ran.stderr());
+}
+
+#[test]
+fn check_says_what_elasticsearch_is_and_refuses_what_a_run_refuses() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let stub = runtime.block_on(Stub::start());
+    let dir = Dir::new();
+    let store = format!("store.elasticsearch.urls=[\"{}\"]", stub.url);
+    let check =
+        || dir.command(&["check", "--set", "source.generator={}", "--set", &store, "--set", "api.enabled=false"]);
+    let stdout = check().run().expect_code(0).stdout();
+    assert!(stdout.contains("elasticsearch 9.1.0"), "{stdout}");
+    stub.state.lock().root = (200, json!({ "version": { "number": "6.8.23" } }));
+    let stdout = check().run().expect_code(3).stdout();
+    assert!(stdout.contains("NOT OK") && stdout.contains("this is Elasticsearch 6.8.23"), "{stdout}");
+    assert!(stub.state.lock().requests.iter().all(|request| request.method == "GET"), "a check only reads");
+}
+
+#[test]
+fn check_looks_at_the_places_of_checkpoints_and_files() {
+    let dir = Dir::new();
+    dir.file("taken", "");
+    let base = ["check", "--set", "source.generator={}", "--set", "api.enabled=false", "--set"];
+    let check = |settings: &[&str]| dir.command(&[&base[..], settings].concat()).run().expect_code(3);
+    let ran = check(&["store.ndjson.windows=\"taken/windows.ndjson\""]);
+    assert!(ran.stdout().contains("taken is no folder") && ran.stderr().contains(": store;"), "{}", ran.stdout());
+    let url = format!("checkpoint.url=\"file://{}/taken/checkpoints\"", dir.path().display());
+    let ran = check(&["store.none={}", "--set", &url]);
+    assert!(ran.stderr().contains(": checkpoints;"), "{}", ran.stdout());
+}
+
+#[test]
+fn endless_generation_ends_in_good_order_when_interrupted() {
+    let dir = Dir::new();
+    let arguments = ["generate", "--out", "logs", "--records", "0", "--rate", "2000", "--compression", "gzip"];
+    let running = dir.command(&arguments).start();
+    let parts = ["part-0.jsonl.gz", "part-1.jsonl.gz"].map(|name| dir.path().join("logs").join(name));
+    let written = || parts.iter().all(|part| part.metadata().is_ok_and(|found| found.len() > 1_000));
+    crate::support::eventually("something is written", || written().then_some(()));
+    running.signal(Signal::Interrupt);
+    let said = running.wait().expect_code(0).stdout();
+    assert!(said.contains("wrote ") && said.contains("records/s"), "{said}");
+    for part in parts {
+        let mut text = String::new();
+        let file = std::fs::File::open(&part).unwrap();
+        flate2::read::GzDecoder::new(file).read_to_string(&mut text).expect("the whole of a gzip file");
+        assert!(text.ends_with("}\n"));
+    }
 }
 
 #[test]

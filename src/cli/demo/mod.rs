@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use floodmark_dataflows::view_config::ViewConfig;
 
+use super::scratch::Scratch;
 use super::{Failure, run, signals};
 use crate::config::Config;
 use crate::engine::{self, RunOptions, Shutdown};
@@ -41,10 +42,10 @@ pub struct DemoArgs {
 
 pub(super) fn start(args: &DemoArgs) -> Result<(), Failure> {
     let folder = Folder::open(args.dir.as_deref()).map_err(Failure::Usage)?;
-    let logs = folder.path.join("logs");
+    let logs = folder.path().join("logs");
     std::fs::create_dir_all(&logs).with_context(|| format!("cannot make the folder {}", logs.display()))?;
 
-    let config = configuration(&folder.path, &logs, args.port);
+    let config = configuration(folder.path(), &logs, args.port);
     let generated = GeneratorConfig { rate: args.rate, ..GeneratorConfig::default() };
     let (services, generator) = (generated.services, Generator::new(generated, wall_clock_ms())?);
     let writing = Writing::start(generator, &logs)?;
@@ -52,7 +53,7 @@ pub(super) fn start(args: &DemoArgs) -> Result<(), Failure> {
     let shutdown = Shutdown::default();
     let stop = shutdown.clone();
     signals::on_stop(move || stop.trigger())?;
-    let (rate, shown) = (args.rate, folder.path.clone());
+    let (rate, shown) = (args.rate, folder.path().to_owned());
     let on_ready = move |address: SocketAddr| println!("{}", welcome(address, services, rate, &shown));
     let options = RunOptions { on_ready: Some(Box::new(on_ready)), shutdown, ..RunOptions::default() };
 
@@ -98,32 +99,27 @@ The logs are in {}: add a line of JSON to one and search for it.
 }
 
 /// The demo's folder.
-struct Folder {
-    path: PathBuf,
-    is_temporary: bool,
+enum Folder {
+    Given(PathBuf),
+    Temporary(Scratch),
 }
 
 impl Folder {
     fn open(dir: Option<&Path>) -> anyhow::Result<Self> {
-        let (path, is_temporary) = match dir {
-            Some(dir) => (dir.to_owned(), false),
-            None => (std::env::temp_dir().join(format!("floodmark-demo-{}", std::process::id())), true),
-        };
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot make the folder {}", path.display()))?;
+        let Some(path) = dir else { return Ok(Self::Temporary(Scratch::new("demo")?)) };
+        std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))?;
         let is_empty =
-            std::fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))?.next().is_none();
+            std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?.next().is_none();
         if !is_empty {
             bail!("expected a new or empty folder for the demo, got {} with files in it", path.display());
         }
-        Ok(Self { path, is_temporary })
+        Ok(Self::Given(path.to_owned()))
     }
-}
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Left behind, it is one folder among the system's temporary ones.
-        if self.is_temporary {
-            let _ = std::fs::remove_dir_all(&self.path);
+    fn path(&self) -> &Path {
+        match self {
+            Self::Given(path) => path,
+            Self::Temporary(scratch) => scratch.path(),
         }
     }
 }
