@@ -4,11 +4,13 @@
 //! - `floor`: the same loop with the parsing, rules and 10 s windows of [`floor`], in a hash map.
 //! - `feed`: our source, bytes counted.
 //! - `feed-floor`: our source with the same work.
+//! - `w1`: the product, `floodmark bench --kafka` with one worker, in a process of its own.
 //!
 //! ```text
 //! scripts/services up kafka; eval "$(scripts/services env)"
 //! cargo bench --profile ci --bench kafka_floor -- fill --records 2000000
 //! cargo bench --profile ci --bench kafka_floor -- run --rounds 3
+//! cargo bench --profile ci --bench kafka_floor -- run floor w1    # the product beside the bare loop, and their ratio
 //! ```
 //!
 //! `run JOB…` runs some of the jobs, alternating, and prints records/s and CPU seconds (user and system, all threads of
@@ -17,6 +19,8 @@
 
 mod floor;
 
+use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,7 +29,7 @@ use floodmark::sources::kafka::{Extent, KafkaConfig, KafkaProducer, KafkaSource,
 use floodmark::sources::{Source, WorkerPlace};
 use floodmark_dataflows::input::{Batch, Feed, PartitionEvent};
 
-const JOBS: [&str; 4] = ["bytes", "feed", "floor", "feed-floor"];
+const JOBS: [&str; 5] = ["bytes", "feed", "floor", "feed-floor", "w1"];
 
 /// What a job did with a record.
 enum Work {
@@ -191,28 +195,48 @@ fn fill(brokers: &str, topic: &str, records: u64) -> Result<()> {
     Ok(())
 }
 
+/// The product over the same records. Returns their number, and wall and CPU seconds as it measured them.
+fn product(brokers: &str, topic: &str) -> Result<(u64, f64, f64)> {
+    let arguments = ["bench", "--json", "--workers", "1", "--kafka", brokers, "--topic", topic];
+    let output = Command::new(env!("CARGO_BIN_EXE_floodmark")).args(arguments).output().context("floodmark bench")?;
+    if !output.status.success() {
+        bail!("floodmark bench: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let measured: serde_json::Value = serde_json::from_slice(&output.stdout).context("floodmark bench --json")?;
+    let number = |field: &str| measured[field].as_f64().with_context(|| format!("{field} in {measured}"));
+    Ok((number("records")? as u64, number("seconds")?, number("cpu_seconds")?))
+}
+
 fn run(brokers: &str, topic: &str, jobs: &[&str], rounds: usize) -> Result<()> {
     let mut figures = vec![Vec::new(); jobs.len()];
     for _ in 0..rounds {
         for (job, figures) in jobs.iter().zip(&mut figures) {
             let mut work = Work::of(job);
             let (started, cpu) = (Instant::now(), bare::cpu_seconds());
-            let records = match *job {
-                "feed" | "feed-floor" => feed(brokers, topic, &mut work)?,
-                _ => bare::read(brokers, topic, &mut work)?,
+            let measured = |records| (records, started.elapsed().as_secs_f64(), bare::cpu_seconds() - cpu);
+            let (records, seconds, cpu_seconds) = match *job {
+                "w1" => product(brokers, topic)?,
+                "feed" | "feed-floor" => measured(feed(brokers, topic, &mut work)?),
+                _ => measured(bare::read(brokers, topic, &mut work)?),
             };
-            let million = records as f64 / 1e6;
-            let figure = (records as f64 / started.elapsed().as_secs_f64(), (bare::cpu_seconds() - cpu) / million);
-            println!("{job:<12} {records} records, digest {:x}", work.digest());
-            figures.push(figure);
+            match *job {
+                "w1" => println!("{job:<12} {records} records"),
+                _ => println!("{job:<12} {records} records, digest {:x}", work.digest()),
+            }
+            figures.push((records as f64 / seconds, cpu_seconds / (records as f64 / 1e6)));
         }
     }
     println!("\n{:<12} {:>12} {:>12} {:>14} {:>12}", "job", "rec/s", "best", "CPU-s/M rec", "best");
+    let mut medians = BTreeMap::new();
     for (job, figures) in jobs.iter().zip(&mut figures) {
         figures.sort_by(|a, b| b.0.total_cmp(&a.0));
         let (rate, best_rate) = (figures[rounds / 2].0, figures[0].0);
         figures.sort_by(|a, b| a.1.total_cmp(&b.1));
         println!("{job:<12} {rate:>12.0} {best_rate:>12.0} {:>14.3} {:>12.3}", figures[rounds / 2].1, figures[0].1);
+        medians.insert(*job, (rate, figures[rounds / 2].1));
+    }
+    if let (Some(floor), Some(w1)) = (medians.get("floor"), medians.get("w1")) {
+        println!("\nw1 / floor: {:.2} by rate, {:.2} by CPU time", w1.0 / floor.0, floor.1 / w1.1);
     }
     Ok(())
 }
