@@ -20,9 +20,11 @@ Examples:
   floodmark run -c floodmark.toml                      until SIGTERM or Ctrl-C; a second one ends at once
   floodmark run -c floodmark.toml --until-end          process what is there, write everything out, exit 0
   floodmark run -w 2 --set store.index=windows
-  floodmark run -n 2 -p 0 & floodmark run -n 2 -p 1    two processes on this host
+  floodmark run -c floodmark.toml -n 2 -p 0 &          two processes on this host, their APIs on ports 8000 and 8001;
+  floodmark run -c floodmark.toml -n 2 -p 1            not with the embedded store
   floodmark run -c floodmark.toml --restart            start again after a crash, from the last checkpoint
   floodmark run --from 'logs_raw:0=1200..9000,logs_raw:1=..' --out replayed/
+  floodmark run -c files.toml --from '/var/log/app.log=0..4096' --out replayed/
   floodmark run --from 2026-01-31T08:00:00Z --to 2026-01-31T09:00:00Z --prefix replay-
 
 A replay (--from, --to) ends by itself and touches no committed offset and no live index.";
@@ -38,13 +40,15 @@ pub struct RunArgs {
     /// Process what is there, write everything out, and exit
     #[arg(long, conflicts_with = "range")]
     until_end: bool,
-    /// Begin anew, as a new generation, whatever checkpoints there are. With --restart: at the first start only
+    /// Begin anew, as a new generation, whatever checkpoints there are; with --restart at the first start only. The embedded
+    /// store keeps the log documents that it has: remove its folder too if the records are to be stored otherwise than before
     #[arg(long, conflicts_with = "range")]
     fresh: bool,
-    /// Replay from here: offsets by partition with their ends (topic:0=1200..9000,topic:1=..), or a time
+    /// Replay from here: of Kafka offsets by partition with their ends (topic:0=1200..9000,topic:1=..), or a time; of files
+    /// positions in bytes, with the path or the identity (FILE=0..4096,FILE2=100..)
     #[arg(long, value_name = "WHERE")]
     from: Option<String>,
-    /// Replay up to this time
+    /// Replay up to this time (Kafka)
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
     /// Write the documents of a replay to files in this folder

@@ -163,7 +163,7 @@ fn reference_of(out: &mut String, path: &str, fields: &[Field]) {
     for field in fields.iter().filter(|field| inner_fields(field).is_none()) {
         let default = match &field.default {
             None => String::new(),
-            Some(Json::String(text)) if text.is_empty() => String::new(),
+            Some(Json::String(text)) if text.is_empty() || field.kind == Kind::Text("secret") => String::new(),
             Some(default) => format!(", default `{}`", toml_text(default)),
         };
         let kind = match &field.kind {
@@ -181,6 +181,18 @@ fn reference_of(out: &mut String, path: &str, fields: &[Field]) {
         let header = if is_list { format!("[[{path}]]") } else { format!("[{path}]") };
         let _ = write!(out, "\n## `{header}`\n\n{}\n\n", flowing(&field.doc));
         reference_of(out, &path, fields);
+        if let (true, Some(Json::Array(items))) = (is_list, &field.default)
+            && !items.is_empty()
+        {
+            let _ = write!(out, "\nBy default:\n\n```toml\n");
+            for item in items {
+                let _ = writeln!(out, "{header}");
+                for (name, value) in item.as_object().into_iter().flatten() {
+                    let _ = writeln!(out, "{name} = {}", toml_text(value));
+                }
+            }
+            let _ = writeln!(out, "```");
+        }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::record::Record;
 /// The number of rules at the most: one bit each in [`Verdict::matched`].
 pub const MAX_RULES: usize = 64;
 
-/// Rules that give each record a severity.
+/// Rules that give each record a severity from 0 to 100, and with it a `severity_level`: `CRITICAL` from 90 on, `HIGH` from
+/// 70, `MEDIUM` from 50, `LOW` from 25, else `INFO`. Scores of windows have the same levels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RulesConfig {
