@@ -145,7 +145,8 @@ async fn store(config: &Config) -> Result<String, String> {
 /// A file of this process, whose folder is there or can be made.
 fn own_file(config: &Config, path: &Path) -> Result<String, String> {
     let own = config.cluster.own_path(path);
-    folder(own.parent().unwrap_or(&own))?;
+    let absolute = std::path::absolute(&own).map_err(|error| error.to_string())?;
+    folder(absolute.parent().unwrap_or(&absolute))?;
     Ok(own.display().to_string())
 }
 
