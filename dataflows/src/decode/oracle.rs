@@ -12,6 +12,9 @@ use crate::output::Reason;
 use crate::record::{FieldRef, Level, Record};
 use crate::rules::{Rules, RulesConfig};
 
+/// The names and values of an object, in their order.
+type Members = Vec<(String, Value)>;
+
 /// Any JSON, three levels deep.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -62,7 +65,7 @@ fn field() -> impl Strategy<Value = (String, Value)> {
 }
 
 /// An object's members in any order, each name once.
-fn members() -> impl Strategy<Value = Vec<(String, Value)>> {
+fn members() -> impl Strategy<Value = Members> {
     let extras = prop::collection::vec((any_name(), any_json()), 0..4);
     (0..=MAX_TIMESTAMP_MS, prop::collection::vec(field(), 0..8), extras)
         .prop_map(|(timestamp, fields, extras)| {
@@ -168,7 +171,7 @@ fn plain(record: &Record<'_>, host: FieldRef) -> Plain {
 }
 
 /// An OpenTelemetry record with some of the four fields that stand for each other, and what its time and level are.
-fn otel() -> impl Strategy<Value = (Vec<(String, Value)>, Option<(u64, Level)>)> {
+fn otel() -> impl Strategy<Value = (Members, Option<(u64, Level)>)> {
     let nanos = || {
         let some = (1u64..2_000_000_000_000).prop_map(|ms| ms * 1_000_000);
         let written = some.prop_flat_map(|n| prop_oneof![Just(json!(n)), Just(json!(n.to_string()))]);
