@@ -22,9 +22,7 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    AlertWrite, Held, LogBatch, LogPage, LogQuery, Rejected, SEARCHABLE, Store, StoreError, WindowWrite,
-};
+use super::{AlertWrite, Held, LogBatch, LogPage, LogQuery, Rejected, SEARCHABLE, Store, StoreError, WindowWrite};
 use crate::cluster::paths_of_all;
 
 /// Documents as lines of JSON.
