@@ -9,14 +9,12 @@
 //! - [`queue`]: between the workers and the place; counters.
 //! - [`mod@file`], [`store`], [`topic`]: the places.
 //! - [`reading`]: letters read back from there.
-//! - [`superseded`]: which of them no longer hold.
 
 mod file;
 mod letter;
 mod queue;
 mod reading;
 mod store;
-mod superseded;
 mod topic;
 
 use std::path::{Path, PathBuf};
@@ -29,7 +27,6 @@ pub use file::files;
 pub use letter::{DeadLetter, Document};
 pub use queue::DeadLetterQueue;
 pub use reading::each;
-pub use superseded::record_start;
 
 use crate::sources::kafka::ProducerConfig;
 use crate::stores::Store;

@@ -23,7 +23,6 @@ use crate::checkpoint::restore::{self, Loaded};
 use crate::checkpoint::store::{CopyStore, StoreError};
 use crate::checkpoint::{CheckpointError, Line, marks};
 use crate::config::{Config, SourceChoice};
-use crate::dead_letters::record_start;
 use crate::sources::redrive::is_redrive;
 use crate::sources::{Positions, wall_clock_ms};
 
@@ -71,11 +70,6 @@ impl Resumed {
         let id = decide(&|| runtime.block_on(choose(config, options, &store, &present)))?;
         let mut resumed = runtime.block_on(Self::load(config, store, id, present))?;
         let at = resumed.restored.at;
-        if config.cluster.process == 0 {
-            let positions = resumed.positions.iter().chain(&resumed.redrives);
-            let positions = positions.map(|(partition, offset)| (partition.clone(), *offset)).collect();
-            runtime.block_on(record_start(&resumed.store, began_ms, &positions)).map_err(CheckpointError::from)?;
-        }
         resumed.continues = (at > 0 || resumed.line.manifest.created_ms < began_ms).then_some(at);
         Ok(Some(resumed))
     }

@@ -188,6 +188,7 @@ impl Outcome {
         let pattern = |pattern: &Value| {
             let mut pattern = without(pattern.clone(), &["new", "rate"]);
             pattern["sample"] = without(pattern["sample"].take(), &["offset"]);
+            pattern["samples"].as_array_mut().unwrap().iter_mut().for_each(|s| *s = without(s.take(), &["offset"]));
             (pattern["id"].as_str().unwrap().to_owned(), pattern)
         };
         Self {
