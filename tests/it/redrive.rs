@@ -412,20 +412,3 @@ fn a_fresh_start_that_can_read_redriven_records_in_their_places_reads_them_once(
     assert_eq!(documents.len(), 100);
     assert!(documents.keys().all(|(topic, ..)| topic == "app"));
 }
-
-#[test]
-fn the_account_of_a_file_that_is_gone_is_there_after_a_restart() {
-    let scene = Scene::new(true);
-    let (run, api) = start(&scene, &[]);
-    all_read(api, RECORDS);
-    run.signal(Signal::Terminate);
-    run.wait().expect_code(0);
-    std::fs::remove_file(scene.0.path().join("in-2.log")).unwrap();
-    let (_run, api) = start(&scene, &[]);
-    eventually("the others join", || {
-        let answer = api.get("/audit")?;
-        let partitions = answer["partitions"].as_array()?;
-        assert!(partitions.iter().all(|p| p["balanced"] == true), "{answer}");
-        (partitions.len() == 3).then_some(())
-    });
-}

@@ -215,15 +215,8 @@ pub(super) fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Res
         .collect();
     let computed = ["topic", "partition", "offset", "severity", "severity_level", "anomaly", "reasons", "pattern_id"];
     let is_taken = |name: &str| computed.contains(&name) || written.iter().any(|(taken, _)| *taken == name);
-    let mut document = if members.iter().any(|(name, _)| is_taken(name)) {
-        let member = |(name, raw): &(String, String)| {
-            let kept = is_taken(name) || name.starts_with("original.");
-            format!("{}:{raw}", json!(format!("{}{name}", if kept { "original." } else { "" })))
-        };
-        format!("{{{}", members.iter().map(member).collect::<Vec<_>>().join(","))
-    } else {
-        text.trim().strip_suffix('}').expect("an object").to_owned()
-    };
+    let object = text.trim().strip_suffix('}').expect("an object");
+    let mut document = renamed(object, |name| is_taken(name) || name.starts_with("original."));
     let severity_level = match facts.severity {
         90.. => "CRITICAL",
         70.. => "HIGH",
@@ -244,4 +237,35 @@ pub(super) fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Res
     }
     document.push('}');
     Ok((facts, document.replace(['\n', '\r'], " ")))
+}
+
+/// The beginning of an object, with `original.` before those of its own names that are taken.
+fn renamed(object: &str, is_taken: impl Fn(&str) -> bool) -> String {
+    let (mut out, mut rest) = (String::new(), object);
+    let (mut depth, mut is_name) = (0, false);
+    while let Some(c) = rest.chars().next() {
+        let mut length = c.len_utf8();
+        if c == '"' {
+            let mut is_escaped = false;
+            let is_end = |c: char| {
+                let ends = c == '"' && !is_escaped;
+                is_escaped = c == '\\' && !is_escaped;
+                ends
+            };
+            length += rest[1..].find(is_end).expect("text that ends") + 1;
+            let name: String = serde_json::from_str(&rest[..length]).expect("text");
+            let prefix = if depth == 1 && is_name && is_taken(&name) { "original." } else { "" };
+            out.push_str(&format!("\"{prefix}{}", &rest[1..length]));
+        } else {
+            match c {
+                '{' | '[' => depth += 1,
+                '}' | ']' => depth -= 1,
+                _ => {}
+            }
+            is_name = matches!(c, '{' | ',') || is_name && c.is_whitespace();
+            out.push(c);
+        }
+        rest = &rest[length..];
+    }
+    out
 }
