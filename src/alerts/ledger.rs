@@ -390,7 +390,7 @@ impl Ledger {
         let mut news = Vec::new();
         let mut records = Vec::new();
         // What one of these events does to an alert matters to the next one.
-        let mut states: BTreeMap<String, AlertState> = BTreeMap::new();
+        let mut said: BTreeMap<String, (AlertState, String)> = BTreeMap::new();
         for mut event in events {
             let known = self.alerts.get(&event.alert.id);
             let is_old = repeated.contains(&event.alert.id)
@@ -402,10 +402,12 @@ impl Ledger {
             if is_old {
                 continue;
             }
-            let before = states.get(&event.alert.id).copied();
+            let earlier = said.get(&event.alert.id);
+            let before = earlier.map(|(state, _)| *state);
             let before = before.or_else(|| known.and_then(Known::last).map(|last| last.alert.state));
             let was_renamed = event.kind == AlertEventKind::Retracted && renamed.contains(&event.alert.id);
-            let mut thread = known.map_or_else(|| event.alert.id.clone(), |known| known.thread.clone());
+            let thread = earlier.map(|(_, thread)| thread).or(known.map(|known| &known.thread));
+            let mut thread = thread.unwrap_or(&event.alert.id).clone();
             // After a restart it may be said in other steps than before: what counts is what receivers know.
             match (event.kind, before) {
                 (AlertEventKind::Opened, Some(AlertState::Open)) => event.kind = AlertEventKind::Updated,
@@ -420,7 +422,7 @@ impl Ledger {
                 _ => {}
             }
             event.previous.iter_mut().for_each(AlertDocument::drop_baselines);
-            states.insert(event.alert.id.clone(), event.alert.state);
+            said.insert(event.alert.id.clone(), (event.alert.state, thread.clone()));
             let is_told = !was_renamed && event.kind != AlertEventKind::Updated;
             let routes = if is_told { routes(&event) } else { Vec::new() };
             records.push(Record::Said { notice: Box::new(Notice { event: event.clone(), thread }), routes });
@@ -677,6 +679,21 @@ mod tests {
         let told: Vec<(&str, &str)> =
             ledger.waiting["a"].values().map(|notice| (notice.kind(), notice.thread.as_str())).collect();
         assert_eq!(told, [("opened", &*first.alert.id), ("amended", &*first.alert.id)]);
+    }
+
+    #[test]
+    fn a_moved_beginning_and_its_end_in_one_step_are_of_the_same_incident() {
+        let mut ledger = Ledger::open(None, 10).unwrap();
+        let first = event(AlertEventKind::Opened, AlertState::Open, 100);
+        ledger.say(vec![first.clone()], to_a).unwrap();
+        let mut moved = event(AlertEventKind::Opened, AlertState::Open, 200);
+        moved.alert.id = "earlier".to_owned();
+        moved.replaces = Some(first.alert.id.clone());
+        let mut closed = event(AlertEventKind::Closed, AlertState::Closed, 200);
+        closed.alert.id = "earlier".to_owned();
+        ledger.say(vec![moved, closed], to_a).unwrap();
+        assert!(ledger.waiting["a"].values().all(|notice| notice.thread == first.alert.id));
+        assert_eq!(ledger.waiting["a"].len(), 3);
     }
 
     #[test]
