@@ -16,7 +16,8 @@
 //! So a name means the same in every document. A raw top-level field that has such a name and is not that value (a
 //! producer's own `severity`, a `level` of `"warning"`, an RFC 3339 `timestamp`) is kept as `original.` with its name,
 //! and one that begins with `original.` itself gets another one in front: so the raw record can be had back from the
-//! document. Line feeds between the tokens of the raw JSON become spaces. Of an access log line, which is no JSON, the document has the fields instead.
+//! document. Line feeds between the tokens of the raw JSON become spaces. Of an access log line, which is no JSON, the
+//! document has the fields instead.
 
 use crate::decode::{Scanner, access_log_field_names, text};
 use crate::input::{PartitionInfo, RawRecord};

@@ -551,6 +551,14 @@ mod tests {
         event
     }
 
+    /// The same incident with an earlier beginning, and so another id.
+    fn moved(first: &AlertEvent) -> AlertEvent {
+        let mut moved = event(AlertEventKind::Opened, AlertState::Open, 200);
+        moved.alert.id = "earlier".to_owned();
+        moved.replaces = Some(first.alert.id.clone());
+        moved
+    }
+
     fn to_a(_: &AlertEvent) -> Vec<String> {
         vec!["a".to_owned()]
     }
@@ -670,9 +678,7 @@ mod tests {
         let mut ledger = Ledger::open(None, 10).unwrap();
         let first = event(AlertEventKind::Opened, AlertState::Open, 100);
         ledger.say(vec![first.clone()], to_a).unwrap();
-        let mut moved = event(AlertEventKind::Opened, AlertState::Open, 200);
-        moved.alert.id = "earlier".to_owned();
-        moved.replaces = Some(first.alert.id.clone());
+        let moved = moved(&first);
         let mut gone = event(AlertEventKind::Retracted, AlertState::Retracted, 200);
         gone.replaced_by = Some("earlier".to_owned());
         ledger.say(vec![moved, gone], to_a).unwrap();
@@ -686,9 +692,7 @@ mod tests {
         let mut ledger = Ledger::open(None, 10).unwrap();
         let first = event(AlertEventKind::Opened, AlertState::Open, 100);
         ledger.say(vec![first.clone()], to_a).unwrap();
-        let mut moved = event(AlertEventKind::Opened, AlertState::Open, 200);
-        moved.alert.id = "earlier".to_owned();
-        moved.replaces = Some(first.alert.id.clone());
+        let moved = moved(&first);
         let mut closed = event(AlertEventKind::Closed, AlertState::Closed, 200);
         closed.alert.id = "earlier".to_owned();
         ledger.say(vec![moved, closed], to_a).unwrap();
@@ -716,6 +720,7 @@ mod tests {
         assert_eq!((again.next, again.silences.len()), (ledger.next, 1));
         assert!(again.waiting.values().all(BTreeMap::is_empty));
     }
+
     #[test]
     fn an_alert_that_is_not_computed_any_more_is_closed_where_it_was_told() {
         let directory = tempfile::tempdir().unwrap();
