@@ -3,7 +3,7 @@
 //! The whole dataflow runs over a quiet week and a day of incidents behind it, with views by service and pattern.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -287,6 +287,7 @@ pub fn report() {
         for (kind, words) in [(IncidentKind::NewMessage, "on shard"), (IncidentKind::ErrorBurst, "failed, attempt")] {
             let of_kind: Vec<_> = labels.iter().filter(|label| label.kind == kind).collect();
             let mut delays: Vec<(u64, &str)> = Vec::new();
+            let (mut seen, mut at_first) = (BTreeSet::new(), 0);
             for label in &of_kind {
                 let from = label.start / window_ms * window_ms;
                 let of_key = found
@@ -294,18 +295,21 @@ pub fn report() {
                     .iter()
                     .filter(|((service, pattern), _)| *service == label.service && pattern.contains(words));
                 let first = of_key.filter_map(|(_, alerts)| alerts.range(from..label.end).next()).min();
+                at_first += u32::from(seen.insert(&label.service) && first.is_some());
                 delays.extend(first.map(|(start, measure)| (start + window_ms - label.start, measure.as_str())));
             }
             delays.sort_unstable();
             let at = |share: usize| delays.get((delays.len() * share / 100).min(delays.len().saturating_sub(1)));
             let seconds = |of: Option<&(u64, &str)>| of.map_or(f64::NAN, |(ms, _)| *ms as f64 / 1_000.0);
             println!(
-                "  {kind:?}: {} of {} found by a pattern ({} as new), delay median {:.0} s, 95 % {:.0} s",
+                "  {kind:?}: {} of {} found by a pattern ({} as new), delay median {:.0} s, 95 % {:.0} s; of the first of \
+                 each service {at_first} of {}",
                 delays.len(),
                 of_kind.len(),
                 delays.iter().filter(|(_, measure)| *measure == "new").count(),
                 seconds(at(50)),
                 seconds(at(95)),
+                seen.len(),
             );
         }
     }

@@ -29,6 +29,9 @@ const SMOOTHED_SHARE: f64 = 0.4;
 /// A value beyond all seen adds this much rarity, if it is beyond by this share of the range seen.
 pub(super) const EXTREME_BONUS: f64 = 1.0;
 const EXTREME_MARGIN: f64 = 0.005;
+/// Beyond by more than the whole range seen, each doubling adds this much: a pattern of which there was never more than
+/// one a window and now are ten has no history that could make ten rare enough.
+const EXTREME_DOUBLING: f64 = 2.0;
 /// The longer the history, the more often the same rarity occurs by chance: this share of its growth is taken off,
 /// beginning at 4,000 windows, the length at which nothing is.
 const HISTORY_SHARE: f64 = 0.2;
@@ -246,8 +249,12 @@ impl Baseline {
         let together = rarity_of(self.smoothed_tail.probability(smoothed_place));
         let history = HISTORY_SHARE * libm::log10((f64::from(self.seen) + 1.0) / HISTORY);
         let often = OFTEN_SHARE * libm::log10(USUAL_STEP_MS / self.step_ms.clamp(1.0, USUAL_STEP_MS));
-        let beyond = numbers[Part::Extreme as usize] > EXTREME_MARGIN && !self.is_learning();
-        let bonus = if beyond { EXTREME_BONUS } else { 0.0 };
+        let beyond = numbers[Part::Extreme as usize];
+        let bonus = if beyond > EXTREME_MARGIN && !self.is_learning() {
+            EXTREME_BONUS + EXTREME_DOUBLING * libm::log2(beyond).max(0.0)
+        } else {
+            0.0
+        };
         let rarity = own + SMOOTHED_SHARE * (together - own) - history - often + bonus;
         Look {
             given,
@@ -364,6 +371,18 @@ mod tests {
         assert!(at(20.0).score >= 75, "falls count too");
     }
 
+    /// Hardly ever anything, as of the failures of one request.
+    #[test]
+    fn what_was_rare_and_comes_in_numbers_scores_high_in_short_windows_too() {
+        let mut baseline = Baseline::new(Measure::RATE);
+        let rare = |n: u64| [0.94, 0.998].map(|least| f64::from(u8::from(noise(n * n) > least))).iter().sum();
+        let usual = (0..30_000).map(|n| baseline.step(n * 10_000, Some(rare(n)))).filter(|scored| !scored.learning);
+        assert!(usual.map(|scored| scored.score).max() < Some(75));
+        let scores = [2.0, 4.0, 10.0, 20.0].map(|count| baseline.score(30_000 * 10_000, Some(count)).score);
+        assert!(scores[1] < 75 && scores[2] >= 75, "{scores:?}");
+        assert!(scores.is_sorted(), "{scores:?}");
+    }
+
     #[test]
     fn a_direction_ignores_the_other_side() {
         let up = taught(Measure::LATENCY, 3000, steady);
@@ -427,6 +446,6 @@ mod tests {
             let scored = baseline.step(n * 10_000, Some(steady(n) * if n % 700 == 699 { 3.0 } else { 1.0 }));
             (hash ^ u64::from(scored.fine)).wrapping_mul(0x0100_0000_01b3)
         });
-        assert_eq!(hash, 1_168_701_746_722_441_535);
+        assert_eq!(hash, 14_497_635_980_676_935_409);
     }
 }
