@@ -1,7 +1,7 @@
 //! Job W1 against the floor: `floodmark bench` and a plain single-threaded loop over the same files, in turn.
 //!
 //! ```text
-//! cargo bench --bench w1                      # over files it makes
+//! cargo bench --bench w1                      # over files it makes: logs of 1,000 and of 10,000 records a second
 //! cargo bench --bench w1 -- logs/*.jsonl      # over all files of a directory
 //! ```
 //!
@@ -20,13 +20,16 @@ use floodmark::metrics::process::{Status, cpu_seconds};
 
 const ROUNDS: usize = 5;
 const RECORDS: &str = "4000000";
+/// Records a second of event time. The fewer there are, the fewer a key has in a tick, and the more updates each makes.
+const EVENT_RATES: [&str; 2] = ["1000", "10000"];
 const PROGRAM: &str = env!("CARGO_BIN_EXE_floodmark");
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match args.split_first() {
         Some((first, files)) if first == "--floor" => run_floor(files),
-        _ => compare(args),
+        None => compare_made(),
+        _ => compare(&args),
     }
 }
 
@@ -70,23 +73,28 @@ fn run_floor(files: &[String]) {
     eprintln!("floor: {digest:?}");
 }
 
-fn compare(mut files: Vec<String>) {
-    let scratch = tempfile::tempdir().expect("a temporary directory");
-    if files.is_empty() {
-        let out = scratch.path().to_str().expect("a plain path").to_owned();
-        let options = ["generate", "--out", &out, "--records", RECORDS, "--services", "20", "--partitions", "2"];
-        let status =
-            Command::new(PROGRAM).args(options).args(["--incidents", "none"]).status().expect("generate starts");
+/// Over files that it makes.
+fn compare_made() {
+    for rate in EVENT_RATES {
+        println!("a log of {rate} records a second:");
+        let scratch = tempfile::tempdir().expect("a temporary directory");
+        let out = scratch.path().to_str().expect("a plain path");
+        let options = ["generate", "--out", out, "--records", RECORDS, "--services", "20", "--partitions", "2"];
+        let of = ["--incidents", "none", "--event-rate", rate];
+        let status = Command::new(PROGRAM).args(options).args(of).status().expect("generate starts");
         assert!(status.success(), "generate failed");
-        files = (0..2).map(|p| format!("{out}/part-{p}.jsonl")).collect();
+        compare(&[0, 1].map(|partition| format!("{out}/part-{partition}.jsonl")));
     }
+}
+
+fn compare(files: &[String]) {
     let directory = Path::new(&files[0]).parent().expect("a directory");
     let pattern = directory.join("*.jsonl").to_str().expect("a plain path").to_owned();
     let mut runs = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..ROUNDS {
         let this = std::env::current_exe().expect("this program");
         let mut commands = [Command::new(this), Command::new(PROGRAM), Command::new(PROGRAM)];
-        commands[0].arg("--floor").args(&files);
+        commands[0].arg("--floor").args(files);
         commands[1].args(["bench", "--json", "--workers", "1", "--input", &pattern]);
         commands[2].args(["bench", "--json", "--workers", "2", "--input", &pattern]);
         for (name, (command, runs)) in ["floor", "1 worker", "2 workers"].iter().zip(commands.iter_mut().zip(&mut runs))

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use floodmark_dataflows::decode::{Decoder, RecordsConfig, Schema};
 use floodmark_dataflows::histogram::{BUCKETS, bucket_of, midpoint_of};
+use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::{Rules, RulesConfig};
 
 const WINDOW_MS: u64 = 10_000;
@@ -44,10 +45,11 @@ impl Windows {
     /// Adds a record.
     #[inline]
     pub fn add(&mut self, raw: &[u8]) {
-        let Ok(record) = self.decoder.decode(raw) else {
+        let mut record = Record::default();
+        if self.decoder.decode_into(raw, &mut record).is_err() {
             self.bad += 1;
             return;
-        };
+        }
         let verdict = self.rules.judge(&record);
         let service = match self.services.get(&*record.service_name) {
             Some(service) => *service,

@@ -115,35 +115,46 @@ impl Histogram {
             self.entries.clone_from(&other.entries);
             return;
         }
-        let mut merged = Vec::with_capacity(self.entries.len() + other.entries.len());
-        let (mut a, mut b) = (self.entries.iter().copied().peekable(), other.entries.iter().copied().peekable());
-        loop {
-            match (a.peek().copied(), b.peek().copied()) {
-                (Some(x), Some(y)) if bucket(x) == bucket(y) => {
-                    let sum = count(x) + count(y);
-                    if sum != 0 {
-                        merged.push(pack(bucket(x), sum));
-                    }
-                    a.next();
-                    b.next();
+        let (mut at, mut missing, mut has_zero) = (0, 0, false);
+        for &theirs in &other.entries {
+            at += self.entries[at..].iter().take_while(|mine| bucket(**mine) < bucket(theirs)).count();
+            match self.entries.get_mut(at).filter(|mine| bucket(**mine) == bucket(theirs)) {
+                Some(mine) => {
+                    let sum = count(*mine) + count(theirs);
+                    *mine = pack(bucket(theirs), sum);
+                    has_zero |= sum == 0;
                 }
-                (Some(x), Some(y)) if bucket(x) < bucket(y) => {
-                    merged.push(x);
-                    a.next();
-                }
-                (_, Some(y)) => {
-                    merged.push(y);
-                    b.next();
-                }
-                (Some(x), None) => {
-                    merged.push(x);
-                    a.next();
-                }
-                (None, None) => break,
+                None => missing += 1,
             }
         }
-        merged.shrink_to_fit();
-        self.entries = merged;
+        if missing > 0 {
+            self.insert_missing(other, missing);
+        }
+        if has_zero {
+            self.entries.retain(|&entry| count(entry) != 0);
+            self.entries.shrink_to_fit();
+        }
+    }
+
+    /// Takes over those entries of `other`, `missing` in number, whose buckets have none here. From behind, so that each
+    /// entry moves once.
+    fn insert_missing(&mut self, other: &Self, mut missing: usize) {
+        let mut mine = self.entries.len();
+        self.entries.reserve_exact(missing);
+        self.entries.resize(mine + missing, 0);
+        for &theirs in other.entries.iter().rev() {
+            while mine > 0 && bucket(self.entries[mine - 1]) > bucket(theirs) {
+                mine -= 1;
+                self.entries[mine + missing] = self.entries[mine];
+            }
+            if mine == 0 || bucket(self.entries[mine - 1]) < bucket(theirs) {
+                missing -= 1;
+                self.entries[mine + missing] = theirs;
+                if missing == 0 {
+                    return;
+                }
+            }
+        }
     }
 
     /// Changes the sign of every count.

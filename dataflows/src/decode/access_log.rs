@@ -12,7 +12,7 @@
 use crate::decode::numbers::{RESPONSE_EXPECTED, TimeUnit, days_from_civil, is_date, response_us};
 use crate::decode::{DecodeError, Schema};
 use crate::output::Reason;
-use crate::record::{FIELD_NAMES, Fields, Kind, Record, Span, slot};
+use crate::record::{FIELD_NAMES, Kind, Record, Span, slot};
 use crate::time::Millis;
 
 /// Parts of a line beside the default fields, in the order of their numbers from [`slot::EXTRA`] on.
@@ -31,8 +31,8 @@ pub(crate) fn field_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Decodes a line.
-pub(crate) fn decode<'a>(schema: &Schema, raw: &'a str) -> Result<Record<'a>, DecodeError> {
-    let mut record = Record { fields: Fields { raw, ..Fields::default() }, ..Record::default() };
+pub(crate) fn decode<'a>(schema: &Schema, raw: &'a str, record: &mut Record<'a>) -> Result<(), DecodeError> {
+    record.fields.raw = raw;
     record.fields.is_access_log = true;
     record.service_name = schema.default_service.into();
     let mut line = Line { raw, at: 0 };
@@ -102,7 +102,7 @@ pub(crate) fn decode<'a>(schema: &Schema, raw: &'a str) -> Result<Record<'a>, De
             return Err(line.malformed("the end of the line", line.at));
         }
     }
-    Ok(record)
+    Ok(())
 }
 
 /// A place in a line.

@@ -13,7 +13,7 @@ use crate::decode::schema::{ALLOWED, Schema};
 use crate::decode::{DecodeError, text};
 use crate::document::ORIGINAL_PREFIX;
 use crate::output::Reason;
-use crate::record::{FIELD_NAMES, Fields, Kind, Level, Record, Span, slot};
+use crate::record::{FIELD_NAMES, Kind, Level, Record, Span, slot};
 
 /// The names of the last record's top-level members in their order, with what they stand for. Records of one producer
 /// have mostly the same names in the same order, so comparing with the expected one saves finding the end of a name
@@ -55,13 +55,17 @@ impl Learnt {
 
 /// Decodes a record that is known to be UTF-8.
 #[inline]
-pub(crate) fn decode<'a>(schema: &Schema, learnt: &mut Learnt, raw: &'a str) -> Result<Record<'a>, DecodeError> {
-    let mut record = Record { fields: Fields { raw, ..Fields::default() }, ..Record::default() };
+pub(crate) fn decode<'a>(
+    schema: &Schema,
+    learnt: &mut Learnt,
+    raw: &'a str,
+    record: &mut Record<'a>,
+) -> Result<(), DecodeError> {
+    record.fields.raw = raw;
     let mut scanner = Scanner::new(raw);
-    outermost(schema, learnt, &mut scanner, &mut record).map_err(|malformed| DecodeError::malformed(raw, malformed))?;
+    outermost(schema, learnt, &mut scanner, record).map_err(|malformed| DecodeError::malformed(raw, malformed))?;
     record.fields.has_line_feed = scanner.has_line_feed;
-    read(schema, &mut record)?;
-    Ok(record)
+    read(schema, record)
 }
 
 fn outermost(
@@ -241,7 +245,7 @@ fn read(schema: &Schema, record: &mut Record<'_>) -> Result<(), DecodeError> {
             spans[number] = spans[other];
         }
     }
-    let spans = record.fields.spans;
+    let spans = &record.fields.spans;
     // Default fields whose raw value is also that of the document.
     let mut in_form = schema.in_place;
     let mut present: u16 = 0;

@@ -44,18 +44,24 @@ impl Decoder {
     }
 
     /// Decodes one record.
-    #[inline]
     pub fn decode<'a>(&mut self, raw: &'a [u8]) -> Result<Record<'a>, DecodeError> {
+        let mut record = Record::default();
+        self.decode_into(raw, &mut record)?;
+        Ok(record)
+    }
+
+    /// Decodes one record into one that is as [`Record::default`] made it: records are large, and this moves none.
+    #[inline]
+    pub fn decode_into<'a>(&mut self, raw: &'a [u8], record: &mut Record<'a>) -> Result<(), DecodeError> {
         if raw.len() > self.schema.max_record_bytes {
             return Err(DecodeError::too_long(raw.len(), self.schema.max_record_bytes));
         }
-        let raw = std::str::from_utf8(raw).map_err(|e| DecodeError::not_utf8(e.valid_up_to()))?;
-        let record = match self.schema.format {
-            Format::Json => json::decode(&self.schema, &mut self.learnt, raw),
-            Format::AccessLog => access_log::decode(&self.schema, raw),
+        let raw = simdutf8::basic::from_utf8(raw).map_err(|_| DecodeError::not_utf8(raw))?;
+        match self.schema.format {
+            Format::Json => json::decode(&self.schema, &mut self.learnt, raw, record),
+            Format::AccessLog => access_log::decode(&self.schema, raw, record),
         }?;
-        self.schema.check_numbers(&record)?;
-        Ok(record)
+        self.schema.check_numbers(record)
     }
 }
 
@@ -80,7 +86,8 @@ impl DecodeError {
     }
 
     #[cold]
-    fn not_utf8(at: usize) -> Self {
+    fn not_utf8(raw: &[u8]) -> Self {
+        let at = raw.utf8_chunks().next().map_or(0, |chunk| chunk.valid().len());
         Self { reason: Reason::Malformed, detail: format!("expected UTF-8, got another byte at {at}") }
     }
 

@@ -15,6 +15,7 @@ use crate::input::{Batch, PartitionEvent, PartitionInfo};
 use crate::ledger::Ledger;
 use crate::output::{PartitionProgress, Reason, RecordSink};
 use crate::patterns::PatternCounter;
+use crate::record::Record;
 use crate::rules::Rules;
 use crate::time::{Millis, Tick};
 
@@ -201,8 +202,9 @@ impl<B: Batch> Partition<B> {
                 None => (&mut path.decoder, &path.rules),
                 Some((decoder, rules)) => (decoder, &*rules),
             };
-            match decoder.decode(raw.bytes) {
-                Ok(mut record) => {
+            let mut record = Record::default();
+            match decoder.decode_into(raw.bytes, &mut record) {
+                Ok(()) => {
                     let covering_ms = self.marks.front().map(|mark| mark.wall_ms).or(self.covering_mark_ms);
                     let is_ahead = match raw.appended_ms.or(covering_ms).or(limits.arrived_by_ms) {
                         Some(arrival) => record.timestamp_ms > arrival.saturating_add(limits.max_future_ms),

@@ -30,8 +30,8 @@ pub struct FilesFeed {
 enum ReadBy {
     /// A thread of its own: the worker goes on while the disk is waited for.
     Thread(Thread),
-    /// The worker, whenever it has nothing left of a file. Costs less where it has no core to spare: what is read is
-    /// used by the same core while it is in its cache.
+    /// The worker, whenever it has nothing left of a file: what is read is used by the same core while it is in its cache.
+    /// The system reads ahead of it.
     Worker(Box<Reader>),
 }
 

@@ -103,7 +103,8 @@ pub struct FilesRun {
     pub ranges: Vec<FileRange>,
     /// Whether the feeds give out marks with the wall clock.
     pub marks: bool,
-    /// Whether workers read files that are not followed themselves, for want of a core to do it beside them.
+    /// Whether workers read compressed files that are not followed themselves, for want of a core to do it beside them.
+    /// Plain ones they do in any case: handing them over costs more than reading them.
     pub by_workers: bool,
     /// The longest record that decoding accepts. A longer line is read over, and its first bytes, one more than
     /// allowed, are handed on, so that it becomes a dead letter. Also bounds the memory that one line takes.
@@ -155,7 +156,8 @@ impl Source for FilesSource {
     fn feed(&self, worker: WorkerPlace) -> Result<FilesFeed, SourceError> {
         let failure = self.failure.clone();
         let (config, registry) = (self.config.clone(), self.registry.clone());
-        Ok(FilesFeed::start(config, registry, worker, self.limits, self.marks, self.by_workers, failure))
+        let by_worker = self.by_workers || self.registry.lock().is_plain();
+        Ok(FilesFeed::start(config, registry, worker, self.limits, self.marks, by_worker, failure))
     }
 
     fn ends(&self) -> Positions {

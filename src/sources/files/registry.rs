@@ -158,6 +158,11 @@ impl Registry {
         self.candidates.get(&fingerprint).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether each log can be read without unpacking anything, as of the last scan.
+    pub fn is_plain(&self) -> bool {
+        self.candidates.values().all(|files| files.iter().any(|file| file.plain_length.is_some()))
+    }
+
     /// The ends of the partitions that this process reads.
     pub fn ends(&self) -> Positions {
         let taken = self.logs.iter().filter(|log| log.taken);
