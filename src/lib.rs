@@ -34,3 +34,8 @@ pub mod metrics;
 pub mod sources;
 pub mod stores;
 pub use floodmark_dataflows::units;
+
+/// Rows come and go by the million, in pieces of a few hundred bytes: the C library's allocator takes more than half of
+/// the time of a run with many keys (decision 051).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

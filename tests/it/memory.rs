@@ -68,8 +68,7 @@ fn outage(broken: fn(&mut State), mended: fn(&mut State)) {
              [patterns]\nenabled = false\n"
         ),
     );
-    let command = dir.command(&["run"]).env("MALLOC_ARENA_MAX", "1").env("MALLOC_MMAP_THRESHOLD_", "131072");
-    let mut run = command.env("MALLOC_TRIM_THRESHOLD_", "131072").start();
+    let mut run = dir.command(&["run"]).env("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0").start();
     let api = Api::at(&run.expect_line("the API is at"));
     let indexed = |api: &Api| api.get("/progress")?["indexed_through"].as_u64();
     eventually("documents are stored", || indexed(&api).filter(|_| state.lock().documents.len() > 10_000));
