@@ -29,8 +29,9 @@ const SMOOTHED_SHARE: f64 = 0.4;
 /// A value beyond all seen adds this much rarity, if it is beyond by this share of the range seen.
 pub(super) const EXTREME_BONUS: f64 = 1.0;
 const EXTREME_MARGIN: f64 = 0.005;
-/// Beyond by more than the whole range seen, each doubling adds this much: a pattern of which there was never more than
-/// one a window and now are ten has no history that could make ten rare enough.
+/// A rate above twice the highest seen adds this much for each doubling: a pattern of which there was never more than
+/// one a window and now are ten has no history that could make ten rare enough. Rates alone, as their zero means nothing
+/// happened; and against the highest and not the range, which is nothing for what was always the same.
 const EXTREME_DOUBLING: f64 = 2.0;
 /// The longer the history, the more often the same rarity occurs by chance: this share of its growth is taken off,
 /// beginning at 4,000 windows, the length at which nothing is.
@@ -249,9 +250,11 @@ impl Baseline {
         let together = rarity_of(self.smoothed_tail.probability(smoothed_place));
         let history = HISTORY_SHARE * libm::log10((f64::from(self.seen) + 1.0) / HISTORY);
         let often = OFTEN_SHARE * libm::log10(USUAL_STEP_MS / self.step_ms.clamp(1.0, USUAL_STEP_MS));
-        let beyond = numbers[Part::Extreme as usize];
-        let bonus = if beyond > EXTREME_MARGIN && !self.is_learning() {
-            EXTREME_BONUS + EXTREME_DOUBLING * libm::log2(beyond).max(0.0)
+        let highest = self.highest + self.origin;
+        let is_rise = self.measure.missing == Missing::Zero && highest > 0.0;
+        let doublings = if is_rise { libm::log2((given - highest) / highest).max(0.0) } else { 0.0 };
+        let bonus = if numbers[Part::Extreme as usize] > EXTREME_MARGIN && !self.is_learning() {
+            EXTREME_BONUS + EXTREME_DOUBLING * doublings
         } else {
             0.0
         };
@@ -446,6 +449,6 @@ mod tests {
             let scored = baseline.step(n * 10_000, Some(steady(n) * if n % 700 == 699 { 3.0 } else { 1.0 }));
             (hash ^ u64::from(scored.fine)).wrapping_mul(0x0100_0000_01b3)
         });
-        assert_eq!(hash, 14_497_635_980_676_935_409);
+        assert_eq!(hash, 1_168_701_746_722_441_535);
     }
 }
