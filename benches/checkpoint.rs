@@ -11,8 +11,9 @@
 //!
 //! A pause is the longest step of the worker from the beginning of a checkpoint until its last share is taken. Beside it,
 //! what the longest step of a second without one usually takes (the median), as a step does the usual work too; and the
-//! longest of all, which closes the windows of all keys: no checkpoint is taken in that one. The difference of the first two is what a checkpoint costs at a time. By the
-//! clock, and by the CPU time of the worker's thread, which other processes disturb less.
+//! longest of all, which closes the windows of all keys: no checkpoint is taken in that one. The difference of the first
+//! two is what a checkpoint costs at a time. By the clock, and by the CPU time of the worker's thread, which other
+//! processes disturb less.
 
 use std::cell::Cell;
 use std::io::Write;

@@ -198,13 +198,9 @@ fn fill(brokers: &str, topic: &str, records: u64) -> Result<()> {
 /// The product over the same records. Returns their number, and wall and CPU seconds as it measured them.
 fn product(brokers: &str, topic: &str) -> Result<(u64, f64, f64)> {
     let arguments = ["bench", "--json", "--workers", "1", "--kafka", brokers, "--topic", topic];
-    let output = Command::new(env!("CARGO_BIN_EXE_floodmark")).args(arguments).output().context("floodmark bench")?;
-    if !output.status.success() {
-        bail!("floodmark bench: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let measured: serde_json::Value = serde_json::from_slice(&output.stdout).context("floodmark bench --json")?;
-    let number = |field: &str| measured[field].as_f64().with_context(|| format!("{field} in {measured}"));
-    Ok((number("records")? as u64, number("seconds")?, number("cpu_seconds")?))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floodmark"));
+    let measured = floor::measured(command.args(arguments)).context("floodmark bench")?;
+    Ok((measured["records"] as u64, measured["seconds"], measured["cpu_seconds"]))
 }
 
 fn run(brokers: &str, topic: &str, jobs: &[&str], rounds: usize) -> Result<()> {

@@ -99,12 +99,9 @@ fn compare(files: &[String]) {
         commands[2].args(["bench", "--json", "--workers", "2", "--input", &pattern]);
         for (name, (command, runs)) in ["floor", "1 worker", "2 workers"].iter().zip(commands.iter_mut().zip(&mut runs))
         {
-            let output = command.output().expect("the run starts");
-            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-            let measured: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a JSON object");
-            let number = |field: &str| measured[field].as_f64().unwrap_or(0.0);
-            let millions = number("records") / 1e6;
-            let run = (millions / number("seconds"), number("cpu_seconds") / millions, number("peak_memory_mib"));
+            let measured = floor::measured(command).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            let millions = measured["records"] / 1e6;
+            let run = (millions / measured["seconds"], measured["cpu_seconds"] / millions, measured["peak_memory_mib"]);
             println!("{round} {name:>10}: {:.2} M records/s, {:.3} CPU s/M, {:.1} MiB", run.0, run.1, run.2);
             runs.push(run);
         }

@@ -1,14 +1,26 @@
 //! The floor: what a plain single-threaded loop costs that parses, judges and aggregates the same as job W1, with a hash
 //! map and nothing else. No disorder, no lateness, no corrections, no other worker.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::process::Command;
 
+use anyhow::{Context, Result, ensure};
 use floodmark_dataflows::decode::{Decoder, RecordsConfig, Schema};
 use floodmark_dataflows::histogram::{BUCKETS, bucket_of, midpoint_of};
 use floodmark_dataflows::record::Record;
 use floodmark_dataflows::rules::{Rules, RulesConfig};
 
 const WINDOW_MS: u64 = 10_000;
+
+/// Runs a command, and returns the numbers that it prints as a JSON object, as `floodmark bench --json` does; 0 for what
+/// the system does not tell.
+pub fn measured(command: &mut Command) -> Result<BTreeMap<String, f64>> {
+    let output = command.output().context("the run does not start")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let numbers: BTreeMap<String, Option<f64>> =
+        serde_json::from_slice(&output.stdout).context("expected a JSON object of numbers")?;
+    Ok(numbers.into_iter().map(|(name, number)| (name, number.unwrap_or_default())).collect())
+}
 
 struct Row {
     count: u64,

@@ -250,14 +250,8 @@ impl Baseline {
         let together = rarity_of(self.smoothed_tail.probability(smoothed_place));
         let history = HISTORY_SHARE * libm::log10((f64::from(self.seen) + 1.0) / HISTORY);
         let often = OFTEN_SHARE * libm::log10(USUAL_STEP_MS / self.step_ms.clamp(1.0, USUAL_STEP_MS));
-        let highest = self.highest + self.origin;
-        let is_rise = self.measure.missing == Missing::Zero && highest > 0.0;
-        let doublings = if is_rise { libm::log2((given - highest) / highest).max(0.0) } else { 0.0 };
-        let bonus = if numbers[Part::Extreme as usize] > EXTREME_MARGIN && !self.is_learning() {
-            EXTREME_BONUS + EXTREME_DOUBLING * doublings
-        } else {
-            0.0
-        };
+        let beyond = numbers[Part::Extreme as usize] > EXTREME_MARGIN && !self.is_learning();
+        let bonus = if beyond { EXTREME_BONUS + EXTREME_DOUBLING * self.doublings_above(given) } else { 0.0 };
         let rarity = own + SMOOTHED_SHARE * (together - own) - history - often + bonus;
         Look {
             given,
@@ -276,6 +270,14 @@ impl Baseline {
             probability,
             rarity,
         }
+    }
+
+    /// How many doublings of the highest rate seen it is above that by; 0 for less than one, and for what is no rate.
+    fn doublings_above(&self, rate: f64) -> f64 {
+        let highest = self.highest + self.origin;
+        let above = rate - highest;
+        let is_rise = self.measure.missing == Missing::Zero && highest > 0.0 && above > highest;
+        if is_rise { libm::log2(above / highest) } else { 0.0 }
     }
 
     fn scored(&self, look: &Look) -> Scored {
