@@ -218,8 +218,8 @@ impl CheckpointSink for WatchedSink {
         self.1.given();
     }
 
-    fn rows(&mut self, at: Tick, rows: Vec<StateRow>) {
-        self.1.rows.set(rows.len());
+    fn rows(&mut self, at: Tick, rows: Vec<Vec<StateRow>>) {
+        self.1.rows.set(rows.iter().map(Vec::len).sum());
         self.0.rows(at, rows);
         self.1.given();
     }

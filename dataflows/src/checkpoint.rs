@@ -203,8 +203,8 @@ pub trait CheckpointSink {
     /// Takes the cuts of this worker's partitions for the checkpoint at `at`. Once a checkpoint.
     fn partitions(&mut self, at: Tick, cuts: Vec<PartitionCut>);
 
-    /// Takes the rows of this worker that changed since the checkpoint before, as of `at`. Once a checkpoint.
-    fn rows(&mut self, at: Tick, rows: Vec<StateRow>);
+    /// Takes the rows of this worker that changed since the checkpoint before, as of `at`, in parts. Once a checkpoint.
+    fn rows(&mut self, at: Tick, rows: Vec<Vec<StateRow>>);
 
     /// This worker's description of its share of the checkpoint at `at`, once that is durable and everything that the
     /// worker handed out before `at` is stored. Given once; asked often.
@@ -230,7 +230,7 @@ impl CheckpointSink for Infallible {
         match *self {}
     }
 
-    fn rows(&mut self, _: Tick, _: Vec<StateRow>) {
+    fn rows(&mut self, _: Tick, _: Vec<Vec<StateRow>>) {
         match *self {}
     }
 

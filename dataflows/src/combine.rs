@@ -3,6 +3,13 @@
 //! In: decoded records of one partition, in offset order, with their timestamps. Out: [`ViewUpdate`]s. A combiner
 //! belongs to one partition, because which keys fit into `max_keys` must be a function of that partition's contents
 //! alone. Nothing here fails.
+//!
+//! # Ticks
+//!
+//! Of a window that is not final, nothing is published where only final windows are, and nobody asks where there is
+//! neither a live state nor a checkpoint. Then it makes no difference at which tick before that a record came, and
+//! [`Grain::Reading`] combines what is read in one go. Late records keep their ticks: corrections tell
+//! them apart.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,12 +31,25 @@ use crate::view::{Key, OTHER, View, ViewId, unescape};
 /// How many times per `forget_after` silent keys are looked for.
 const FORGET_CHECKS: u64 = 16;
 
+/// Panes of keys that are gathered over more than a tick, at the most.
+const MAX_GATHERED: usize = 1_024;
+
+/// What is combined into one update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// Records of one tick.
+    Tick,
+    /// Records read in one go; late ones of one tick.
+    Reading,
+}
+
 /// The combiner of one partition, over all views.
 #[derive(Debug)]
 pub struct Combiner {
     partition: Arc<PartitionInfo>,
     tick_ms: u64,
-    /// The timestamp of everything gathered and not yet drained.
+    grain: Grain,
+    /// The timestamp of the last record.
     time: Tick,
     views: Vec<ViewCombiner>,
     /// Accumulators whose buffers can be used again.
@@ -46,12 +66,14 @@ struct ViewCombiner {
     slots: Vec<Slot>,
     /// Slots of forgotten keys.
     free: Vec<u32>,
-    /// Slots that have something gathered.
+    /// The slot of each pane that something is gathered for.
     touched: Vec<u32>,
     /// The slot of [`OTHER`], once a key did not fit.
     other: Option<u32>,
     /// The pane that the last record fell into.
     last_pane: Millis,
+    /// The first tick at which a window over that pane is final.
+    final_at: Tick,
     /// The encoded key of the last record, where there are several key fields.
     scratch: String,
     /// When silent keys were last looked for.
@@ -73,6 +95,8 @@ struct Slot {
 struct Gathered {
     /// `None` stands for records too late for every window.
     pane: Option<Millis>,
+    /// Its tick; without one, any before a window over the pane is final is as good.
+    late: Option<Tick>,
     accumulator: Accumulator,
     first: RecordPlace,
     last: u64,
@@ -89,7 +113,7 @@ pub struct RecordPlace {
 
 impl Combiner {
     /// A combiner of a partition for these views, whose numbers are their places.
-    pub fn new(partition: Arc<PartitionInfo>, views: &[Arc<View>], tick_ms: u64) -> Self {
+    pub fn new(partition: Arc<PartitionInfo>, views: &[Arc<View>], tick_ms: u64, grain: Grain) -> Self {
         let views = views
             .iter()
             .map(|view| ViewCombiner {
@@ -101,12 +125,13 @@ impl Combiner {
                 touched: Vec::new(),
                 other: None,
                 last_pane: 0,
+                final_at: final_tick(view, 0, tick_ms),
                 scratch: String::new(),
                 forgotten_at: 0,
                 next_forget: 0,
             })
             .collect();
-        Self { partition, tick_ms, time: 0, views, spare: Vec::new() }
+        Self { partition, tick_ms, grain, time: 0, views, spare: Vec::new() }
     }
 
     /// Goes on with the keys that were seen before a cut, by view.
@@ -121,8 +146,7 @@ impl Combiner {
         self.views.iter().map(|view| view.seen_since(since)).collect()
     }
 
-    /// Adds a record with timestamp `time`, which never falls. Updates of an earlier timestamp are first drained
-    /// into `out`.
+    /// Adds a record with timestamp `time`, which never falls. What cannot be combined with it is first drained into `out`.
     #[inline]
     pub fn add(
         &mut self,
@@ -133,7 +157,11 @@ impl Combiner {
         out: &mut Vec<ViewUpdate>,
     ) {
         if time != self.time {
-            self.drain(out);
+            let gathered: usize = self.views.iter().map(|view| view.touched.len()).sum();
+            let forgets = self.views.iter().any(|view| time >= view.next_forget);
+            if self.grain == Grain::Tick || gathered >= MAX_GATHERED || forgets {
+                self.drain(out);
+            }
             self.time = time;
             // Here and not in `drain`, which also runs where a batch happens to end.
             for view in &mut self.views {
@@ -144,7 +172,7 @@ impl Combiner {
         }
         for view in &mut self.views {
             if view.view.conditions.iter().all(|condition| condition.holds(record)) {
-                view.add(time, time * self.tick_ms, place, record, verdict, &mut self.spare);
+                view.add(time, self.tick_ms, place, record, verdict, &mut self.spare);
             }
         }
     }
@@ -154,20 +182,16 @@ impl Combiner {
         for (id, view) in self.views.iter_mut().enumerate() {
             for slot in view.touched.drain(..) {
                 let slot = &mut view.slots[slot as usize];
-                for Gathered { pane, mut accumulator, first, last } in slot.gathered.drain(..) {
+                for Gathered { pane, late, mut accumulator, first, last } in slot.gathered.drain(..) {
                     let mut aggregate = accumulator.take();
                     if view.view.keeps_offsets && pane.is_some() {
                         let (partition, RecordPlace { offset: first, clock }) = (self.partition.clone(), first);
                         aggregate.ranges = Range { partition, first, last, clock }.into();
                     }
                     debug_assert!(!aggregate.is_zero());
-                    out.push(ViewUpdate {
-                        view: id as ViewId,
-                        pane,
-                        key: slot.key.clone(),
-                        time: self.time,
-                        aggregate,
-                    });
+                    let last_before = |pane| final_tick(&view.view, pane, self.tick_ms).saturating_sub(1);
+                    let time = late.unwrap_or_else(|| pane.map_or(self.time, last_before).min(self.time));
+                    out.push(ViewUpdate { view: id as ViewId, pane, key: slot.key.clone(), time, aggregate });
                     self.spare.push(accumulator);
                 }
             }
@@ -180,7 +204,7 @@ impl ViewCombiner {
     fn add(
         &mut self,
         time: Tick,
-        time_ms: Millis,
+        tick_ms: u64,
         place: RecordPlace,
         record: &Record<'_>,
         verdict: Verdict,
@@ -189,8 +213,11 @@ impl ViewCombiner {
         let event = record.timestamp_ms;
         if event.wrapping_sub(self.last_pane) >= self.pane_ms {
             self.last_pane = window_start(event, self.pane_ms);
+            self.final_at = final_tick(&self.view, self.last_pane, tick_ms);
         }
-        let is_too_late = self.view.gone_at(self.view.last_window_of(self.last_pane)) <= time_ms;
+        let late = (time >= self.final_at).then_some(time);
+        let is_too_late =
+            late.is_some() && self.view.gone_at(self.view.last_window_of(self.last_pane)) <= time * tick_ms;
         let pane = (!is_too_late).then_some(self.last_pane);
 
         let slot = match self.view.key_fields[..] {
@@ -217,10 +244,8 @@ impl ViewCombiner {
         };
         let entry = &mut self.slots[slot as usize];
         entry.last_seen = time;
-        if entry.gathered.is_empty() {
-            self.touched.push(slot);
-        }
-        match entry.gathered.iter_mut().find(|gathered| gathered.pane == pane) {
+        // The last ones first: there may be many panes, but records are mostly of the same few.
+        match entry.gathered.iter_mut().rev().find(|gathered| gathered.pane == pane && gathered.late == late) {
             Some(gathered) => {
                 gathered.accumulator.add(record, verdict, &self.view.number_fields);
                 gathered.last = place.offset;
@@ -228,7 +253,8 @@ impl ViewCombiner {
             None => {
                 let mut accumulator = spare.pop().unwrap_or_default();
                 accumulator.add(record, verdict, &self.view.number_fields);
-                entry.gathered.push(Gathered { pane, accumulator, first: place, last: place.offset });
+                self.touched.push(slot);
+                entry.gathered.push(Gathered { pane, late, accumulator, first: place, last: place.offset });
             }
         }
     }
@@ -338,6 +364,11 @@ impl ViewCombiner {
             keep
         });
     }
+}
+
+/// The first tick at which a window over a pane is final.
+fn final_tick(view: &View, pane: Millis, tick_ms: u64) -> Tick {
+    view.windows_of(pane).next().map_or(Tick::MAX, |first| view.final_at(first).div_ceil(tick_ms))
 }
 
 /// The encoded key of several fields; with the pattern's id for its template, if `by_id`.

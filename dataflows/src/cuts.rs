@@ -112,7 +112,7 @@ pub struct Cuts {
     /// Where this worker speaks of alerts: their rows go with the others.
     alerts: Cell<Option<Tick>>,
     has_alerts: Cell<bool>,
-    given: RefCell<Vec<StateRow>>,
+    given: RefCell<Vec<Vec<StateRow>>>,
     live: Cell<Option<Tick>>,
     sink: Rc<RefCell<dyn CheckpointSink>>,
 }
@@ -140,8 +140,8 @@ impl Cuts {
         self.rows.get()
     }
 
-    /// Gives this worker's rows as of the tick that is due.
-    pub(crate) fn give_rows(&self, rows: Vec<StateRow>) {
+    /// Gives this worker's rows as of the tick that is due, in parts.
+    pub(crate) fn give_rows(&self, rows: Vec<Vec<StateRow>>) {
         if let Some(at) = self.rows.take() {
             self.given.borrow_mut().extend(rows);
             self.hand_over(at);
@@ -161,7 +161,7 @@ impl Cuts {
     /// Gives the rows of alerts as of the tick that is due.
     pub(crate) fn give_alerts(&self, rows: Vec<StateRow>) {
         if let Some(at) = self.alerts.take() {
-            self.given.borrow_mut().extend(rows);
+            self.given.borrow_mut().push(rows);
             self.hand_over(at);
         }
     }

@@ -26,6 +26,7 @@ use crate::alerts::facts::{FactUpdate, facts};
 use crate::alerts::operator::{Setting, alerts};
 use crate::checkpoint::{CheckpointSink, Restored};
 use crate::clocks::ClockBoard;
+use crate::combine::Grain;
 use crate::cuts::CutBoard;
 use crate::ingest::{Boards, ClockConfig, Ingested, RecordPath, ingest};
 use crate::input::Feed;
@@ -92,12 +93,14 @@ where
         // Nobody else asks for the counts, or for which patterns found room.
         let is_named = views.iter().any(|view| view.names_pattern()) || path.rules.names_pattern();
         let max_patterns = max_patterns.filter(|_| is_named || !live_workers.is_empty());
+        let is_watched = *publish != Publish::Final || cuts.is_some() || !live_workers.is_empty();
         let Ingested { updates, notes, patterns, activator } = ingest(
             scope,
             feed,
             path,
             views,
             max_patterns,
+            if is_watched { Grain::Tick } else { Grain::Reading },
             *clock,
             Boards { clocks: board, cuts: cut_board },
             &restored,

@@ -43,7 +43,7 @@ pub struct WorkerSink {
 struct Share {
     at: Tick,
     cuts: Option<Vec<PartitionCut>>,
-    rows: Option<Vec<StateRow>>,
+    rows: Option<Vec<Vec<StateRow>>>,
     /// The positions of the cuts.
     positions: Positions,
     /// Windows that were handed in when all before the cut had been.
@@ -131,14 +131,15 @@ async fn write(
     at: Tick,
     cuts: Vec<PartitionCut>,
     live: LiveRows,
-    mut rows: Vec<StateRow>,
+    rows: Vec<Vec<StateRow>>,
     written: Arc<Mutex<Option<Description>>>,
 ) {
-    if cuts.is_empty() && live == LiveRows::default() && rows.is_empty() {
+    if cuts.is_empty() && live == LiveRows::default() && rows.iter().all(Vec::is_empty) {
         *written.lock() = Some(Description::default());
         return;
     }
     let encoded = tokio::task::spawn_blocking(move || {
+        let mut rows: Vec<StateRow> = rows.into_iter().flatten().collect();
         sort(&mut rows);
         let head = ShardHead { at, worker: worker as u32 };
         encode::<EncodeError>(&head, cuts, &live, rows.into_iter().map(Ok))
@@ -170,7 +171,7 @@ impl CheckpointSink for WorkerSink {
         self.write(at);
     }
 
-    fn rows(&mut self, at: Tick, rows: Vec<StateRow>) {
+    fn rows(&mut self, at: Tick, rows: Vec<Vec<StateRow>>) {
         self.share(at).rows = Some(rows);
         self.write(at);
     }

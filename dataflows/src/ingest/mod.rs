@@ -40,7 +40,7 @@ use timely::scheduling::Activator;
 
 use crate::checkpoint::{PartitionStart, Restored};
 use crate::clocks::ClockBoard;
-use crate::combine::Combiner;
+use crate::combine::{Combiner, Grain};
 use crate::cuts::{CutBoard, Gate};
 use crate::decode::Decoder;
 use crate::input::{Feed, MarkPosition, PartitionInfo};
@@ -144,7 +144,8 @@ pub struct Ingested<'scope> {
 }
 
 /// Reads a feed, from where `restored` stands. With `max_patterns` it counts patterns, of so many first cuts a partition at
-/// the most. `probe` shows the frontier of the whole dataflow, by which partitions far ahead are told.
+/// the most. `grain` says what is combined. `probe` shows the frontier of the whole dataflow, by which partitions far ahead
+/// are told.
 #[expect(clippy::too_many_arguments, reason = "what the operator is given, each of a type of its own")]
 pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     scope: Scope<'scope, Tick>,
@@ -152,6 +153,7 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
     path: RecordPath<S>,
     views: &[Arc<View>],
     max_patterns: Option<usize>,
+    grain: Grain,
     config: ClockConfig,
     boards: Boards,
     restored: &Restored,
@@ -191,6 +193,7 @@ pub fn ingest<'scope, F: Feed + 'static, S: RecordSink + 'static>(
             path,
             views,
             max_patterns,
+            grain,
             config,
             board: clocks,
             cuts,
@@ -241,6 +244,7 @@ struct Ingest<F: Feed, S> {
     path: RecordPath<S>,
     views: Vec<Arc<View>>,
     max_patterns: Option<usize>,
+    grain: Grain,
     config: ClockConfig,
     board: ClockBoard,
     cuts: Option<CutBoard>,
@@ -286,7 +290,8 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             self.path.sink.frontier(frontier);
         }
         let mut more = false;
-        let is_live = self.feed.is_live() && self.feed.has_marks();
+        let has_marks = self.feed.has_marks();
+        let is_live = self.feed.is_live() && has_marks;
         for index in (self.first..self.partitions.len()).chain(0..self.first) {
             let partition = &mut self.partitions[index];
             if partition.capability.is_none() {
@@ -313,7 +318,8 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
                 arrived_by_ms: self.config.arrived_by_ms.filter(|_| !self.feed.has_marks()),
                 gate: if partition.cut.is_some() { Gate::FREE } else { gate },
                 last_cut: self.last_cut,
-                is_live,
+                // Behind a checkpoint it starts at that timestamp, which nothing else tells.
+                joins_by_mark: is_live || has_marks && partition.hold > 0,
                 budget: BUDGET,
             };
             let reading = partition.read(&mut self.path, limits, || self.feed.poll(index), &mut self.gathered);
@@ -372,7 +378,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
             let read_as = self.feed.read_as(index);
             let views = read_as.as_ref().map_or(&self.views, |own| &own.views);
             let info = Arc::new(info);
-            let combiner = Combiner::new(info.clone(), views, self.config.tick_ms);
+            let combiner = Combiner::new(info.clone(), views, self.config.tick_ms, self.grain);
             let patterns = self.max_patterns.map(|max| PatternCounter::new(info.clone(), max));
             let known = start.cut.as_ref().map_or(&[][..], |cut| &cut.outages);
             let usual = self.config.idle_after_ms.div_ceil(self.config.tick_ms);

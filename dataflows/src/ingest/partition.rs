@@ -34,8 +34,8 @@ pub(super) struct Limits {
     pub gate: Gate,
     /// The tick of the checkpoint before.
     pub last_cut: Tick,
-    /// The run goes on: a partition that joined waits for the mark that says where it starts.
-    pub is_live: bool,
+    /// A partition that joined waits for the mark that says where it starts.
+    pub joins_by_mark: bool,
     /// Records to read at the most.
     pub budget: usize,
 }
@@ -175,7 +175,7 @@ impl<B: Batch> Partition<B> {
             if !self.marks.is_empty() && !self.replay(&mut gate, limits.last_cut) {
                 break Reading::AtCut;
             }
-            if self.awaits_first_mark && self.is_placed && limits.is_live {
+            if self.awaits_first_mark && self.is_placed && limits.joins_by_mark {
                 break Reading::AwaitsMark;
             }
             let Some(batch) = &mut self.batch else {

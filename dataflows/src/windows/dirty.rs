@@ -50,8 +50,7 @@ impl Dirty {
     pub fn take(&mut self, at: Tick, rows: &[Batch], is_gone: impl Fn(Place) -> bool) -> Taking {
         let mut changed = std::mem::replace(&mut self.before, std::mem::take(&mut self.after));
         changed.retain(|place, _| !is_gone(*place));
-        let taken = Vec::with_capacity(changed.values().map(BTreeMap::len).sum());
-        Taking { at, rows: rows.to_vec(), places: changed.into_iter(), current: None, taken }
+        Taking { at, rows: rows.to_vec(), places: changed.into_iter(), current: None, taken: Vec::new() }
     }
 }
 
@@ -63,22 +62,27 @@ pub(super) struct Taking {
     places: btree_map::IntoIter<Place, BTreeMap<Key, Tick>>,
     /// The place that is begun, and its keys that are left.
     current: Option<(Place, btree_map::IntoIter<Key, Tick>)>,
-    taken: Vec<StateRow>,
+    /// Part by part: one vector of all would be copied as it grows, in one step of the worker.
+    taken: Vec<Vec<StateRow>>,
 }
 
 impl Taking {
     /// Adds rows of another kind.
-    pub fn extend(&mut self, rows: impl IntoIterator<Item = StateRow>) {
-        self.taken.extend(rows);
+    pub fn add(&mut self, rows: Vec<StateRow>) {
+        self.taken.push(rows);
     }
 
-    /// Takes up to `budget` rows more. Returns all once there are no more.
-    pub fn step(&mut self, mut budget: usize) -> Option<Vec<StateRow>> {
+    /// Takes up to `budget` rows more. Returns all, in parts, once there are no more.
+    pub fn step(&mut self, mut budget: usize) -> Option<Vec<Vec<StateRow>>> {
+        let mut part = Vec::with_capacity(budget);
         while budget > 0 {
             let Some((place, keys)) = &mut self.current else {
                 let (place, keys) = match self.places.next() {
                     Some((place, keys)) => (place, keys.into_iter()),
-                    None => return Some(std::mem::take(&mut self.taken)),
+                    None => {
+                        self.taken.push(part);
+                        return Some(std::mem::take(&mut self.taken));
+                    }
                 };
                 self.current = Some((place, keys));
                 continue;
@@ -109,13 +113,14 @@ impl Taking {
                     });
                 }
                 let Some(aggregate) = sum else { continue };
-                self.taken.push(StateRow::Pane(PaneRow { view: place.0, pane: place.1, key, changed, aggregate }));
+                part.push(StateRow::Pane(PaneRow { view: place.0, pane: place.1, key, changed, aggregate }));
             }
             if looked_at < budget {
                 self.current = None;
             }
             budget -= looked_at;
         }
+        self.taken.push(part);
         None
     }
 }

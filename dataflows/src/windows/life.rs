@@ -297,14 +297,14 @@ impl Windows {
         let dirty = self.dirty.as_mut()?;
         let (at, tick_ms, views) = (self.frontier, self.tick_ms, &self.views);
         let mut taken = dirty.take(at, rows, |(id, pane)| pane_gone_at(&views[id as usize], pane, tick_ms) <= at);
-        for of in std::mem::take(&mut dirty.late) {
-            if let Some(late) = self.late.get(&of) {
-                let ((view, window), key) = of;
-                taken.extend([StateRow::Late(LateRow { view, window, key, late: late.clone() })]);
-            }
-        }
+        let late = std::mem::take(&mut dirty.late).into_iter().filter_map(|of| {
+            let late = self.late.get(&of)?.clone();
+            let ((view, window), key) = of;
+            Some(StateRow::Late(LateRow { view, window, key, late }))
+        });
+        taken.add(late.collect());
         for scores in self.scores.iter_mut().flatten() {
-            taken.extend(scores.cut());
+            taken.add(scores.cut());
         }
         Some(taken)
     }

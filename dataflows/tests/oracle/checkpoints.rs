@@ -105,9 +105,9 @@ impl CheckpointSink for MemorySink {
         self.store.lock().unwrap().new_cuts.extend(cuts);
     }
 
-    fn rows(&mut self, _: Tick, rows: Vec<StateRow>) {
+    fn rows(&mut self, _: Tick, rows: Vec<Vec<StateRow>>) {
         assert!(!std::mem::replace(&mut self.has_rows, true));
-        self.store.lock().unwrap().new_rows.extend(rows);
+        self.store.lock().unwrap().new_rows.extend(rows.into_iter().flatten());
     }
 
     fn description(&mut self, _: Tick) -> Option<Vec<u8>> {

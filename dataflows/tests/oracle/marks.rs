@@ -12,7 +12,7 @@ use floodmark_dataflows::time::Millis;
 use crate::checkpoints::Store;
 use crate::clock::{T0, at_end, mark, records};
 use crate::memory::{Marks, MemoryBatch, Seen, Step, partition};
-use crate::script::{SETTLING, play};
+use crate::script::{SETTLING, play, play_as};
 
 type Windows = BTreeMap<(String, String, Millis), WindowDocument>;
 
@@ -203,6 +203,19 @@ fn a_partition_that_joins() {
     script.extend([records(0, 35, &[37]), mark(37), records(1, 2, &[36, 37]), mark(38)]);
     let (whole, _) = check(1, script);
     assert!(tumbling(&whole, 0).late_records == 1, "it starts where the frontier was");
+}
+
+#[test]
+fn a_partition_that_joins_behind_a_checkpoint() {
+    let at = T0 / 1_000 + 50;
+    for is_live in [true, false] {
+        let steps = VecDeque::from([records(0, 0, &[29, 51]), mark(60)]);
+        let (seen, marks) = play_as(is_live, 1, steps, Restored { at, ..Restored::default() }, None, false);
+        assert_eq!(seen.logged.len(), 2);
+        let [(_, positions)] = &marks[..] else { panic!("{marks:?}") };
+        let [position] = &positions[..] else { panic!("{positions:?}") };
+        assert_eq!((position.next_offset, position.hold), (0, at), "the mark says that it starts at the checkpoint");
+    }
 }
 
 #[test]

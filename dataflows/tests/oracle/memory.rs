@@ -159,10 +159,12 @@ pub enum Step {
 /// What marks said: the wall clock and the positions.
 pub type Marks = Vec<(Millis, Vec<MarkPosition>)>;
 
-/// A live feed that plays a script, and ends behind it.
+/// A feed with marks that plays a script, and ends behind it.
 pub struct ScriptFeed {
     pub infos: Vec<PartitionInfo>,
     pub steps: VecDeque<Step>,
+    /// As a run that goes on.
+    pub is_live: bool,
     /// Goes on for ever behind the script; told here once there.
     pub goes_on: Option<Arc<AtomicBool>>,
     /// What the marks that were made said.
@@ -205,7 +207,7 @@ impl Feed for ScriptFeed {
     }
 
     fn is_live(&self) -> bool {
-        !self.steps.is_empty() || self.goes_on.is_some()
+        self.is_live && (!self.steps.is_empty() || self.goes_on.is_some())
     }
 
     fn has_marks(&self) -> bool {

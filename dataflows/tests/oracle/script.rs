@@ -27,6 +27,18 @@ pub fn play(
     checkpoints: Option<Arc<Mutex<Store>>>,
     is_killed: bool,
 ) -> (Seen, Marks) {
+    play_as(true, partitions, steps, restored, checkpoints, is_killed)
+}
+
+/// The same; without `is_live`, as a run that reads what is there.
+pub fn play_as(
+    is_live: bool,
+    partitions: i32,
+    steps: VecDeque<Step>,
+    restored: Restored,
+    checkpoints: Option<Arc<Mutex<Store>>>,
+    is_killed: bool,
+) -> (Seen, Marks) {
     let seen = SeenSink::default();
     let start = |start: &PartitionStart| {
         start.cut.as_ref().map(|cut| cut.next_offset).or(start.marks.front().map(|mark| mark.next_offset))
@@ -41,6 +53,7 @@ pub fn play(
         let feed = ScriptFeed {
             infos: (0..partitions).map(partition).collect(),
             steps,
+            is_live,
             goes_on: is_killed.then(|| is_done.clone()),
             marks: made,
             waker: None,
