@@ -27,6 +27,9 @@ use crate::stores::{LogBatch, StoreError};
 /// as long as the disk takes.
 const BUSY_INTERVALS: u32 = 4;
 
+/// How far indexing stands back, as `nice` counts: whoever waits for an answer, and the dataflow, go first.
+const NICE: i32 = 10;
+
 /// What the thread is asked to do.
 pub(super) enum Job {
     /// Store a batch.
@@ -90,6 +93,7 @@ impl Indexer {
 
     /// Runs until the senders are gone. What is not committed by then was never acknowledged, and is left.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        stand_back();
         let interval = self.config.commit_interval.0;
         // When the next commit is due, and when it is even if there is more to do.
         let mut due: Option<(Instant, Instant)> = None;
@@ -245,5 +249,15 @@ impl Indexer {
             tracing::info!(path = %path.display(), "deleted a part of the index that is past its retention");
         }
         Ok(())
+    }
+}
+
+/// Lowers the priority of this thread and of those that it starts from here on, tantivy's among them.
+fn stand_back() {
+    // Elsewhere it would be that of the whole process.
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::setpriority_process(None, NICE)
+    {
+        tracing::debug!(%error, "indexing has the priority of everything else");
     }
 }
