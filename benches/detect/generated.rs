@@ -93,12 +93,16 @@ pub fn report() {
         let seconds = window_ms / 1000;
         let (mut services, _) = windows(7, START_MS, 2 * WEEK_MS, window_ms, false);
         let (mut alerts, mut onsets, mut key_weeks) = (0, 0, 0.0);
-        let mut learned: BTreeMap<String, [Baseline; 3]> = BTreeMap::new();
+        // After a day, and in the end.
+        let mut learned: [BTreeMap<String, [Baseline; 3]>; 2] = Default::default();
         for (name, windows) in &mut services {
             let mut baselines = MEASURES.map(Baseline::new);
             let (mut last_alert, mut last_onset) = (None, None);
             for (n, contents) in windows.iter_mut().enumerate() {
                 let n = n as u64;
+                if n * window_ms == DAY_MS {
+                    learned[0].insert(name.clone(), baselines.clone());
+                }
                 let score = step(&mut baselines, START_MS + n * window_ms, contents);
                 let count = |score: u8, last: &mut Option<u64>, alerts: &mut u32| {
                     if score >= ALERT_SCORE {
@@ -112,7 +116,7 @@ pub fn report() {
                 }
             }
             key_weeks += windows.len() as f64 * window_ms as f64 / WEEK_MS as f64;
-            learned.insert(name.clone(), baselines);
+            learned[1].insert(name.clone(), baselines);
         }
         println!(
             "windows of {seconds} s, no incidents, {key_weeks:.0} key-weeks: {:.2} alerts by score, {:.2} by onset per key \
@@ -120,11 +124,14 @@ pub fn report() {
             f64::from(alerts) / key_weeks,
             f64::from(onsets) / key_weeks
         );
-        delays(window_ms, &learned);
+        for (after, learned) in ["a quiet day", "two quiet weeks"].iter().zip(&learned) {
+            println!("  after {after}:");
+            delays(window_ms, learned);
+        }
     }
 }
 
-/// Each incident against baselines that know two quiet weeks.
+/// Each incident against what was learned before its day; what came on that day is not among it.
 fn delays(window_ms: u64, learned: &BTreeMap<String, [Baseline; 3]>) {
     let start_ms = START_MS + 2 * WEEK_MS;
     let (mut services, labels) = windows(11, start_ms, DAY_MS, window_ms, true);
@@ -138,6 +145,9 @@ fn delays(window_ms: u64, learned: &BTreeMap<String, [Baseline; 3]>) {
         let last = ((label.end - 1 - start_ms) / window_ms).min(windows.len() as u64 - 1);
         // The minute before is quiet.
         let from = first.saturating_sub(60_000 / window_ms);
+        baselines
+            .iter_mut()
+            .for_each(|baseline| baseline.pass((start_ms + from * window_ms).saturating_sub(window_ms)));
         for n in from..=last {
             let score = step(&mut baselines, start_ms + n * window_ms, &mut windows[n as usize]);
             if n >= first && score.score >= ALERT_SCORE {
@@ -151,7 +161,7 @@ fn delays(window_ms: u64, learned: &BTreeMap<String, [Baseline; 3]>) {
         let at = |share: usize| found.get((found.len() * share / 100).min(found.len().saturating_sub(1)));
         let seconds = |ms: Option<&u64>| ms.map_or("none".to_owned(), |ms| format!("{:.0} s", *ms as f64 / 1000.0));
         println!(
-            "  {kind}: {} of {all} found, delay median {}, 95 % {}",
+            "    {kind}: {} of {all} found, delay median {}, 95 % {}",
             found.len(),
             seconds(at(50)),
             seconds(at(95))

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::levels::{Levels, Transitions};
-use super::measure::{Measure, Missing};
+use super::measure::{Direction, Measure, Missing};
 use super::parts::{PARTS, Part};
 use super::scored::{Scored, coarse, fine_score};
 use super::seasons::{Departure, Seasons};
@@ -29,18 +29,22 @@ const SMOOTHED_SHARE: f64 = 0.4;
 /// A value beyond all seen adds this much rarity, if it is beyond by this share of the range seen.
 pub(super) const EXTREME_BONUS: f64 = 1.0;
 const EXTREME_MARGIN: f64 = 0.005;
-/// A rate above twice the highest seen adds this much for each doubling: a pattern of which there was never more than
-/// one a window and now are ten has no history that could make ten rare enough. Rates alone, as their zero means nothing
-/// happened; and against the highest and not the range, which is nothing for what was always the same.
+/// A value above twice the highest seen adds this much for each doubling, and a rate below half of the lowest for each
+/// halving: in short windows, no history is long enough to make ten where there never was more than one rare enough, or
+/// none where there always were twenty. For rates, shares and latencies, whose zero means something; against the highest
+/// and not the range, which is nothing for what was always the same.
 const EXTREME_DOUBLING: f64 = 2.0;
 /// The longer the history, the more often the same rarity occurs by chance: this share of its growth is taken off,
 /// beginning at 4,000 windows, the length at which nothing is.
 const HISTORY_SHARE: f64 = 0.2;
 const HISTORY: f64 = 4_000.0;
-/// Likewise windows shorter than this occur more often in a day, and so do chance alerts: ten times as often takes two
+/// Likewise windows shorter than this occur more often in a day, and so do chance alerts: ten times as often takes 1.7
 /// powers of ten off. One is for how often; with that alone, quiet logs gave 3.4 false alerts a week in windows of 60 s.
+/// Windows below 20 s are judged like those: the shares of their history are small enough to tell more, and quiet logs gave
+/// none.
 pub(super) const USUAL_STEP_MS: f64 = 300_000.0;
-const OFTEN_SHARE: f64 = 2.0;
+const SHORTEST_STEP_MS: f64 = 20_000.0;
+const OFTEN_SHARE: f64 = 1.7;
 /// After an unusual window the gate closes: only what is rarer by this much is news, ...
 const GATE_MARGIN: f64 = 0.2;
 /// ... and it opens by this share a window: half in 350 windows.
@@ -53,8 +57,10 @@ const LEAST_SEASON_SPREAD: f64 = 0.6;
 const SEASON_SHIFT: f64 = 12.0;
 /// The band around what is expected, in mean distances: about three standard deviations of a normal distribution.
 const BAND: f64 = 3.75;
-/// Windows' distance is learned over this many.
+/// Windows' distance is learned over this many, and a hole counts as so many distances at the most: the windows behind it
+/// are no longer than those before.
 const STEP_SCALE: f64 = 48.0;
+const LONGEST_STEP: f64 = 2.0;
 
 /// All that is learned of one measure of one key. [`Baseline::BYTES`] bytes, however long the history. To be kept in a
 /// binary form: text may lose the last bit of a float, and with it the promise of the same score.
@@ -249,9 +255,9 @@ impl Baseline {
         let own = rarity_of(probability);
         let together = rarity_of(self.smoothed_tail.probability(smoothed_place));
         let history = HISTORY_SHARE * libm::log10((f64::from(self.seen) + 1.0) / HISTORY);
-        let often = OFTEN_SHARE * libm::log10(USUAL_STEP_MS / self.step_ms.clamp(1.0, USUAL_STEP_MS));
+        let often = OFTEN_SHARE * libm::log10(USUAL_STEP_MS / self.step_ms.clamp(SHORTEST_STEP_MS, USUAL_STEP_MS));
         let beyond = numbers[Part::Extreme as usize] > EXTREME_MARGIN && !self.is_learning();
-        let bonus = if beyond { EXTREME_BONUS + EXTREME_DOUBLING * self.doublings_above(given) } else { 0.0 };
+        let bonus = if beyond { EXTREME_BONUS + EXTREME_DOUBLING * self.doublings_beyond(given) } else { 0.0 };
         let rarity = own + SMOOTHED_SHARE * (together - own) - history - often + bonus;
         Look {
             given,
@@ -272,12 +278,21 @@ impl Baseline {
         }
     }
 
-    /// How many doublings of the highest rate seen it is above that by; 0 for less than one, and for what is no rate.
-    fn doublings_above(&self, rate: f64) -> f64 {
-        let highest = self.highest + self.origin;
-        let above = rate - highest;
-        let is_rise = self.measure.missing == Missing::Zero && highest > 0.0 && above > highest;
-        if is_rise { libm::log2(above / highest) } else { 0.0 }
+    /// How many doublings of the highest seen it is above that by, or a rate's halvings below the lowest; 0 for less than
+    /// one.
+    fn doublings_beyond(&self, given: f64) -> f64 {
+        let Measure { missing, direction } = self.measure;
+        let is_rate = missing == Missing::Zero;
+        let (lowest, highest) = (self.lowest + self.origin, self.highest + self.origin);
+        let times = if given > highest && highest > 0.0 && (is_rate || direction == Direction::Up) {
+            given / highest
+        } else if given < lowest && given >= 0.0 && is_rate && direction.counts(-1.0) {
+            // One more on both sides: from one to none is no more than a halving.
+            (lowest + 1.0) / (given + 1.0)
+        } else {
+            1.0
+        };
+        libm::log2((times - 1.0).max(1.0))
     }
 
     fn scored(&self, look: &Look) -> Scored {
@@ -322,7 +337,9 @@ impl Baseline {
         self.transitions.learn(look.quantum);
         if self.seen > 0 {
             let share = (1.0 / STEP_SCALE).max(1.0 / f64::from(self.seen));
-            self.step_ms += share * (look.passed_ms as f64 - self.step_ms);
+            let passed_ms = look.passed_ms as f64;
+            let longest = if self.seen > 1 { LONGEST_STEP * self.step_ms } else { passed_ms };
+            self.step_ms += share * (passed_ms.min(longest) - self.step_ms);
         }
         self.last = look.value;
         self.last_ms = start_ms;
@@ -389,6 +406,23 @@ mod tests {
     }
 
     #[test]
+    fn what_never_stopped_and_stops_scores_high_in_short_windows_too() {
+        let mut baseline = Baseline::new(Measure::RATE);
+        let count = |n: u64| (0..40).filter(|k| noise(n * 40 + k) < 0.5).count() as f64;
+        let usual = (0..9_000).map(|n| baseline.step(n * 10_000, Some(count(n)))).filter(|scored| !scored.learning);
+        assert!(usual.map(|scored| scored.score).max() < Some(75));
+        let stopped = baseline.score(9_000 * 10_000, None).score;
+        assert!(stopped >= 75, "{stopped}");
+        // A night without windows does not make them longer.
+        let later = 9_000 * 10_000 + 12 * 3_600_000;
+        let mut after = baseline.clone();
+        (0..5).for_each(|n| after.learn(later + n * 10_000, Some(count(n))));
+        let usual = [12.0, 20.0, 28.0].map(|count| after.score(later + 50_000, Some(count)).surprise);
+        let before = [12.0, 20.0, 28.0].map(|count| baseline.score(9_000 * 10_000, Some(count)).surprise);
+        assert!(usual.iter().zip(before).all(|(after, before)| after - before < 1.0), "{usual:?}, {before:?}");
+    }
+
+    #[test]
     fn a_direction_ignores_the_other_side() {
         let up = taught(Measure::LATENCY, 3000, steady);
         assert!(up.score(3000 * STEP_MS, Some(20.0)).score < 50);
@@ -451,6 +485,6 @@ mod tests {
             let scored = baseline.step(n * 10_000, Some(steady(n) * if n % 700 == 699 { 3.0 } else { 1.0 }));
             (hash ^ u64::from(scored.fine)).wrapping_mul(0x0100_0000_01b3)
         });
-        assert_eq!(hash, 1_168_701_746_722_441_535);
+        assert_eq!(hash, 5_446_021_793_497_721_985);
     }
 }
