@@ -30,6 +30,7 @@ pub mod dead_letters;
 pub mod engine;
 pub mod explain;
 pub mod live;
+mod lock;
 pub mod metrics;
 pub mod sources;
 pub mod stores;

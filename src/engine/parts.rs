@@ -6,6 +6,7 @@ use floodmark_dataflows::time::Millis;
 
 use super::{EngineError, Replay, ReplayTarget, RunOptions};
 use crate::config::{Config, SourceChoice, StoreChoice};
+use crate::dead_letters::DeadLettersConfig;
 use crate::sources::Positions;
 use crate::sources::files::{FileRange, FilesConfig, FilesRun, FilesSource};
 use crate::sources::generator::{GeneratorConfig, GeneratorSource};
@@ -17,13 +18,32 @@ use crate::stores::none::NoStore;
 use crate::stores::writer::Indexed;
 use crate::stores::{Store, StoreError};
 
-/// A store that is ready to be written to.
-pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Result<Arc<dyn Store>, EngineError> {
+/// A store that is ready to be written to. `goes_on` from a checkpoint: what is stored belongs to what comes.
+pub(super) async fn open_store(
+    config: &Config,
+    replay: Option<&Replay>,
+    goes_on: bool,
+) -> Result<Arc<dyn Store>, EngineError> {
     let logs = config.store.index != Indexed::Windows;
     if let Some(Replay { target: ReplayTarget::Directory(directory), .. }) = replay {
         let (logs_file, windows) = (directory.join("logs.ndjson"), directory.join("windows.ndjson"));
         let target = NdjsonConfig { logs: logs_file, windows, alerts: directory.join("alerts.ndjson"), append: false };
-        return Ok(Arc::new(Ndjson::open(&own_files(config, &target), logs)?));
+        let own = own_files(config, &target);
+        let letters = config.cluster.own_path(&directory.join(&DeadLettersConfig::default().file));
+        // They may be those of the live run.
+        if let Some(there) = [&own.logs, &own.windows, &own.alerts, &letters].into_iter().find(|file| file.exists()) {
+            let there = there.display();
+            return Err(EngineError::Usage(format!(
+                "--out: {there} is there already; give a folder without such files"
+            )));
+        }
+        return Ok(Arc::new(Ndjson::open(&own, logs)?));
+    }
+    if let Some(Replay { target: ReplayTarget::Prefix(prefix), .. }) = replay
+        && prefix.is_empty()
+    {
+        let advice = "--prefix: expected some text, got none: documents would be written among those of the live run";
+        return Err(EngineError::Usage(advice.to_owned()));
     }
     let prefix = replay.and_then(|replay| match &replay.target {
         ReplayTarget::Prefix(prefix) => Some(prefix.as_str()),
@@ -52,7 +72,9 @@ pub(super) async fn open_store(config: &Config, replay: Option<&Replay>) -> Resu
             Ok(Arc::new(EmbeddedStore::open(store, &config.data_dir.join("store"))?))
         }
         (StoreChoice::Ndjson(store), None) => {
-            Ok(Arc::new(Ndjson::open(&own_files(config, store), logs)?.among(&store.logs)))
+            let own = own_files(config, store);
+            let own = NdjsonConfig { append: own.append || goes_on, ..own };
+            Ok(Arc::new(Ndjson::open(&own, logs)?.among(&store.logs)))
         }
         (StoreChoice::None, None) => Ok(Arc::new(NoStore)),
     }

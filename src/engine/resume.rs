@@ -5,6 +5,8 @@
 //! does not go with the configuration ends the start, with a sentence that says what to do.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,8 +25,21 @@ use crate::checkpoint::restore::{self, Loaded};
 use crate::checkpoint::store::{CopyStore, StoreError};
 use crate::checkpoint::{CheckpointError, Line, marks};
 use crate::config::{Config, SourceChoice};
+use crate::lock;
 use crate::sources::redrive::is_redrive;
 use crate::sources::{Positions, wall_clock_ms};
+
+/// Takes the data directory for this process of a run, before anything in it is touched; held until the file is dropped.
+pub(super) fn lock_data(config: &Config) -> Result<File, EngineError> {
+    let (directory, process) = (&config.data_dir, config.cluster.process);
+    let path = directory.join(format!("lock-{process}"));
+    lock::take(&path).map_err(|error| cannot("use", &path, &error))?.ok_or_else(|| {
+        EngineError::Usage(format!(
+            "data_dir {} is in use by another run, as process {process}; end that one, or set data_dir to another directory",
+            directory.display()
+        ))
+    })
+}
 
 /// Holds the number of this line of runs, in the data directory.
 const GENERATION_FILE: &str = "generation";
@@ -112,7 +127,13 @@ impl Resumed {
         let mut living = Living::new(&line.configuration, at);
         rows.retain(|row| living.counts(row));
         let Manifest { generation, began_ms, .. } = line.manifest;
-        let mut recorded = marks::read(&store, generation, began_ms).await.map_err(CheckpointError::from)?;
+        let mut recorded = marks::read(&store, generation, began_ms).await.map_err(|error| match error {
+            StoreError::Damaged { name, problems } => EngineError::Usage(format!(
+                "no copy of {name} is good ({problems}), and without its marks the run would not go on as it went; put back \
+                 the file if there is one, or start anew with --fresh"
+            )),
+            error => CheckpointError::from(error).into(),
+        })?;
         let mut partitions = BTreeMap::new();
         let (mut positions, mut redrives) = (Positions::new(), Positions::new());
         for (partition, mut cut) in standing.cuts {
@@ -202,12 +223,18 @@ pub(super) fn next_generation(data_dir: &Path, at_least: u64) -> Result<u64, Eng
     Ok(next)
 }
 
-/// Replaces a file by one of a line.
+/// Replaces a file by one of a line, which is on disk when this returns.
 fn replace(path: &Path, line: &str) -> Result<(), EngineError> {
     // Of its own: several processes may share the directory and start together.
     let new = path.with_extension(format!("{}.new", std::process::id()));
-    std::fs::write(&new, format!("{line}\n")).map_err(|error| cannot("write", path, &error))?;
-    std::fs::rename(&new, path).map_err(|error| cannot("replace", path, &error))
+    let written = File::create(&new).and_then(|mut file| {
+        file.write_all(format!("{line}\n").as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|error| cannot("write", path, &error))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let replaced = std::fs::rename(&new, path).and_then(|()| File::open(folder)?.sync_all());
+    replaced.map_err(|error| cannot("replace", path, &error))
 }
 
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> EngineError {

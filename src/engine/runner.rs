@@ -21,7 +21,7 @@ use super::ending::Ending;
 use super::housekeeping::Housekeeping;
 use super::observe::{self, Gathered, Observed, RunCounts};
 use super::parts::{Begin, WithSource, open_store, with_source};
-use super::resume::{Resumed, next_generation};
+use super::resume::{Resumed, lock_data, next_generation};
 use super::shutdown::Stoppable;
 use super::workers::{Peers, Stop, WorkerParts, execute};
 use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
@@ -78,6 +78,7 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
         let texts: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         EngineError::Usage(texts.join("; "))
     })?;
+    let _lock = (!options.bare && options.replay.is_none()).then(|| lock_data(config)).transpose()?;
     compiled.clock.arrived_by_ms = (!options.bare).then(wall_clock_ms);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
@@ -98,7 +99,8 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
         let positions = resumed.as_ref().map(|resumed| resumed.positions.clone()).unwrap_or_default();
         let origin_ms = resumed.as_ref().map_or_else(wall_clock_ms, |resumed| resumed.line.manifest.origin_ms);
         let begin = Begin { positions, origin_ms };
-        let store = runtime.block_on(open_store(config, options.replay.as_ref()))?;
+        let goes_on = resumed.as_ref().is_some_and(|resumed| resumed.restored.at > 0);
+        let store = runtime.block_on(open_store(config, options.replay.as_ref(), goes_on))?;
         let dead_letters = open_dead_letters(config, options.replay.as_ref(), store.clone())?;
         let on_ready = options.on_ready.take();
         let runtime = &runtime;

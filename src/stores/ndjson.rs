@@ -37,7 +37,8 @@ pub struct NdjsonConfig {
     pub windows: PathBuf,
     /// File for alerts; `-` is standard output. Every change of an alert is a line: the last one holds. Process 0 writes it.
     pub alerts: PathBuf,
-    /// Whether lines are added to files that are there. If not, the files are emptied at the start.
+    /// Whether lines are added to files that are there. If not, the files are emptied at a start that goes on from no
+    /// checkpoint.
     pub append: bool,
 }
 

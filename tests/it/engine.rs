@@ -189,4 +189,54 @@ fn a_replay_of_a_file_reads_exactly_its_lines() {
     dir.command(&["run", "--from", &range, "--out", "replayed"]).run().expect_code(0);
     Outcome::read(&[&dir.path().join("replayed")]).assert_is(&expected, "the replay");
     assert_same("the replay", "file", &contents(&dir.path().join("live")), &before);
+
+    // What is there already is not written over, whoever's it is.
+    for (folder, file) in [("live", "live/logs.ndjson"), ("replayed", "replayed/logs.ndjson")] {
+        let refused = dir.command(&["run", "--from", &range, "--out", folder]).run().expect_code(2);
+        assert!(refused.stderr().contains(&format!("--out: {file} is there already")), "{}", refused.stderr());
+    }
+    assert_same("a refused replay", "file", &contents(&dir.path().join("live")), &before);
+    let refused = dir.command(&["run", "--from", &range, "--prefix", ""]).run().expect_code(2);
+    assert!(refused.stderr().contains("--prefix: expected some text"), "{}", refused.stderr());
+}
+
+#[test]
+fn files_that_are_not_appended_to_are_emptied_only_at_a_beginning() {
+    let dir = Dir::new();
+    let config = "[source.files]\npaths = [\"in.log\"]\n[api]\nlisten = \"127.0.0.1:0\"\n\
+                  [store.ndjson]\nappend = false\n";
+    dir.file("floodmark.toml", config);
+    let line = |second: u64| format!("{{\"timestamp\":{},\"message\":\"m\"}}\n", 1_700_000_000_000 + second * 1_000);
+    let mut log = String::new();
+    // In the end there is a checkpoint, which the second start goes on from, and the third does not.
+    for (to, arguments) in [(10, &["run"][..]), (20, &["run"]), (30, &["run", "--fresh"])] {
+        log.extend((to - 10..to).map(line));
+        dir.file("in.log", &log);
+        let mut run = dir.command(arguments).start();
+        let api = run.api();
+        eventually("all is read", || (api.get("/logs/stats")?["total_logs"] == to).then_some(()));
+        run.signal(Signal::Terminate);
+        run.wait().expect_code(0);
+        let stored = std::fs::read_to_string(dir.path().join("logs.ndjson")).unwrap();
+        assert_eq!(stored.lines().count() as u64, to);
+    }
+}
+
+#[test]
+fn a_data_directory_has_one_run_at_a_time() {
+    let dir = Dir::new();
+    write_files(&dir, &partitions(200));
+    let config = "[source.files]\npaths = [\"in-*.log\"]\n[store.ndjson]\n[api]\nlisten = \"127.0.0.1:0\"\n";
+    dir.file("floodmark.toml", config);
+    let mut first = dir.command(&["run"]).start();
+    let api = first.api();
+    eventually("it has begun", || api.get("/logs/stats")?["total_logs"].as_u64().filter(|&total| total > 0));
+    let generation = || std::fs::read_to_string(dir.path().join("floodmark-data/generation")).unwrap();
+    let before = generation();
+    let refused = dir.command(&["run", "--fresh"]).run().expect_code(2);
+    assert!(refused.stderr().contains("data_dir floodmark-data is in use by another run"), "{}", refused.stderr());
+    assert_eq!(generation(), before, "nothing was touched");
+    first.signal(Signal::Terminate);
+    first.wait().expect_code(0);
+    dir.command(&["run", "--until-end"]).run().expect_code(0);
 }

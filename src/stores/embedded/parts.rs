@@ -1,9 +1,10 @@
 //! The directory of the store: a directory for each part, named by the start of its span; a lock; what was decided when
 //! it was made.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::lock;
 use crate::stores::StoreError;
 use crate::units::Span;
 
@@ -32,17 +33,13 @@ pub(super) fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> 
 /// Takes the directory for this process; held until the file is dropped.
 pub(super) fn lock(directory: &Path) -> Result<File, StoreError> {
     let path = directory.join("lock");
-    let failed = |e: &dyn std::fmt::Display| StoreError::Fatal(format!("cannot use {}: {e}", path.display()));
-    std::fs::create_dir_all(directory).map_err(|e| failed(&e))?;
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|e| failed(&e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Fatal(format!(
+    let taken = lock::take(&path).map_err(|e| StoreError::Fatal(format!("cannot use {}: {e}", path.display())))?;
+    taken.ok_or_else(|| {
+        StoreError::Fatal(format!(
             "the index in {} is in use by another process; end that one, or set store.embedded.path to another directory",
             directory.display()
-        ))),
-        Err(TryLockError::Error(e)) => Err(failed(&e)),
-    }
+        ))
+    })
 }
 
 /// Checks that the directory was made with this span, or notes it down.
