@@ -16,6 +16,7 @@ mod docs;
 mod elasticsearch;
 mod engine;
 mod explain;
+mod golden;
 mod hostile;
 mod kafka;
 mod late;
