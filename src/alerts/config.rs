@@ -94,7 +94,8 @@ impl Default for RouteConfig {
 pub struct WebhookConfig {
     /// The address.
     pub url: Secret,
-    /// The body, a JSON text in which `{title}`, `{kind}`, `{id}`, `{alert}`, `{view}`, `{severity}`, `{state}`, `{summary}`,
+    /// The body, a JSON text in which `{title}`, `{kind}`, `{id}`, `{thread}` (the incident's, the same in all that is said of
+    /// it), `{as_of}`, `{alert}`, `{view}`, `{severity}`, `{state}`, `{summary}`,
     /// `{key}`, `{value}`, `{start}`, `{end}`, `{windows}`, `{key_count}` and `{link}` stand for what they name, escaped as within
     /// a JSON string. Of a group they are those of its most severe alert, but for `{title}` and `{link}`; `{group}` is what its
     /// alerts have in common, `{count}` their number, `{titles}` a line for each. Left out, the body is the event with the alert as the API shows it.

@@ -1,7 +1,8 @@
 //! A file of records that survives a crash: one line each, a checksum and JSON.
 //!
-//! In: records, appended and on disk before the call returns. Out: at the start, every record that was written whole. A
-//! line that is damaged, and what is behind it, is cut off: only the last write can be torn. The file is written anew
+//! In: records, appended and on disk before the call returns. Out: at the start, every record that is whole. A last line
+//! that is not was torn as it was written, and is cut off. One before it was damaged since: the file is set aside, as
+//! `journal.damaged`, and what is whole in it goes on. The file is written anew
 //! from time to time, beside the old one, which it then replaces. On error: what an append left in the file is cut off
 //! again, at once or before the next one, so nothing is ever written behind it.
 
@@ -29,13 +30,22 @@ impl Journal {
             std::fs::create_dir_all(directory)?;
         }
         let bytes = bytes_of(path)?;
-        let (records, whole) = whole_records(&bytes);
-        if whole < bytes.len() {
-            tracing::warn!(path = %path.display(), bytes = bytes.len() - whole, "alerts: a torn end was cut off");
+        let Found { records, whole, damaged, torn } = whole_records(&bytes);
+        if torn > 0 {
+            tracing::warn!(path = %path.display(), bytes = torn, "alerts: a torn end was cut off");
         }
         let file = OpenOptions::new().append(true).create(true).open(path)?;
-        file.set_len(whole as u64)?;
-        Ok((Self { path: path.to_owned(), file, lines: records.len(), length: whole as u64 }, records))
+        let mut journal = Self { path: path.to_owned(), file, lines: records.len(), length: whole.len() as u64 };
+        if damaged > 0 {
+            let aside = path.with_extension("damaged");
+            std::fs::write(&aside, &bytes)?;
+            let (path, aside) = (path.display(), aside.display());
+            tracing::error!(%path, lines = damaged, "alerts: lines are damaged and left out; the file as it was is {aside}");
+            journal.replace(&whole, records.len())?;
+        } else {
+            journal.file.set_len(journal.length)?;
+        }
+        Ok((journal, records))
     }
 
     /// Records in the file.
@@ -74,14 +84,18 @@ impl Journal {
         for record in records {
             encode(record, &mut lines)?;
         }
+        self.replace(&lines, records.len())
+    }
+
+    fn replace(&mut self, lines: &[u8], count: usize) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let mut file = File::create(&new)?;
-        file.write_all(&lines)?;
+        file.write_all(lines)?;
         file.sync_all()?;
         let file = OpenOptions::new().append(true).open(&new)?;
         std::fs::rename(&new, &self.path)?;
         // Whatever fails from here on, the old file is no more.
-        (self.file, self.lines, self.length) = (file, records.len(), lines.len() as u64);
+        (self.file, self.lines, self.length) = (file, count, lines.len() as u64);
         if let Some(directory) = self.path.parent() {
             File::open(directory)?.sync_all()?;
         }
@@ -89,9 +103,9 @@ impl Journal {
     }
 }
 
-/// The records of a file, oldest first, as far as they are whole; none where there is no file. Changes nothing.
+/// The records of a file that are whole, oldest first; none where there is no file. Changes nothing.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
-    Ok(whole_records(&bytes_of(path)?).0)
+    Ok(whole_records(&bytes_of(path)?).records)
 }
 
 fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
@@ -101,15 +115,31 @@ fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Records up to the first that is not whole, and their length.
-fn whole_records<T: DeserializeOwned>(bytes: &[u8]) -> (Vec<T>, usize) {
-    let (mut records, mut whole) = (Vec::new(), 0);
-    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let Some(record) = decode(line) else { break };
-        records.push(record);
-        whole += line.len();
+/// What is in a file.
+struct Found<T> {
+    records: Vec<T>,
+    /// Their lines.
+    whole: Vec<u8>,
+    /// Lines before others that are not whole.
+    damaged: usize,
+    /// Bytes at the end that are not whole.
+    torn: usize,
+}
+
+fn whole_records<T: DeserializeOwned>(bytes: &[u8]) -> Found<T> {
+    let mut found = Found { records: Vec::new(), whole: Vec::with_capacity(bytes.len()), damaged: 0, torn: 0 };
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        match decode(line) {
+            Some(record) => {
+                found.records.push(record);
+                found.whole.extend_from_slice(line);
+            }
+            None if lines.peek().is_none() => found.torn = line.len(),
+            None => found.damaged += 1,
+        }
     }
-    (records, whole)
+    found
 }
 
 fn encode<T: Serialize>(record: &T, lines: &mut Vec<u8>) -> io::Result<()> {
@@ -150,6 +180,24 @@ mod tests {
         journal.append(&[5]).unwrap();
         assert_eq!(Journal::open::<u32>(&path).unwrap().1, [2, 4, 5]);
     }
+
+    #[test]
+    fn a_damaged_line_takes_no_other_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let (mut journal, _) = Journal::open::<u32>(&path).unwrap();
+        journal.append(&[11, 12, 13]).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let second = bytes.len() / 3;
+        bytes[second] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let (mut journal, records) = Journal::open::<u32>(&path).unwrap();
+        assert_eq!(records, [11, 13]);
+        assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), bytes);
+        journal.append(&[14]).unwrap();
+        assert_eq!(Journal::open::<u32>(&path).unwrap().1, [11, 13, 14]);
+    }
+
     #[test]
     fn what_a_full_disk_left_of_a_record_is_gone_before_the_next_one() {
         let directory = tempfile::tempdir().unwrap();

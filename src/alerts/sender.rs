@@ -34,6 +34,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 /// Stands for what may be a secret.
 const REDACTED: &str = "[redacted]";
+/// Bytes of a receiver's refusal that are read, and characters of it that are shown.
+const ANSWER_BYTES: usize = 4_096;
+const ANSWER_CHARS: usize = 200;
 /// Open alerts that Alertmanager is told of at once.
 const ALERTMANAGER_AT_ONCE: usize = 64;
 
@@ -212,9 +215,12 @@ impl Sender {
         }
         match builder.send().await {
             Ok(answer) if answer.status().is_success() => Outcome::Taken,
-            Ok(answer) => {
+            Ok(mut answer) => {
                 let status = answer.status();
-                let why = format!("the receiver answered {status}");
+                let why = match self.said(&mut answer).await {
+                    said if said.is_empty() => format!("the receiver answered {status}"),
+                    said => format!("the receiver answered {status}: {said}"),
+                };
                 if status.is_redirection() {
                     return Outcome::Refused(format!("{why}; give the route the address that it is to be sent to"));
                 }
@@ -228,6 +234,27 @@ impl Sender {
             Err(error) => Outcome::Later(chain(&error.without_url()), None),
         }
     }
+
+    /// The beginning of what a receiver answered with.
+    async fn said(&self, answer: &mut reqwest::Response) -> String {
+        let mut text = Vec::new();
+        while text.len() < ANSWER_BYTES
+            && let Ok(Some(chunk)) = answer.chunk().await
+        {
+            text.extend_from_slice(&chunk);
+        }
+        text.truncate(ANSWER_BYTES);
+        shown_of(&text, self.route.pagerduty.as_ref().map(|pagerduty| pagerduty.routing_key.expose()))
+    }
+}
+
+/// What may be shown of a text that a receiver sent: its beginning, on one line, without the key that it may repeat.
+fn shown_of(text: &[u8], secret: Option<&str>) -> String {
+    let text = String::from_utf8_lossy(text);
+    let text =
+        secret.filter(|secret| !secret.is_empty()).map_or(text.to_string(), |secret| text.replace(secret, REDACTED));
+    let words: Vec<_> = text.split_whitespace().collect();
+    words.join(" ").chars().filter(|c| !c.is_control()).take(ANSWER_CHARS).collect()
 }
 
 /// The notices that wait for a route and are to be sent, and the numbers of those that nobody is to be told of. Where each is
@@ -334,6 +361,13 @@ fn jittered(wait: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_receiver_says_is_shown_without_its_key() {
+        let text = b"{\"errors\": [\n  \"key s3cret is unknown\x07\"]}";
+        assert_eq!(shown_of(text, Some("s3cret")), "{\"errors\": [ \"key [redacted] is unknown\"]}");
+        assert_eq!(shown_of(&[b'x'; 5_000], None).len(), ANSWER_CHARS);
+    }
 
     #[test]
     fn a_receiver_says_when_in_seconds_or_by_a_date() {

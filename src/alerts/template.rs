@@ -7,10 +7,12 @@ use super::groups::Batch;
 use super::notice::Notice;
 
 /// What can stand in a template.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 20] = [
     "title",
     "kind",
     "id",
+    "thread",
+    "as_of",
     "alert",
     "view",
     "severity",
@@ -29,7 +31,7 @@ const FIELDS: [&str; 18] = [
 ];
 
 /// Those of them that are numbers, and need no quotes around them.
-const NUMBERS: [&str; 4] = ["value", "windows", "key_count", "count"];
+const NUMBERS: [&str; 5] = ["value", "windows", "key_count", "count", "as_of"];
 
 /// Replaces the fields of a template.
 fn replace<'a>(template: &'a str, mut field: impl FnMut(&'a str) -> Option<String>) -> String {
@@ -86,6 +88,8 @@ pub(super) fn fill(template: &str, batch: &Batch, link: &str) -> String {
             "titles" => batch.notices.iter().map(Notice::title).collect::<Vec<_>>().join("\n"),
             "kind" => notice.kind().to_owned(),
             "id" => alert.id.clone(),
+            "thread" => notice.thread.to_string(),
+            "as_of" => alert.as_of.to_string(),
             "alert" => alert.alert.to_string(),
             "view" => alert.view.to_string(),
             "severity" => alert.severity.to_string(),

@@ -57,7 +57,7 @@ pub struct SilencesAnswer {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SilenceRequest {
-    /// The name of the alert, which may end in `*`. Left out, all alerts.
+    /// The name of the alert, which may end in `*`. Left out, those with the keys.
     #[serde(default)]
     alert: Option<String>,
     /// Key fields with their values, which may end in `*`.
@@ -70,7 +70,10 @@ pub struct SilenceRequest {
     #[serde(default, rename = "for")]
     #[schema(value_type = Option<String>)]
     lasts: Option<Span>,
-    /// Why.
+    /// Without an alert or keys: that all alerts are meant.
+    #[serde(default)]
+    all: bool,
+    /// Why. Must not be empty.
     #[serde(default)]
     comment: String,
 }
@@ -206,7 +209,13 @@ pub async fn silence(
     if until <= now {
         return Err(wrong(format!("expected an end in the future, got {until}")));
     }
-    let SilenceRequest { alert, keys, comment, .. } = request;
+    let SilenceRequest { alert, keys, comment, all, .. } = request;
+    if alert.is_none() && keys.is_empty() && !all {
+        return Err(wrong("expected alert, keys, or \"all\": true, got none: it would silence everything".to_owned()));
+    }
+    if comment.trim().is_empty() {
+        return Err(wrong("comment: expected why, got nothing".to_owned()));
+    }
     let made = alerts.silence(Silence { id: 0, alert, keys, until, comment });
     made.map(|silence| (StatusCode::CREATED, Json(silence))).map_err(|error| Problem::unavailable(error.to_string()))
 }

@@ -144,6 +144,7 @@ impl Params {
                 Some((distance, near)) if distance <= 3 && distance < near.len() => {
                     format!("not a parameter of this path; did you mean {near}?")
                 }
+                _ if self.known.is_empty() => "not a parameter of this path; it takes none".to_owned(),
                 _ => format!("not a parameter of this path; it takes {}", self.known.join(", ")),
             };
             self.refuse(shown(&name), detail);

@@ -241,7 +241,8 @@ pub async fn progress(State(context): State<Context>, uri: Uri) -> Result<Json<P
         name: name(partition),
         worker: state.worker,
         offset: state.progress.next_offset,
-        end: state.end,
+        // The end is asked for now and then, and reading may be ahead of the last answer.
+        end: state.end.map(|end| end.max(state.progress.next_offset)),
         lag: state.lag(),
         clock: state.progress.clock.map(ms),
         hold: Some(state.progress.hold).filter(|&hold| hold > 0).map(ms),

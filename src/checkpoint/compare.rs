@@ -121,7 +121,7 @@ impl Fingerprint {
         let store = match config.store.chosen() {
             Ok(StoreChoice::Elasticsearch(store)) => format!("elasticsearch, prefix {}", store.prefix),
             Ok(StoreChoice::Embedded(_)) => "embedded".to_owned(),
-            Ok(StoreChoice::Ndjson(_)) => "ndjson".to_owned(),
+            Ok(StoreChoice::Ndjson(store)) => format!("ndjson, {}, {}", store.logs.display(), store.windows.display()),
             Ok(StoreChoice::None) | Err(_) => "none".to_owned(),
         };
         noted.insert("store".to_owned(), store);
@@ -129,6 +129,9 @@ impl Fingerprint {
         noted.insert("records".to_owned(), json(serde_json::to_string(&config.records)));
         noted.insert("patterns".to_owned(), json(serde_json::to_string(&config.patterns)));
         noted.insert("rules".to_owned(), json(serde_json::to_string(&config.rules)));
+        for alert in &config.alert {
+            noted.insert(format!("the alert {}", alert.name), json(serde_json::to_string(alert)));
+        }
         let time = &config.time;
         for (key, value) in [
             ("max_future", time.max_future),
@@ -290,6 +293,7 @@ fn differences<'a>(
 
 #[cfg(test)]
 mod tests {
+    use floodmark_dataflows::alerts::config::AlertConfig;
     use floodmark_dataflows::scores::ScoredMeasure;
 
     use super::*;
@@ -320,6 +324,15 @@ mod tests {
         let others = |config: &mut Config| config.view[0].score = vec![ScoredMeasure::P99];
         let carried = compare(&then, &fingerprint(others), 5).unwrap();
         assert!(carried.is_same() && carried.changes[0].contains("is [p99] from here on"), "{:?}", carried.changes);
+        let alert = |config: &mut Config| {
+            config.alert = vec![AlertConfig { name: "slow".into(), ..AlertConfig::default() }];
+        };
+        let carried = compare(&then, &fingerprint(alert), 5).unwrap();
+        assert!(
+            carried.is_same() && carried.changes[0].starts_with("the alert slow is another"),
+            "{:?}",
+            carried.changes
+        );
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl CopyStore {
     }
 
     /// Reads a file from the first copy that `check` finds good. With `repair`, all copies are read, and bad ones
-    /// replaced.
+    /// replaced; where good ones differ, the longest holds: a kill came between the copies of a file that only grows.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when all copies were looked at and none is good; [`StoreError::Failed`] when one that may be
@@ -207,12 +207,17 @@ impl CopyStore {
     ) -> Result<T, StoreError> {
         let mut bad = Vec::new();
         let mut unreachable = None;
-        let mut good = None;
+        let mut good: Option<(T, Bytes)> = None;
+        let mut behind = Vec::new();
         for copy in &COPIES[..self.copies] {
             let problem = match self.get_copy(copy, name).await {
                 Ok(bytes) => match check(&bytes) {
                     Ok(value) => {
-                        good.get_or_insert((value, bytes));
+                        match &good {
+                            Some((_, longest)) if longest.len() >= bytes.len() => {}
+                            _ => good = Some((value, bytes.clone())),
+                        }
+                        behind.push((copy, bytes));
                         if !repair {
                             break;
                         }
@@ -240,7 +245,9 @@ impl CopyStore {
             let problems = problems.collect::<Vec<_>>().join("; ");
             return Err(StoreError::Damaged { name: name.to_owned(), problems });
         };
-        for (copy, _) in bad.iter().filter(|_| repair) {
+        behind.retain(|(_, of_copy)| *of_copy != bytes);
+        let behind = behind.iter().map(|(copy, _)| copy);
+        for copy in bad.iter().map(|(copy, _)| copy).chain(behind).filter(|_| repair) {
             match self.put_copy(copy, name, bytes.clone(), PutMode::Overwrite).await {
                 Ok(()) => tracing::info!("checkpoint file {} is replaced by a good copy", self.shown(copy, name)),
                 Err(error) => tracing::warn!("checkpoint file {} stays damaged: {error}", self.shown(copy, name)),

@@ -266,6 +266,22 @@ async fn damage_to_any_one_file_changes_nothing_and_is_put_right() {
 }
 
 #[tokio::test]
+async fn of_copies_that_a_kill_came_between_the_longest_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = CopyStore::in_directory(directory.path(), 2).unwrap();
+    store.put("grows", Bytes::from_static(b"one")).await.unwrap();
+    for ahead in ["a", "b"] {
+        std::fs::write(directory.path().join(ahead).join("grows"), "one two").unwrap();
+        let any = |bytes: &Bytes| Ok(bytes.clone());
+        assert_eq!(store.get("grows", true, any).await.unwrap(), "one two");
+        for copy in ["a", "b"] {
+            assert_eq!(std::fs::read(directory.path().join(copy).join("grows")).unwrap(), b"one two");
+        }
+        store.put("grows", Bytes::from_static(b"one")).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn where_all_copies_are_bad_the_checkpoint_before_is_used() {
     let directory = tempfile::tempdir().unwrap();
     let store = two_checkpoints(directory.path()).await;

@@ -12,6 +12,7 @@ use floodmark_dataflows::view_config::ViewConfig;
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
+use super::LogArgs;
 use super::scratch::Scratch;
 use crate::config::Config;
 use crate::engine::{self, RunOptions};
@@ -91,7 +92,7 @@ struct Measured {
     peak_memory_mib: Option<f64>,
 }
 
-pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
+pub(super) fn run(args: &BenchArgs, log: &LogArgs) -> Result<(), Failure> {
     if args.workers.is_empty() || args.workers.contains(&0) {
         return Err(Failure::usage(anyhow::anyhow!("expected numbers of workers from 1 up, got {:?}", args.workers)));
     }
@@ -106,7 +107,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     let mut rows = Vec::new();
     for &workers in &args.workers {
-        let measured = measure_apart(args, workers)?;
+        let measured = measure_apart(args, log, workers)?;
         if args.json {
             println!("{}", serde_json::to_string(&measured)?);
         }
@@ -175,10 +176,11 @@ fn measure(args: &BenchArgs, workers: usize) -> Result<Measured, Failure> {
 }
 
 /// Runs the job in a process of its own.
-fn measure_apart(args: &BenchArgs, workers: usize) -> anyhow::Result<Measured> {
+fn measure_apart(args: &BenchArgs, log: &LogArgs, workers: usize) -> anyhow::Result<Measured> {
     let program = std::env::current_exe().context("cannot find this program to start it again")?;
     let mut command = Command::new(program);
     command.args(["bench", "--json", "--workers", &workers.to_string()]);
+    command.args(["--log", &log.log, "--log-format", log.log_format.name()]);
     let flags = [
         ("--patterns", args.patterns),
         ("--per-pattern", args.per_pattern),

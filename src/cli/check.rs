@@ -12,6 +12,8 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{ConfigArgs, Failure};
+use crate::alerts::config::RouteConfig;
+use crate::checkpoint::CheckpointConfig;
 use crate::checkpoint::store::CopyStore;
 use crate::cluster::ClusterConfig;
 use crate::config::{Config, SourceChoice, StoreChoice};
@@ -64,6 +66,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     for view in &config.view {
         let slide = view.slide.map(|slide| format!(" every {slide}")).unwrap_or_default();
         findings.note(("view", Ok(format!("{}: by {}, {}{slide}", view.name, view.key.join(", "), view.window))));
+    }
+    for alert in &config.alert {
+        let found = format!("{}: {} on the view {}", alert.name, alert.when.join(" and "), alert.view);
+        findings.note(("alert", Ok(found)));
+    }
+    for route in &config.route {
+        findings.note(("route", runtime.block_on(self::route(route))));
     }
     // Connections that hang must not hold up the exit.
     runtime.shutdown_background();
@@ -158,7 +167,27 @@ async fn checkpoints(config: &Config) -> Result<String, String> {
     }
     // Not opened: opening makes it.
     let default = config.data_dir.join("checkpoints");
-    folder(url.strip_prefix("file://").map_or(&default, Path::new))
+    let found = folder(url.strip_prefix("file://").map_or(&default, Path::new))?;
+    let CheckpointConfig { keep, copies, .. } = config.checkpoint;
+    Ok(match (keep, copies) {
+        (_, 1) => format!("{found}; with checkpoint.copies = 1, one damaged file may leave none that can be read"),
+        (1, _) => format!("{found}; with checkpoint.keep = 1 there is none before the last"),
+        _ => found,
+    })
+}
+
+/// Whether the receiver of a route can be reached. Nothing is sent to it.
+async fn route(route: &RouteConfig) -> Result<String, String> {
+    let Some((kind, url)) = route.url() else { return Err(format!("{}: it has no receiver", route.name)) };
+    let url = reqwest::Url::parse(url.expose()).map_err(|_| format!("{}: its address cannot be read", route.name))?;
+    let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
+    let place = format!("{kind} at {host}:{port}");
+    let connect = tokio::net::TcpStream::connect((host.trim_matches(['[', ']']), port));
+    match tokio::time::timeout(PATIENCE, connect).await {
+        Ok(Ok(_)) => Ok(format!("{}: {place} can be reached", route.name)),
+        Ok(Err(error)) => Err(format!("{}: cannot reach {place}: {error}", route.name)),
+        Err(_) => Err(format!("{}: {place} does not answer", route.name)),
+    }
 }
 
 fn dead_letters(config: &Config) -> Result<String, String> {

@@ -26,6 +26,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// As it is given on the command line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
 impl LogArgs {
     /// Starts logging.
     pub fn start(&self) -> anyhow::Result<()> {

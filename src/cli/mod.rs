@@ -144,13 +144,13 @@ pub fn main() -> ExitCode {
     if let Err(error) = cli.log.start() {
         return report(&Failure::Usage(error));
     }
-    match execute(cli.command) {
+    match execute(cli.command, &cli.log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
     }
 }
 
-fn execute(command: Command) -> Result<(), Failure> {
+fn execute(command: Command, log: &LogArgs) -> Result<(), Failure> {
     match command {
         Command::Demo(args) => demo::start(&args),
         Command::Run(args) => run::run(&args),
@@ -162,7 +162,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Detect(args) => detect::run(&args),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => bench::run(&args, log),
         Command::Generate(args) => Ok(generate::run(args)?),
         Command::Patterns(args) => patterns::run(&args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),

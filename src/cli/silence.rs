@@ -128,7 +128,7 @@ pub(super) fn run(args: &SilenceArgs) -> Result<(), Failure> {
     match &args.command {
         What::Add(args) => {
             let keys: BTreeMap<_, _> = args.key.iter().cloned().collect();
-            let mut body = json!({ "keys": keys, "comment": args.comment });
+            let mut body = json!({ "keys": keys, "comment": args.comment, "all": args.all });
             if let Some(alert) = &args.alert {
                 body["alert"] = json!(alert);
             }

@@ -262,7 +262,7 @@ fn pagerduty_is_told_of_the_end_also_when_it_is_silenced() {
     append(&dir, zero, &burst(1, "checkout"));
     append(&dir, zero, &[(12, "cart", "INFO")]);
     eventually("it was told", || (actions() == ["trigger"]).then_some(()));
-    let answer = request(&api, "POST", "/silences", r#"{"for":"1h","comment":"enough"}"#);
+    let answer = request(&api, "POST", "/silences", r#"{"all":true,"for":"1h","comment":"enough"}"#);
     assert!(answer.contains(" 201 "), "{answer}");
     append(&dir, zero, &[(60, "cart", "INFO")]);
     eventually("it was told of the end", || (actions() == ["trigger", "resolve"]).then_some(()));
@@ -351,12 +351,26 @@ fn a_group_waits_for_others_and_is_told_once_through_a_kill() {
 }
 
 #[test]
+fn a_replay_tells_nobody() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "");
+    let zero = now_ms();
+    append(&dir, zero, &burst(1, "checkout"));
+    append(&dir, zero, &[(40, "cart", "INFO")]);
+    let range = format!("in.log=0..{}", std::fs::metadata(dir.path().join("in.log")).unwrap().len());
+    dir.command(&["run", "-c", "floodmark.toml", "--from", &range, "--out", "replayed"]).run().expect_code(0);
+    let said = std::fs::read_to_string(dir.path().join("replayed/alerts.ndjson")).unwrap();
+    assert!(said.contains("\"alert\":\"errors\""), "{said}");
+    assert_eq!(receiver.kinds(), [""; 0]);
+}
+
+#[test]
 fn an_alert_that_outlasts_its_silence_is_told_then_as_it_is() {
     let receiver = Receiver::start(200);
     let dir = setup(&receiver, "");
     let zero = now_ms();
     let (mut run_1, api) = run(&dir);
-    assert!(request(&api, "POST", "/silences", r#"{"for":"1h","comment":"move"}"#).contains(" 201 "));
+    assert!(request(&api, "POST", "/silences", r#"{"all":true,"for":"1h","comment":"move"}"#).contains(" 201 "));
     append(&dir, zero, &burst(1, "checkout"));
     append(&dir, zero, &[(12, "cart", "INFO")]);
     run_1.expect_line("recorded and not sent: it is silenced");

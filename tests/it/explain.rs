@@ -192,6 +192,7 @@ fn silence_and_new_patterns_are_derived_again() {
         [[alert]]
         name = "new"
         view = "per_pattern"
+        group = false
         when = ["score >= 20"]
     "#;
     dir.file("floodmark.toml", config);

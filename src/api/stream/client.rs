@@ -2,7 +2,7 @@
 //!
 //! The snapshot is read window by window while the state moves on, each part as of its own moment. What changes from
 //! before the first part until after the last is then sent again, so that with the `snapshot` event the whole is exact.
-//! Events before it have no ids: a client that loses its connection there starts anew.
+//! Events before it have no ids: a client that loses its connection there starts anew, at the `reset` before a snapshot.
 
 use std::time::Duration;
 
@@ -74,6 +74,9 @@ impl Client {
             }
             let detail = "what came after the last event is not kept any more: forget the state, a new one follows";
             self.event(None, "reset", &Notice { detail }).await?;
+        } else if from == From::Snapshot {
+            // It may have part of a snapshot that broke off.
+            self.event(None, "reset", &Notice { detail: "the state as it is follows" }).await?;
         }
         let (position, alerts_as_of) = hub.head();
         match from {

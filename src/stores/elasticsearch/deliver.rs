@@ -7,12 +7,13 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use elasticsearch::http::Method;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::bulk::{self, Documents, Outcome};
@@ -63,6 +64,9 @@ pub(super) struct Refused {
     pub(super) detail: String,
 }
 
+/// Everything that was sent for so long has failed: that is no hiccup.
+const FAILING_FOR: Duration = Duration::from_secs(5);
+
 /// Sends bulk requests.
 #[derive(Debug)]
 pub(super) struct Delivery {
@@ -72,7 +76,31 @@ pub(super) struct Delivery {
     throttle: Throttle,
     /// Of the documents that stand in the place of ours, if it is higher than ours; 0 for none.
     higher_generation: AtomicU64,
+    failing: Failing,
     pub(super) counters: Counters,
+}
+
+/// Since when nothing was accepted, and what the cluster said last.
+#[derive(Debug, Default)]
+struct Failing(Mutex<Option<(Instant, String)>>);
+
+impl Failing {
+    fn note(&self, now: Instant, detail: String) {
+        let mut failing = self.0.lock();
+        let since = failing.take().map_or(now, |(since, _)| since);
+        *failing = Some((since, detail));
+    }
+
+    fn clear(&self) {
+        *self.0.lock() = None;
+    }
+
+    fn problem(&self, now: Instant) -> Option<String> {
+        let failing = self.0.lock();
+        let (since, detail) = failing.as_ref()?;
+        let lasts = now.duration_since(*since);
+        (lasts >= FAILING_FOR).then(|| format!("no document was accepted for {} s: {detail}", lasts.as_secs()))
+    }
 }
 
 /// Some documents on their way.
@@ -100,6 +128,7 @@ impl Delivery {
             room: Semaphore::new(config.in_flight),
             throttle: Throttle::new(MESSAGE_EVERY),
             higher_generation: AtomicU64::new(0),
+            failing: Failing::default(),
             counters: Counters::default(),
         }
     }
@@ -149,6 +178,7 @@ impl Delivery {
                     add(&self.counters.failed_requests, 1);
                     add(&self.counters.retried, run.which.len());
                     self.say(run.which.len(), &detail);
+                    self.failing.note(Instant::now(), detail);
                     waiting.push(run);
                     backoff.wait().await;
                 }
@@ -220,6 +250,11 @@ impl Delivery {
             }
         }
         add(&self.counters.stored, stored);
+        if stored > 0 || again.is_empty() {
+            self.failing.clear();
+        } else {
+            self.failing.note(Instant::now(), last.clone());
+        }
         if again.is_empty() {
             return (stored > 0, None);
         }
@@ -245,7 +280,7 @@ impl Delivery {
 
     fn note_higher_generation(&self, generation: u64) {
         if self.higher_generation.fetch_max(generation, Ordering::Relaxed) < generation
-            && let Some(problem) = self.problem()
+            && let Some(problem) = self.superseded()
         {
             tracing::error!("elasticsearch: {problem}");
         }
@@ -253,6 +288,11 @@ impl Delivery {
 
     /// What is wrong with everything that is sent, if something is.
     pub(super) fn problem(&self) -> Option<String> {
+        self.superseded().or_else(|| self.failing.problem(Instant::now()))
+    }
+
+    /// Said where another run's documents stand in the place of ours.
+    fn superseded(&self) -> Option<String> {
         let generation = Some(self.higher_generation.load(Ordering::Relaxed)).filter(|&generation| generation > 0)?;
         Some(format!(
             "documents of generation {generation}, which is higher than that of this run, are in the indices and are not \
@@ -312,6 +352,19 @@ fn escape_path(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_that_accepts_nothing_is_a_problem_until_it_does() {
+        let (failing, start) = (Failing::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        failing.note(at(0), "read-only".to_owned());
+        assert_eq!(failing.problem(at(4)), None, "it may be a hiccup");
+        failing.note(at(6), "disk full".to_owned());
+        assert_eq!(failing.problem(at(9)).unwrap(), "no document was accepted for 9 s: disk full");
+        failing.clear();
+        failing.note(at(10), "again".to_owned());
+        assert_eq!(failing.problem(at(11)), None);
+    }
 
     #[test]
     fn an_id_is_one_segment_of_a_path() {
