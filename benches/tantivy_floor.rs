@@ -2,9 +2,13 @@
 //!
 //! `cargo bench --bench tantivy_floor [-- DOCUMENTS]` runs both in turn, with one and two indexing threads, and prints
 //! documents a second and CPU seconds per million documents, the medians, and their ratios. The bare loader reads the same
-//! JSON, adds documents, commits once at the end and waits for its merges; the store commits as it goes.
+//! JSON, adds documents, commits once at the end and waits for its merges; the store commits as it goes, and what is left
+//! at the end at once: how long it may wait for more is a matter of delay.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use floodmark::stores::embedded::{EmbeddedConfig, EmbeddedStore};
@@ -209,17 +213,26 @@ fn store(batches: &[Arc<LogBatch>], threads: usize) -> anyhow::Result<String> {
         // As many bytes under way as the writer's queue allows by default.
         let most = (64 << 20) / batches[0].bytes.len();
         let slots = Arc::new(tokio::sync::Semaphore::new(most));
+        let handed_in = Arc::new(AtomicUsize::new(0));
         for batch in batches {
             let (store, batch, slot) = (store.clone(), batch.clone(), slots.clone().acquire_owned().await?);
+            let handed_in = handed_in.clone();
             tokio::spawn(async move {
-                if let Err(error) = store.write_logs(batch).await {
+                let mut write = store.write_logs(batch);
+                let first = std::future::poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await;
+                handed_in.fetch_add(1, Ordering::SeqCst);
+                let written = if let Poll::Ready(written) = first { written } else { write.await };
+                if let Err(error) = written {
                     eprintln!("{error}");
                 }
                 drop(slot);
             });
         }
-        let acknowledged = slots.acquire_many(most as u32).await?;
+        while handed_in.load(Ordering::SeqCst) < batches.len() {
+            tokio::task::yield_now().await;
+        }
         store.flush().await?;
+        let acknowledged = slots.acquire_many(most as u32).await?;
         drop(acknowledged);
         let total = store.search_logs(&LogQuery { size: 1, ..LogQuery::default() }).await?.total;
         let expected = batches.len() as u64 * BATCH;

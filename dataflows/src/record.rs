@@ -71,7 +71,7 @@ impl Level {
             (Level::Info, &["INFO", "INFORMATION", "INFORMATIONAL", "NOTICE", "I"]),
             (Level::Warn, &["WARN", "WARNING", "W"]),
             (Level::Error, &["ERROR", "ERR", "SEVERE", "E"]),
-            (Level::Debug, &["DEBUG", "FINE", "VERBOSE", "D"]),
+            (Level::Debug, &["DEBUG", "DBG", "FINE", "VERBOSE", "D"]),
             (Level::Trace, &["TRACE", "FINER", "FINEST", "T"]),
             (Level::Fatal, &["FATAL", "CRITICAL", "CRIT", "ALERT", "EMERGENCY", "EMERG", "PANIC", "DPANIC", "F"]),
         ];

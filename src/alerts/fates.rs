@@ -17,6 +17,8 @@ pub(super) enum Why {
     Silenced,
     /// It is about an incident of which the route knows nothing, or will be told as it is.
     Unknown,
+    /// Late records changed nothing that the notification says.
+    Same,
 }
 
 /// What becomes of a notice.
@@ -43,6 +45,9 @@ impl Judge<'_> {
     pub(super) fn fate(&self, notice: &Notice, newest: Option<&Notice>, is_told: bool, is_held: bool) -> Fate {
         let newest = newest.unwrap_or(notice);
         let is_opening = notice.event.kind == AlertEventKind::Opened;
+        if is_told && notice.changes_nothing() {
+            return Fate::Drop(Why::Same);
+        }
         if is_told && !is_opening {
             // Or the receiver would take the incident for open for ever.
             let must_know = self.keeps_open && !notice.is_open();
@@ -137,6 +142,17 @@ mod tests {
             let judge = Judge { keeps_open: true, is_fresh: &|_| false, is_silenced: &|_| true };
             assert_eq!(judge.fate(&notice, None, true, false), Fate::Send(Box::new(notice)));
         }
+    }
+
+    #[test]
+    fn an_amendment_that_reads_as_before_is_not_told() {
+        let mut amended = of(Amended, AlertState::Closed, OLD + 1);
+        let previous = AlertDocument { revision: 0, as_of: 1, ..amended.event.alert.clone() };
+        amended.event.alert.revision = 1;
+        amended.event.previous = Some(previous);
+        assert_eq!(fate(&amended, &amended, true, false), Fate::Drop(Why::Same));
+        amended.event.alert.windows += 1;
+        assert_eq!(fate(&amended, &amended, true, false), Fate::Send(Box::new(amended.clone())));
     }
 
     #[test]

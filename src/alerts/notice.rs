@@ -45,6 +45,20 @@ impl Notice {
         self.event.alert.state == AlertState::Open
     }
 
+    /// Whether it is an amendment that reads like what was said before: another revision, or a band that moved a little.
+    pub fn changes_nothing(&self) -> bool {
+        let AlertEvent { kind: AlertEventKind::Amended, alert, previous: Some(before), .. } = &self.event else {
+            return false;
+        };
+        let told = |alert: &AlertDocument| {
+            let AlertDocument { id, severity, state, start, end, keys, key_count, windows, summary, .. } =
+                alert.clone();
+            let strongest = (alert.strongest.key.clone(), alert.strongest.start, alert.strongest.value.to_bits());
+            ((id, severity, state, start, end), (keys, key_count, windows, summary), strongest)
+        };
+        told(alert) == told(before)
+    }
+
     /// One line.
     pub fn title(&self) -> String {
         let alert = &self.event.alert;

@@ -309,7 +309,7 @@ fn count(shared: &Shared, route: &RouteConfig, id: &str, why: Why, is_new: bool)
     let (counter, text) = match why {
         Why::Old => (&counters.too_old, "recorded and not sent: it is over for long"),
         Why::Silenced => (&counters.silenced, "recorded and not sent: it is silenced"),
-        Why::Unknown => return,
+        Why::Unknown | Why::Same => return,
     };
     if is_new {
         tracing::info!(route = %route.name, alert = %id, "{text}");

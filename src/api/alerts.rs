@@ -6,6 +6,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertState};
 use floodmark_dataflows::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use utoipa::ToSchema;
 use super::Context;
 use super::params::{Params, parse_time};
 use super::problem::{Problem, ProblemDocument};
+use super::status::{VARIES, page, wants_page};
 use crate::alerts::silences::Silence;
 use crate::sources::wall_clock_ms;
 use crate::units::Span;
@@ -127,24 +129,31 @@ pub async fn list(State(context): State<Context>, uri: Uri) -> Result<Json<Alert
     Ok(Json(AlertsAnswer { as_of, total, page, size, alerts }))
 }
 
-/// An alert with its whole history.
+const ALERT_PAGE: &str = include_str!("alert.html");
+
+/// An alert with its whole history; for browsers as a page.
 #[utoipa::path(
     get, path = "/alerts/{id}", tag = "alerts",
     params(("id" = String, Path, description = "The alert's id")),
     responses(
-        (status = 200, body = AlertAnswer),
+        (status = 200, content((AlertAnswer = "application/json"), (String = "text/html"))),
         (status = 404, description = "There is no such alert", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub async fn history(
     State(context): State<Context>,
     Path(id): Path<String>,
+    headers: HeaderMap,
     uri: Uri,
-) -> Result<Json<AlertAnswer>, Problem> {
+) -> Result<Response, Problem> {
     Params::of(&uri).finish()?;
+    if wants_page(&headers) {
+        return Ok(([VARIES], page(ALERT_PAGE)).into_response());
+    }
     let history = context.state.alerts.as_ref().and_then(|alerts| alerts.history(&id));
     let history = history.ok_or_else(|| Problem::not_found("there is no such alert; GET /alerts lists them"))?;
-    Ok(Json(AlertAnswer { alert: history.last().map(|event| event.alert.clone()), history }))
+    let alert = history.last().map(|event| event.alert.clone());
+    Ok(([VARIES], Json(AlertAnswer { alert, history })).into_response())
 }
 
 /// Where silences are.

@@ -143,10 +143,8 @@ pub struct PartitionAnswer {
 )]
 pub async fn root(State(context): State<Context>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
     Params::of(&uri).finish()?;
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let vary = (header::VARY, "accept");
-    if accept.contains("text/html") {
-        return Ok(([vary], dashboard()).into_response());
+    if wants_page(&headers) {
+        return Ok(([VARIES], page(DASHBOARD)).into_response());
     }
     let links = [
         "health",
@@ -174,17 +172,26 @@ pub async fn root(State(context): State<Context>, headers: HeaderMap, uri: Uri) 
         started: context.state.info.started_ms,
         links: links.iter().map(|link| (link.to_string(), format!("/{link}").into())).collect(),
     };
-    Ok(([vary], Json(answer)).into_response())
+    Ok(([VARIES], Json(answer)).into_response())
 }
 
-/// The page for browsers. Only its own script and style may run, each marked with a number made for this answer.
-fn dashboard() -> Response {
+/// What is answered depends on what is asked for: a page for browsers, or JSON.
+pub(super) const VARIES: (header::HeaderName, &str) = (header::VARY, "accept");
+
+/// Whether a browser asks.
+pub(super) fn wants_page(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    accept.contains("text/html")
+}
+
+/// A page for browsers. Only its own script and style may run, each marked with a number made for this answer.
+pub(super) fn page(html: &str) -> Response {
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
-    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(DASHBOARD.replace("{{nonce}}", &nonce))).into_response()
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(html.replace("{{nonce}}", &nonce))).into_response()
 }
 
 /// Whether this process is ready, and each thing that it needs.

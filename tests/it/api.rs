@@ -579,18 +579,20 @@ fn pages_need_nothing_from_elsewhere() {
     for link in ["docs", "patterns", "alerts", "silences", "stream", "audit"] {
         assert_eq!(links[link], format!("/{link}"));
     }
-    let page = api.request("GET", "/", "accept: text/html,application/xhtml+xml\r\n");
-    assert!(page.headers["content-type"].starts_with("text/html"));
-    let policy = &page.headers["content-security-policy"];
-    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
-    let html = String::from_utf8(page.body).unwrap();
-    let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
-    assert_eq!(html.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
-    for outside in ["innerHTML", "https://", "src=\"", "{{"] {
-        assert!(!html.contains(outside), "{outside} in the page");
+    for path in ["/", "/alerts/any"] {
+        let page = api.request("GET", path, "accept: text/html,application/xhtml+xml\r\n");
+        assert!(page.headers["content-type"].starts_with("text/html"));
+        let policy = &page.headers["content-security-policy"];
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        let html = String::from_utf8(page.body).unwrap();
+        let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
+        assert_eq!(html.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
+        for outside in ["innerHTML", "https://", "src=\"", "{{"] {
+            assert!(!html.contains(outside), "{outside} in the page {path}");
+        }
+        let second = api.request("GET", path, "accept: text/html\r\n");
+        assert_ne!(&second.headers["content-security-policy"], policy, "a nonce is used once");
     }
-    let second = api.request("GET", "/", "accept: text/html\r\n");
-    assert_ne!(&second.headers["content-security-policy"], policy, "a nonce is used once");
 
     assert_eq!(api.get("/docs").headers["location"], "/docs/");
     let docs = api.get("/docs/");

@@ -54,7 +54,7 @@ impl Decoder {
     #[inline]
     pub fn decode_into<'a>(&mut self, raw: &'a [u8], record: &mut Record<'a>) -> Result<(), DecodeError> {
         if raw.len() > self.schema.max_record_bytes {
-            return Err(DecodeError::too_long(raw.len(), self.schema.max_record_bytes));
+            return Err(DecodeError::too_long(self.schema.max_record_bytes));
         }
         let raw = simdutf8::basic::from_utf8(raw).map_err(|_| DecodeError::not_utf8(raw))?;
         match self.schema.format {
@@ -80,8 +80,9 @@ const SHOWN_BYTES: usize = 64;
 
 impl DecodeError {
     #[cold]
-    fn too_long(bytes: usize, max: usize) -> Self {
-        let detail = format!("expected at most max_record_bytes = {max} B, got {bytes} B");
+    fn too_long(max: usize) -> Self {
+        // A source may give only as much as shows that it is too long.
+        let detail = format!("expected at most max_record_bytes = {max} B, got more");
         Self { reason: Reason::TooLong, detail }
     }
 

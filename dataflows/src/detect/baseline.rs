@@ -316,6 +316,10 @@ impl Baseline {
         };
         scored.expected = expected + look.origin;
         scored.low = scored.expected - BAND * spread;
+        if self.lowest + self.origin >= 0.0 {
+            // What never was negative is not expected to be.
+            scored.low = scored.low.max(0.0);
+        }
         scored.high = scored.expected + BAND * spread;
         scored
     }

@@ -396,6 +396,13 @@ fn client<'a>(
     for (name, value, _) in kind.fixed {
         client.set(*name, *value);
     }
+    let is_sasl = client.get("security.protocol").is_some_and(|value| value.to_lowercase().starts_with("sasl"));
+    let mechanism = client.get("sasl.mechanism").or(client.get("sasl.mechanisms")).unwrap_or("GSSAPI");
+    if is_sasl && mechanism == "GSSAPI" {
+        let message = "properties: \"sasl.mechanism\" is GSSAPI where nothing is set, and Kerberos is not compiled in; set it \
+                       to PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER";
+        return Err(SourceError::Configuration(message.to_owned()));
+    }
     client.create_native_config().map_err(|e| SourceError::Configuration(format!("properties: {e}")))?;
     Ok(client)
 }
@@ -447,13 +454,17 @@ mod tests {
 
     #[test]
     fn tls_sasl_and_codecs_are_compiled_in() {
-        for (name, value) in [
-            ("security.protocol", "SASL_SSL"),
-            ("sasl.mechanism", "SCRAM-SHA-512"),
-            ("sasl.mechanism", "PLAIN"),
-            ("sasl.mechanism", "OAUTHBEARER"),
-        ] {
-            with(name, value).client(1).unwrap();
+        let secured = |mechanism| {
+            let mut config = with("security.protocol", "SASL_SSL");
+            config.properties.set("sasl.mechanism", mechanism);
+            config.client(1)
+        };
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN", "OAUTHBEARER"] {
+            secured(mechanism).unwrap();
+        }
+        for refused in [secured("GSSAPI"), with("security.protocol", "SASL_SSL").client(1)] {
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains("set it to PLAIN, SCRAM-SHA-256"), "{message}");
         }
         for compression in Compression::ALL {
             ProducerConfig { compression, ..ProducerConfig::default() }.client().unwrap();
