@@ -5,7 +5,6 @@
 //! JSON, adds documents, commits once at the end and waits for its merges; the store commits as it goes, and what is left
 //! at the end at once: how long it may wait for more is a matter of delay.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
