@@ -67,10 +67,16 @@ pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport,
     if let Some(on_lost) = options.on_lost.take() {
         cluster.on_lost(on_lost);
     }
+    let shutdown = options.shutdown.clone();
     let result = run_process(config, options, Some((cluster.clone(), lines)));
     let why = result.as_ref().err().map(ToString::to_string);
     let ended = cluster.finish(why.as_deref().map_or(Ok(()), Err));
-    result.and_then(|report| ended.map(|()| report).map_err(EngineError::from))
+    let has_stopped = |error: &EngineError| error.to_string().ends_with(&ClusterError::Stopped.to_string());
+    match result {
+        // All were told to stop, and another one was so before all had come.
+        Err(error) if shutdown.is_triggered() && has_stopped(&error) => Ok(RunReport::default()),
+        result => result.and_then(|report| ended.map(|()| report).map_err(EngineError::from)),
+    }
 }
 
 fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -> Result<RunReport, EngineError> {
