@@ -13,6 +13,15 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// What a file held when it was opened.
+pub(super) struct Opened<T> {
+    pub journal: Journal,
+    /// Oldest first.
+    pub records: Vec<T>,
+    /// How many of them stood before the first line that was damaged, if one was.
+    pub whole_until: Option<usize>,
+}
+
 /// The file.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -24,28 +33,28 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the file, making it where it is missing. Gives its records, oldest first.
-    pub(super) fn open<T: DeserializeOwned>(path: &Path) -> io::Result<(Self, Vec<T>)> {
+    /// Opens the file, making it where it is missing.
+    pub(super) fn open<T: DeserializeOwned>(path: &Path) -> io::Result<Opened<T>> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
         let bytes = bytes_of(path)?;
-        let Found { records, whole, damaged, torn } = whole_records(&bytes);
+        let Found { records, whole, whole_until, torn } = whole_records(&bytes);
         if torn > 0 {
             tracing::warn!(path = %path.display(), bytes = torn, "alerts: a torn end was cut off");
         }
         let file = OpenOptions::new().append(true).create(true).open(path)?;
         let mut journal = Self { path: path.to_owned(), file, lines: records.len(), length: whole.len() as u64 };
-        if damaged > 0 {
+        if whole_until.is_some() {
             let aside = path.with_extension("damaged");
             std::fs::write(&aside, &bytes)?;
             let (path, aside) = (path.display(), aside.display());
-            tracing::error!(%path, lines = damaged, "alerts: lines are damaged and left out; the file as it was is {aside}");
+            tracing::error!(%path, "alerts: lines are damaged and left out; the file as it was is {aside}");
             journal.replace(&whole, records.len())?;
         } else {
             journal.file.set_len(journal.length)?;
         }
-        Ok((journal, records))
+        Ok(Opened { journal, records, whole_until })
     }
 
     /// Records in the file.
@@ -120,14 +129,14 @@ struct Found<T> {
     records: Vec<T>,
     /// Their lines.
     whole: Vec<u8>,
-    /// Lines before others that are not whole.
-    damaged: usize,
+    /// How many records stood before the first line, other than the last, that is not whole.
+    whole_until: Option<usize>,
     /// Bytes at the end that are not whole.
     torn: usize,
 }
 
 fn whole_records<T: DeserializeOwned>(bytes: &[u8]) -> Found<T> {
-    let mut found = Found { records: Vec::new(), whole: Vec::with_capacity(bytes.len()), damaged: 0, torn: 0 };
+    let mut found = Found { records: Vec::new(), whole: Vec::with_capacity(bytes.len()), whole_until: None, torn: 0 };
     let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
         match decode(line) {
@@ -136,7 +145,7 @@ fn whole_records<T: DeserializeOwned>(bytes: &[u8]) -> Found<T> {
                 found.whole.extend_from_slice(line);
             }
             None if lines.peek().is_none() => found.torn = line.len(),
-            None => found.damaged += 1,
+            None => _ = found.whole_until.get_or_insert(found.records.len()),
         }
     }
     found
@@ -165,7 +174,7 @@ mod tests {
     fn what_was_written_whole_is_there_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("outbox/journal");
-        let (mut journal, records) = Journal::open::<u32>(&path).unwrap();
+        let Opened { mut journal, records, .. } = Journal::open::<u32>(&path).unwrap();
         assert!(records.is_empty());
         journal.append(&[1, 2]).unwrap();
         journal.append(&[3]).unwrap();
@@ -173,36 +182,36 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.truncate(bytes.len() - 2);
         std::fs::write(&path, bytes).unwrap();
-        let (mut journal, records) = Journal::open::<u32>(&path).unwrap();
+        let Opened { mut journal, records, .. } = Journal::open::<u32>(&path).unwrap();
         assert_eq!(records, [1, 2], "the torn record is gone");
         journal.append(&[4]).unwrap();
         journal.rewrite(&[2, 4]).unwrap();
         journal.append(&[5]).unwrap();
-        assert_eq!(Journal::open::<u32>(&path).unwrap().1, [2, 4, 5]);
+        assert_eq!(Journal::open::<u32>(&path).unwrap().records, [2, 4, 5]);
     }
 
     #[test]
     fn a_damaged_line_takes_no_other_with_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
-        let (mut journal, _) = Journal::open::<u32>(&path).unwrap();
+        let mut journal = Journal::open::<u32>(&path).unwrap().journal;
         journal.append(&[11, 12, 13]).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let second = bytes.len() / 3;
         bytes[second] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        let (mut journal, records) = Journal::open::<u32>(&path).unwrap();
+        let Opened { mut journal, records, .. } = Journal::open::<u32>(&path).unwrap();
         assert_eq!(records, [11, 13]);
         assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), bytes);
         journal.append(&[14]).unwrap();
-        assert_eq!(Journal::open::<u32>(&path).unwrap().1, [11, 13, 14]);
+        assert_eq!(Journal::open::<u32>(&path).unwrap().records, [11, 13, 14]);
     }
 
     #[test]
     fn what_a_full_disk_left_of_a_record_is_gone_before_the_next_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
-        let (mut journal, _) = Journal::open::<u32>(&path).unwrap();
+        let mut journal = Journal::open::<u32>(&path).unwrap().journal;
         journal.append(&[1]).unwrap();
         let mut line = Vec::new();
         encode(&2_u32, &mut line).unwrap();
@@ -216,6 +225,6 @@ mod tests {
         // Neither could be cut off at once.
         journal.file.write_all(&line[..4]).unwrap();
         journal.append(&[3]).unwrap();
-        assert_eq!(Journal::open::<u32>(&path).unwrap().1, [1, 2, 3]);
+        assert_eq!(Journal::open::<u32>(&path).unwrap().records, [1, 2, 3]);
     }
 }

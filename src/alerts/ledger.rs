@@ -14,7 +14,7 @@ use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertEventKind, Ale
 use floodmark_dataflows::time::Millis;
 use serde::{Deserialize, Serialize};
 
-use super::journal::{self, Journal};
+use super::journal::{self, Journal, Opened};
 use super::notice::Notice;
 use super::silences::Silence;
 
@@ -166,10 +166,19 @@ impl Ledger {
             changes: None,
         };
         if let Some(directory) = directory {
-            let (journal, records) = Journal::open(&directory.join(JOURNAL))?;
+            let Opened { journal, records, whole_until } = Journal::open(&directory.join(JOURNAL))?;
             ledger.journal = Some(journal);
-            records.into_iter().for_each(|record| ledger.apply(record));
-            ledger.compact()?;
+            for (place, record) in records.into_iter().enumerate() {
+                // Behind a damaged line, numbers may be others than they were: rather is somebody told twice than not at all.
+                let is_of_another = whole_until.is_some_and(|until| place >= until);
+                if !(is_of_another && matches!(record, Record::Done { .. })) {
+                    ledger.apply(record);
+                }
+            }
+            match whole_until {
+                Some(_) => ledger.rewrite()?,
+                None => ledger.compact()?,
+            }
         }
         Ok(ledger)
     }
@@ -246,6 +255,11 @@ impl Ledger {
         if self.journal.as_ref().is_none_or(|journal| journal.lines() < 2 * needed + SLACK_LINES) {
             return Ok(());
         }
+        self.rewrite()
+    }
+
+    /// Writes the journal anew, with what is known now.
+    fn rewrite(&mut self) -> io::Result<()> {
         let mut said: BTreeMap<u64, (Notice, Vec<String>)> = BTreeMap::new();
         for (number, notice) in self.alerts.values().flat_map(|known| &known.notices) {
             said.insert(*number, (notice.clone(), Vec::new()));
@@ -561,6 +575,30 @@ mod tests {
 
     fn to_a(_: &AlertEvent) -> Vec<String> {
         vec!["a".to_owned()]
+    }
+
+    #[test]
+    fn a_damaged_line_withholds_nothing_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Ledger::open(Some(directory.path()), 10).unwrap();
+        let mut ledger = open();
+        ledger.say(vec![event(AlertEventKind::Opened, AlertState::Open, 100)], to_a).unwrap();
+        let first = *ledger.waiting["a"].keys().next().unwrap();
+        let mut other = event(AlertEventKind::Opened, AlertState::Open, 150);
+        other.alert.id = "other".to_owned();
+        ledger.say(vec![other], to_a).unwrap();
+        ledger.done("a", &[first], std::iter::empty()).unwrap();
+        drop(ledger);
+        let path = directory.path().join(JOURNAL);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        // The second time the journal is whole again, with the numbers that hold now.
+        for _ in 0..2 {
+            let ledger = open();
+            let waiting: Vec<&str> = ledger.waiting["a"].values().map(|notice| &*notice.event.alert.id).collect();
+            assert_eq!(waiting, ["other"], "who was to be told of the second alert still is");
+        }
     }
 
     #[test]

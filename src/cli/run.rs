@@ -51,7 +51,7 @@ pub struct RunArgs {
     /// Replay up to this time (Kafka)
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// Write the documents of a replay to files in this folder
+    /// Write the documents of a replay to files in this folder, which must not have such files yet
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Write the documents of a replay to indices whose names begin with this
