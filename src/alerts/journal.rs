@@ -1,8 +1,8 @@
 //! A file of records that survives a crash: one line each, a checksum and JSON.
 //!
 //! In: records, appended and on disk before the call returns. Out: at the start, every record that is whole. A last line
-//! that is not was torn as it was written, and is cut off. One before it was damaged since: the file is set aside, as
-//! `journal.damaged`, and what is whole in it goes on. The file is written anew
+//! that is not was torn as it was written, and is cut off. One before it was damaged since: a copy is set aside, as
+//! `journal.damaged`, and what is whole goes on. The file is written anew
 //! from time to time, beside the old one, which it then replaces. On error: what an append left in the file is cut off
 //! again, at once or before the next one, so nothing is ever written behind it.
 
@@ -39,21 +39,20 @@ impl Journal {
             std::fs::create_dir_all(directory)?;
         }
         let bytes = bytes_of(path)?;
-        let Found { records, whole, whole_until, torn } = whole_records(&bytes);
+        let Found { records, whole_until, torn } = whole_records(&bytes);
         if torn > 0 {
             tracing::warn!(path = %path.display(), bytes = torn, "alerts: a torn end was cut off");
         }
         let file = OpenOptions::new().append(true).create(true).open(path)?;
-        let mut journal = Self { path: path.to_owned(), file, lines: records.len(), length: whole.len() as u64 };
         if whole_until.is_some() {
             let aside = path.with_extension("damaged");
             std::fs::write(&aside, &bytes)?;
             let (path, aside) = (path.display(), aside.display());
             tracing::error!(%path, "alerts: lines are damaged and left out; the file as it was is {aside}");
-            journal.replace(&whole, records.len())?;
-        } else {
-            journal.file.set_len(journal.length)?;
         }
+        let length = (bytes.len() - torn) as u64;
+        file.set_len(length)?;
+        let journal = Self { path: path.to_owned(), file, lines: records.len(), length };
         Ok(Opened { journal, records, whole_until })
     }
 
@@ -93,18 +92,14 @@ impl Journal {
         for record in records {
             encode(record, &mut lines)?;
         }
-        self.replace(&lines, records.len())
-    }
-
-    fn replace(&mut self, lines: &[u8], count: usize) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let mut file = File::create(&new)?;
-        file.write_all(lines)?;
+        file.write_all(&lines)?;
         file.sync_all()?;
         let file = OpenOptions::new().append(true).open(&new)?;
         std::fs::rename(&new, &self.path)?;
         // Whatever fails from here on, the old file is no more.
-        (self.file, self.lines, self.length) = (file, count, lines.len() as u64);
+        (self.file, self.lines, self.length) = (file, records.len(), lines.len() as u64);
         if let Some(directory) = self.path.parent() {
             File::open(directory)?.sync_all()?;
         }
@@ -127,8 +122,6 @@ fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
 /// What is in a file.
 struct Found<T> {
     records: Vec<T>,
-    /// Their lines.
-    whole: Vec<u8>,
     /// How many records stood before the first line, other than the last, that is not whole.
     whole_until: Option<usize>,
     /// Bytes at the end that are not whole.
@@ -136,14 +129,11 @@ struct Found<T> {
 }
 
 fn whole_records<T: DeserializeOwned>(bytes: &[u8]) -> Found<T> {
-    let mut found = Found { records: Vec::new(), whole: Vec::with_capacity(bytes.len()), whole_until: None, torn: 0 };
+    let mut found = Found { records: Vec::new(), whole_until: None, torn: 0 };
     let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
         match decode(line) {
-            Some(record) => {
-                found.records.push(record);
-                found.whole.extend_from_slice(line);
-            }
+            Some(record) => found.records.push(record),
             None if lines.peek().is_none() => found.torn = line.len(),
             None => _ = found.whole_until.get_or_insert(found.records.len()),
         }
