@@ -27,6 +27,7 @@ use floodmark::checkpoint::commit::Parts;
 use floodmark::checkpoint::compare::Fingerprint;
 use floodmark::checkpoint::contents::LiveRows;
 use floodmark::checkpoint::restore::{self, Loaded};
+use floodmark::checkpoint::starts::Starts;
 use floodmark::checkpoint::store::CopyStore;
 use floodmark::checkpoint::{CheckpointConfig, Checkpoints, Line, Stats, WorkerSink};
 use floodmark::config::Config;
@@ -381,6 +382,8 @@ impl Bench {
             live: Some(live.clone()),
             line,
             process: 0,
+            start: 1,
+            starts: Starts::default(),
         });
         let (up_to, watch) = (Rc::new(Cell::new(restored.at.max(START))), Rc::new(Watch::default()));
         let feed = SecondsFeed::new(self.keys, restored.at.max(START), up_to.clone());

@@ -153,7 +153,7 @@ fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     let line = line.strip_suffix(b"\n")?;
     let (sum, json) = line.split_at_checked(9)?;
     let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?.strip_suffix(' ')?, 16).ok()?;
-    (crc32fast::hash(json) == sum).then(|| serde_json::from_slice(json).ok())?
+    (crc32fast::hash(json) == sum).then(|| sonic_rs::from_slice(json).ok())?
 }
 
 #[cfg(test)]

@@ -71,6 +71,11 @@ impl Known {
     pub fn last(&self) -> Option<&AlertEvent> {
         self.notices.back().map(|(_, notice)| &notice.event)
     }
+
+    /// What was last said by a time of the event clock.
+    fn as_of(&self, at: Millis) -> Option<&AlertEvent> {
+        self.notices.iter().rev().map(|(_, notice)| &notice.event).find(|event| event.as_of <= at)
+    }
 }
 
 /// The ledger.
@@ -108,9 +113,12 @@ pub enum Change {
 
 /// What an earlier run said after the checkpoint that this one goes on from. Some of it may not be said again: this run
 /// gets there in other steps, and need not pass through what was so for a while. What exists at any time is the same, so
-/// an alert of which nothing was said again by then did not last.
+/// an alert of which nothing was said again by then did not last, and one of which something else was said is as this run
+/// knows it.
 #[derive(Debug, Default)]
 struct Doubts {
+    /// The alerts as this run knows them: as of the checkpoint, then as it says. Those of which it knows nothing are not here.
+    known: BTreeMap<String, AlertDocument>,
     /// Ids of alerts that did not exist at the checkpoint and did when the earlier run ended.
     alerts: BTreeSet<String>,
     /// The time of the last thing that the earlier run said.
@@ -130,6 +138,16 @@ impl Doubts {
             }
         }
     }
+}
+
+/// Whether two documents of an alert are the same, but for the states of baselines, which are not kept of all.
+fn says_the_same(one: &AlertDocument, other: &AlertDocument) -> bool {
+    let bare = |alert: &AlertDocument| {
+        let mut alert = alert.clone();
+        alert.drop_baselines();
+        alert
+    };
+    bare(one) == bare(other)
 }
 
 /// An alert as the journal in a directory knows it last. Changes nothing there; a process may be writing to it.
@@ -308,10 +326,7 @@ impl Ledger {
     /// was said of each such alert.
     pub(super) fn resume(&mut self, at: Millis) -> Vec<AlertEvent> {
         let exists = |event: &AlertEvent| event.alert.state != AlertState::Retracted;
-        let is_new = |known: &&Known| {
-            let before = known.notices.iter().rev().find(|(_, notice)| notice.event.as_of <= at);
-            known.last().is_some_and(exists) && !before.is_some_and(|(_, notice)| exists(&notice.event))
-        };
+        let is_new = |known: &&Known| known.last().is_some_and(exists) && !known.as_of(at).is_some_and(exists);
         let mut doubts: BTreeMap<Arc<str>, Doubts> = BTreeMap::new();
         for (id, known) in &self.alerts {
             let Some(last) = known.last() else { continue };
@@ -319,13 +334,18 @@ impl Ledger {
             of_alert.until = of_alert.until.max(last.as_of);
             if is_new(&known) {
                 of_alert.alerts.insert(id.clone());
+            } else if last.as_of > at
+                && let Some(before) = known.as_of(at)
+            {
+                of_alert.known.insert(id.clone(), before.alert.clone());
             }
         }
         self.doubts = doubts;
         self.alerts.values().filter_map(Known::last).filter(|event| event.as_of > at).cloned().collect()
     }
 
-    /// Retracts what an earlier run said and this one, which is at its end, did not. Gives what is news.
+    /// Retracts what an earlier run said and this one, which is at its end, did not, and amends what it said otherwise. Gives
+    /// what is news.
     pub(super) fn settle(&mut self, routes: impl Fn(&AlertEvent) -> Vec<String>) -> io::Result<Vec<AlertEvent>> {
         let names: Vec<Arc<str>> = self.doubts.keys().cloned().collect();
         let mut news = Vec::new();
@@ -353,14 +373,32 @@ impl Ledger {
             let event = AlertEvent { kind, as_of, alert, previous, replaces: None, replaced_by: None };
             Some((event, known.thread.clone()))
         });
-        let retracted: Vec<(AlertEvent, String)> = retracted.collect();
+        let mut settled: Vec<(AlertEvent, String)> = retracted.collect();
+        for (id, alert) in doubts.known.iter().filter(|(id, _)| !doubts.alerts.contains(*id)) {
+            let Some(known) = self.alerts.get(id) else { continue };
+            let Some(before) = known.last().map(|event| &event.alert).filter(|before| !says_the_same(before, alert))
+            else {
+                continue;
+            };
+            let kind = match (before.state, alert.state) {
+                (_, AlertState::Retracted) => AlertEventKind::Retracted,
+                (AlertState::Open, AlertState::Closed) => AlertEventKind::Closed,
+                _ => AlertEventKind::Amended,
+            };
+            let previous = (kind != AlertEventKind::Closed).then(|| before.clone());
+            let event = AlertEvent { kind, as_of, alert: alert.clone(), previous, replaces: None, replaced_by: None };
+            settled.push((event, known.thread.clone()));
+        }
+        for previous in settled.iter_mut().filter_map(|(event, _)| event.previous.as_mut()) {
+            previous.drop_baselines();
+        }
         let record = |(event, thread): &(AlertEvent, String)| {
             let (notice, routes) = (Notice { event: event.clone(), thread: thread.clone() }, routes(event));
             Record::Said { notice: Box::new(notice), routes }
         };
-        self.write(retracted.iter().map(record).collect())?;
+        self.write(settled.iter().map(record).collect())?;
         self.doubts.remove(name);
-        Ok(retracted.into_iter().map(|(event, _)| event).collect())
+        Ok(settled.into_iter().map(|(event, _)| event).collect())
     }
 
     /// Whether this run got where an earlier one was, in one step: the last of these events of an alert says what is known.
@@ -406,6 +444,9 @@ impl Ledger {
         // What one of these events does to an alert matters to the next one.
         let mut said: BTreeMap<String, (AlertState, String)> = BTreeMap::new();
         for mut event in events {
+            if let Some(doubts) = self.doubts.get_mut(&event.alert.alert) {
+                doubts.known.insert(event.alert.id.clone(), event.alert.clone());
+            }
             let known = self.alerts.get(&event.alert.id);
             let is_old = repeated.contains(&event.alert.id)
                 || known.is_some_and(|known| {
@@ -498,10 +539,9 @@ impl Ledger {
         let records =
             notices.iter().map(|notice| Record::Said { routes: to(notice), notice: Box::new(notice.clone()) });
         self.write(records.collect())?;
-        for notice in &notices {
-            if let Some(doubts) = self.doubts.get_mut(&notice.event.alert.alert) {
-                doubts.alerts.remove(&notice.event.alert.id);
-            }
+        for doubts in self.doubts.values_mut() {
+            doubts.known.retain(|_, alert| is_computed(alert));
+            notices.iter().for_each(|notice| _ = doubts.alerts.remove(&notice.event.alert.id));
         }
         Ok(notices.into_iter().map(|notice| notice.event).collect())
     }
@@ -709,6 +749,40 @@ mod tests {
             news.iter().map(|event| (event.alert.state, event.as_of)).collect::<Vec<_>>(),
             [(AlertState::Retracted, 200)]
         );
+    }
+
+    #[test]
+    fn what_is_said_otherwise_after_a_restart_is_amended() {
+        use AlertEventKind::{Amended, Closed, Opened, Updated};
+        let of = |id: &str, kind, state, as_of, windows| {
+            let mut event = event(kind, state, as_of);
+            (event.alert.id, event.alert.windows, event.alert.as_of) = (id.to_owned(), windows, as_of);
+            // Not the shortest of numbers.
+            event.alert.strongest.value = f64::from(windows) / 7.0;
+            event
+        };
+        let (open, closed) = (AlertState::Open, AlertState::Closed);
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.say(vec![of("same", Opened, open, 100, 1), of("kept", Opened, open, 100, 1)], to_a).unwrap();
+        // After the checkpoint, by records that came in another order then.
+        let first = of("evidence", Closed, closed, 200, 3);
+        ledger
+            .say(vec![first.clone(), of("same", Updated, open, 200, 2), of("kept", Updated, open, 210, 2)], to_a)
+            .unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.resume(150);
+        let mut other = first;
+        other.alert.first.value = 8.0;
+        assert!(ledger.say(vec![other, of("same", Updated, open, 200, 2)], to_a).unwrap().is_empty());
+        ledger.say(vec![of("later", Opened, open, 230, 1)], to_a).unwrap();
+        let news = ledger.say(vec![of("last", Opened, open, 240, 1)], to_a).unwrap();
+        let news: Vec<_> = news.iter().map(|event| (event.alert.id.as_str(), event.kind, event.as_of)).collect();
+        assert_eq!(news, [("evidence", Amended, 240), ("kept", Amended, 240), ("last", Opened, 240)]);
+        let last = |id: &str| ledger.alerts[id].last().unwrap().alert.clone();
+        assert_eq!((last("evidence").first.value, last("kept").windows, last("same").windows), (8.0, 1, 2));
+        assert!(ledger.settle(to_a).unwrap().is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use floodmark_dataflows::checkpoint::StateRow;
+use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::time::{Millis, Tick};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -23,6 +24,7 @@ use super::contents::ShardHead;
 use super::manifest::{CheckpointId, FileRef, Manifest, id_of, name};
 use super::marks::Recorder;
 use super::sink::{Description, WorkerSink};
+use super::starts::{self, StartNumber, Starts};
 use super::store::{CopyStore, StoreError};
 use super::{CheckpointError, STATE_FOLDER, Stats, chain_of, marks, repeat, restore};
 use crate::alerts::Alerts;
@@ -124,6 +126,8 @@ pub(super) struct Shared {
     config: CheckpointConfig,
     /// Locked while a checkpoint is committed, and while its chain is merged.
     line: tokio::sync::Mutex<Line>,
+    start: StartNumber,
+    starts: tokio::sync::Mutex<Starts>,
     begun: Mutex<(Instant, Millis)>,
     /// The tick of the last committed checkpoint, plus one.
     committed: AtomicU64,
@@ -152,12 +156,16 @@ pub struct Parts {
     pub line: Line,
     /// The number of the process.
     pub process: usize,
+    /// The number of this start.
+    pub start: StartNumber,
+    /// Where this start and those before began to read.
+    pub starts: Starts,
 }
 
 impl Checkpoints {
     /// Checkpoints that go on from one.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, config, runtime, writer, alerts, board, live, line, process } = parts;
+        let Parts { store, config, runtime, writer, alerts, board, live, line, process, start, starts } = parts;
         let stats = Arc::new(Stats::default());
         let now = Instant::now();
         let manifest = &line.manifest;
@@ -181,6 +189,8 @@ impl Checkpoints {
             committed_positions: Mutex::default(),
             config,
             line: tokio::sync::Mutex::new(line),
+            start,
+            starts: tokio::sync::Mutex::new(starts),
             begun: Mutex::new((begun, wall_clock_ms())),
             committed: AtomicU64::new(0),
             under_way: AtomicBool::new(false),
@@ -207,6 +217,18 @@ impl Checkpoints {
     /// Counters.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.0.stats
+    }
+
+    /// The run has ended, perhaps before any checkpoint: notes where it began to read what it did not know at first. On the
+    /// first process.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn note_start(&self) -> Result<(), CheckpointError> {
+        let began = self.0.board.of_all_processes().partitions.into_iter().filter_map(|(partition, state)| {
+            Some((PartitionInfo::clone(&partition), state.progress.ledger.first_offset?))
+        });
+        self.0.note_start(&began.collect()).await
     }
 
     /// Why the run has to end, if it has to.
@@ -302,9 +324,9 @@ impl Shared {
             changes: line.changes.clone(),
             ..line.manifest.clone()
         };
-        let mut written = 0;
+        let (mut written, mut read_from) = (0, Positions::new());
         for description in descriptions {
-            let Description { file, refused } =
+            let Description { file, refused, began } =
                 postcard::from_bytes(description).map_err(|error| CheckpointError::Stopped(error.to_string()))?;
             if let Some(file) = file {
                 written += file.bytes;
@@ -312,8 +334,10 @@ impl Shared {
             }
             // The new cuts contain what was refused in earlier runs; partitions without one keep what they had.
             manifest.refused.extend(refused);
+            read_from.extend(began);
         }
         manifest.refused.retain(|_, refused| *refused > 0);
+        self.note_start(&read_from).await?;
         let bytes = Bytes::from(manifest.encode()?);
         let taken = Mutex::new(None);
         repeat("checkpoint", &self.stats, || async {
@@ -341,6 +365,16 @@ impl Shared {
         stats.chain_bytes.store(manifest.bytes(), Ordering::Relaxed);
         tracing::debug!(id = manifest.id, at, bytes = written, "checkpoint");
         line.manifest = manifest;
+        Ok(())
+    }
+
+    /// Notes where this start began to read partitions that it did not know at first.
+    async fn note_start(&self, read_from: &Positions) -> Result<(), CheckpointError> {
+        let mut starts = self.starts.lock().await;
+        if starts.note(self.start, read_from.iter().map(|(partition, offset)| (partition, *offset))) {
+            let file = starts.encode()?;
+            repeat("starts", &self.stats, || self.store.put(starts::NAME, file.clone())).await;
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::contents::{MarksOfProcess, PatternRow, PatternsChunk, SeenChunk, ShardHead, TotalsRow};
 use super::manifest::Manifest;
+use super::starts::Starts;
 use floodmark_dataflows::checkpoint::{PartitionCut, StateRow};
 
 /// Written into each file. Raise it with every change of what is in a section.
@@ -46,6 +47,8 @@ pub enum Kind {
     Manifest = 2,
     /// Recorded marks.
     Marks = 3,
+    /// Where each start began to read.
+    Starts = 4,
 }
 
 impl Kind {
@@ -54,6 +57,7 @@ impl Kind {
             Kind::Shard => "state",
             Kind::Manifest => "manifest",
             Kind::Marks => "marks",
+            Kind::Starts => "starts",
         }
     }
 }
@@ -80,12 +84,14 @@ pub enum Tag {
     SeenPatterns = 8,
     /// [`PatternRow`]s.
     Patterns = 9,
+    /// [`Starts`].
+    Starts = 10,
 }
 
 impl Tag {
     pub(super) fn of(byte: u8) -> Option<Self> {
         let state = [Tag::Head, Tag::Cuts, Tag::Seen, Tag::Totals, Tag::Rows, Tag::SeenPatterns, Tag::Patterns];
-        state.into_iter().chain([Tag::Manifest, Tag::Marks]).find(|tag| *tag as u8 == byte)
+        state.into_iter().chain([Tag::Manifest, Tag::Marks, Tag::Starts]).find(|tag| *tag as u8 == byte)
     }
 }
 
@@ -328,6 +334,7 @@ pub fn read(bytes: &[u8]) -> Result<Summary, Damage> {
     let kind = match bytes.get(12) {
         Some(2) => Kind::Manifest,
         Some(3) => Kind::Marks,
+        Some(4) => Kind::Starts,
         _ => Kind::Shard,
     };
     let mut reader = FileReader::open(Bytes::copy_from_slice(bytes), kind)?;
@@ -346,6 +353,7 @@ pub fn read(bytes: &[u8]) -> Result<Summary, Damage> {
             Tag::Patterns => summary.patterns += section.decode::<Vec<PatternRow>>()?.len(),
             Tag::Manifest => summary.files += section.decode::<Manifest>()?.files.len(),
             Tag::Marks => summary.marks += section.decode::<MarksOfProcess>()?.marks.len(),
+            Tag::Starts => drop(section.decode::<Starts>()?),
         }
     }
     Ok(summary)

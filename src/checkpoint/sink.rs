@@ -29,6 +29,8 @@ pub(super) struct Description {
     pub(super) file: Option<FileRef>,
     /// Of each partition that is cut: documents before the cut that the store refused in this run.
     pub(super) refused: Vec<(PartitionInfo, u64)>,
+    /// Of each partition that is cut: where its reading began in this generation.
+    pub(super) began: Vec<(PartitionInfo, u64)>,
 }
 
 /// One worker's share of checkpoints.
@@ -46,6 +48,8 @@ struct Share {
     rows: Option<Vec<Vec<StateRow>>>,
     /// The positions of the cuts.
     positions: Positions,
+    /// Where the reading of their partitions began in this generation.
+    began: Positions,
     /// Windows that were handed in when all before the cut had been.
     windows: Option<u64>,
     /// Alerts handed in by then.
@@ -67,6 +71,7 @@ impl WorkerSink {
             cuts: None,
             rows: None,
             positions: Positions::new(),
+            began: Positions::new(),
             windows: None,
             alerts: 0,
             durable: None,
@@ -155,7 +160,7 @@ async fn write(
     let description = FileRef::of(name, &file, rows);
     let path = format!("{STATE_FOLDER}/{}", description.name);
     repeat("checkpoint", &shared.stats, || shared.store.put(&path, file.clone())).await;
-    *written.lock() = Some(Description { file: Some(description), refused: Vec::new() });
+    *written.lock() = Some(Description { file: Some(description), ..Description::default() });
 }
 
 impl CheckpointSink for WorkerSink {
@@ -167,6 +172,8 @@ impl CheckpointSink for WorkerSink {
         self.shared.note_under_way(true);
         let share = self.share(at);
         share.positions = cuts.iter().map(|cut| (cut.partition.clone(), cut.next_offset)).collect();
+        let began = |cut: &PartitionCut| Some((cut.partition.clone(), cut.ledger.first_offset?));
+        share.began = cuts.iter().filter_map(began).collect();
         share.cuts = Some(cuts);
         self.write(at);
     }
@@ -179,13 +186,14 @@ impl CheckpointSink for WorkerSink {
     fn description(&mut self, at: Tick) -> Option<Vec<u8>> {
         self.write(at);
         let is_durable = self.is_durable();
-        let share = self.share.as_ref()?;
+        let share = self.share.as_mut()?;
         let mut description = share.writing.as_ref()?.lock().take_if(|_| is_durable)?;
         // Not before everything is stored: only then is it known what is refused.
         let refused = |(partition, next): (&PartitionInfo, &u64)| {
             (partition.clone(), self.shared.writer.refused_before(partition, *next))
         };
         description.refused = share.positions.iter().map(refused).collect();
+        description.began = std::mem::take(&mut share.began).into_iter().collect();
         // Of a list and a few numbers: it cannot fail.
         postcard::to_stdvec(&description).ok()
     }

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 
 use super::commit::Parts;
 use super::compare::Fingerprint;
+use super::starts::Starts;
 use super::store::CopyStore;
 use super::{CheckpointConfig, Checkpoints, Line};
 use crate::live::progress::ProgressBoard;
@@ -128,8 +129,19 @@ pub async fn checkpoints(store: CopyStore, documents: Arc<dyn Store>) -> Checkpo
     let board = Arc::new(ProgressBoard::default());
     board.set_frontier(0, Tick::MAX);
     let line = Line::begin(&store, 3, Fingerprint::default(), 1).await.unwrap();
-    let config = CheckpointConfig::default();
-    Checkpoints::new(Parts { store, config, runtime, writer, alerts: None, board, live: None, line, process: 0 })
+    Checkpoints::new(Parts {
+        store,
+        config: CheckpointConfig::default(),
+        runtime,
+        writer,
+        alerts: None,
+        board,
+        live: None,
+        line,
+        process: 0,
+        start: 1,
+        starts: Starts::default(),
+    })
 }
 
 /// Waits for a condition, with a deadline.

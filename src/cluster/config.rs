@@ -107,6 +107,19 @@ impl ClusterConfig {
         path.with_file_name(name)
     }
 
+    /// The files that are there under this path and that no process of this run writes: a run of another number of
+    /// processes left them.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn paths_left(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let own = |process| Self { process, ..self.clone() }.own_path(path);
+        let written: Vec<_> = (0..self.processes).map(own).collect();
+        let mut paths = paths_of_all(path)?;
+        paths.retain(|path| !written.iter().any(|own| own.file_name() == path.file_name()));
+        Ok(paths)
+    }
+
     /// The secret; empty without one.
     ///
     /// # Errors
@@ -192,6 +205,9 @@ fn is_loopback(address: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Digits of a process's number in the name of a file; what has more is somebody else's.
+const MAX_DIGITS: usize = 3;
+
 /// The files that are there and that any number of processes wrote under this path by [`ClusterConfig::own_path`].
 ///
 /// # Errors
@@ -201,7 +217,10 @@ pub fn paths_of_all(path: &Path) -> io::Result<Vec<PathBuf>> {
     let stem = path.file_stem().unwrap_or_default().as_bytes();
     let is_one = |found: &Path| {
         let rest = found.file_stem().and_then(|found| found.as_bytes().strip_prefix(stem));
-        let is_numbered = |number: &[u8]| !number.is_empty() && number.iter().all(u8::is_ascii_digit);
+        let is_numbered = |number: &[u8]| {
+            let is_own = number == b"0" || matches!(number, [b'1'..=b'9', ..]) && number.len() <= MAX_DIGITS;
+            is_own && number.iter().all(u8::is_ascii_digit)
+        };
         found.extension() == path.extension()
             && rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix(b"-").is_some_and(is_numbered))
     };

@@ -189,6 +189,7 @@ mod tests {
             detail: "expected an object".into(),
             raw: format!("raw {offset}").into_bytes(),
             timestamp_ms: 1,
+            start: 1,
         };
         offsets.map(letter).collect()
     }

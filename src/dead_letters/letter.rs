@@ -7,6 +7,8 @@ use floodmark_dataflows::output::Reason;
 use floodmark_dataflows::time::Millis;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::starts::StartNumber;
+
 /// A record that could not be used.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
@@ -22,6 +24,8 @@ pub struct DeadLetter {
     pub raw: Vec<u8>,
     /// When it became a dead letter, by the wall clock.
     pub timestamp_ms: Millis,
+    /// The number of the start that wrote it; 0 for a replay.
+    pub start: StartNumber,
 }
 
 impl DeadLetter {
@@ -46,6 +50,7 @@ impl DeadLetter {
             detail: self.detail.as_str().into(),
             raw,
             raw_base64,
+            start: self.start,
         };
         // Strings and numbers always serialise, and a vector takes any bytes.
         let _ = serde_json::to_writer(out, &document);
@@ -80,9 +85,19 @@ pub struct Document<'a> {
     /// The record in base64, where it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw_base64: Option<String>,
+    /// The number of the start that wrote it: the wall clock then in epoch milliseconds, or one more than that of the
+    /// start before. 0 for a replay, and where it was not written.
+    #[serde(default)]
+    pub start: StartNumber,
 }
 
 impl Document<'_> {
+    /// The partition that its record is of.
+    pub fn partition_info(&self) -> PartitionInfo {
+        let (topic, identity) = (self.topic.as_ref().into(), self.identity.as_ref().into());
+        PartitionInfo { topic, identity, number: self.partition }
+    }
+
     /// The bytes of the record. `None` if there are none, or their base64 is not right.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         match (&self.raw, &self.raw_base64) {
@@ -143,6 +158,7 @@ mod tests {
             detail: "expected a number, got \"x\"".into(),
             raw: raw.to_vec(),
             timestamp_ms: 5,
+            start: 1,
         }
     }
 

@@ -28,6 +28,7 @@ pub use letter::{DeadLetter, Document};
 pub use queue::DeadLetterQueue;
 pub use reading::each;
 
+use crate::checkpoint::starts::StartNumber;
 use crate::sources::kafka::ProducerConfig;
 use crate::stores::Store;
 use crate::units::ByteSize;
@@ -82,12 +83,17 @@ pub enum Place {
 }
 
 impl DeadLettersConfig {
-    /// Opens the place and starts the thread that writes to it. Must be called within a tokio runtime if the place is
-    /// the store.
+    /// Opens the place and starts the thread that writes to it, for the start of this number. Must be called within a
+    /// tokio runtime if the place is the store.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn start(&self, data_dir: &Path, store: Arc<dyn Store>) -> Result<Arc<DeadLetterQueue>, SinkError> {
+    pub fn start(
+        &self,
+        data_dir: &Path,
+        start: StartNumber,
+        store: Arc<dyn Store>,
+    ) -> Result<Arc<DeadLetterQueue>, SinkError> {
         let sink: Box<dyn Sink> = match self.to {
             Place::File => {
                 Box::new(file::FileSink::open(data_dir.join(&self.file), self.rotate_at.0, self.max_size.0)?)
@@ -95,7 +101,7 @@ impl DeadLettersConfig {
             Place::Topic => Box::new(topic::TopicSink::new(self.kafka.clone(), self.topic.clone())),
             Place::Index => Box::new(store::StoreSink::new(store, Handle::current())),
         };
-        Ok(DeadLetterQueue::start(sink, self.queue.0 as usize))
+        Ok(DeadLetterQueue::start(sink, self.queue.0 as usize, start))
     }
 }
 

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::letter::DeadLetter;
 use super::{Sink, SinkError};
+use crate::checkpoint::starts::StartNumber;
 use crate::sources::{Positions, wall_clock_ms};
 use crate::stores::writer::DeadLetters;
 
@@ -37,6 +38,7 @@ struct Shared {
     /// In the order of [`Reason::ALL`].
     counts: [AtomicU64; Reason::ALL.len()],
     place: String,
+    start: StartNumber,
 }
 
 #[derive(Default)]
@@ -54,8 +56,8 @@ struct State {
 }
 
 impl DeadLetterQueue {
-    /// Starts the thread that writes. Above `limit_bytes` waiting, the queue is not ready.
-    pub fn start(sink: Box<dyn Sink>, limit_bytes: usize) -> Arc<Self> {
+    /// Starts the thread that writes. Above `limit_bytes` waiting, the queue is not ready. `start` goes into the letters.
+    pub fn start(sink: Box<dyn Sink>, limit_bytes: usize, start: StartNumber) -> Arc<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             filled: Condvar::new(),
@@ -63,6 +65,7 @@ impl DeadLetterQueue {
             limit_bytes,
             counts: Default::default(),
             place: sink.describe(),
+            start,
         });
         let background = shared.clone();
         std::thread::spawn(move || background.write_all(sink));
@@ -131,6 +134,7 @@ impl DeadLetters for DeadLetterQueue {
             detail: detail.to_owned(),
             raw: raw.to_vec(),
             timestamp_ms: wall_clock_ms(),
+            start: self.shared.start,
         };
         self.shared.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
         let mut state = self.shared.state.lock();
@@ -252,7 +256,7 @@ mod tests {
     fn a_failing_place_stops_the_workers_and_loses_nothing() {
         let memory = Memory::default();
         memory.failing.store(true, Ordering::SeqCst);
-        let queue = DeadLetterQueue::start(Box::new(memory.clone()), 10_000);
+        let queue = DeadLetterQueue::start(Box::new(memory.clone()), 10_000, 1);
         let woken = Arc::new(AtomicUsize::new(0));
         let counter = woken.clone();
         queue.wake_when_ready(Arc::new(move || {
@@ -283,7 +287,7 @@ mod tests {
     #[test]
     fn what_waits_is_written_after_the_queue_is_dropped() {
         let memory = Memory::default();
-        let queue = DeadLetterQueue::start(Box::new(memory.clone()), 1 << 20);
+        let queue = DeadLetterQueue::start(Box::new(memory.clone()), 1 << 20, 1);
         for offset in 0..10_000 {
             queue.send(&partition(), offset, Reason::TooLong, "", b"");
         }

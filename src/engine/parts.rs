@@ -74,7 +74,7 @@ pub(super) async fn open_store(
         (StoreChoice::Ndjson(store), None) => {
             let own = own_files(config, store);
             let own = NdjsonConfig { append: own.append || goes_on, ..own };
-            Ok(Arc::new(Ndjson::open(&own, logs)?.among(&store.logs)))
+            Ok(Arc::new(Ndjson::open(&own, logs)?.among(store, &config.cluster)?))
         }
         (StoreChoice::None, None) => Ok(Arc::new(NoStore)),
     }

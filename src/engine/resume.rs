@@ -22,6 +22,7 @@ use crate::checkpoint::compare::{Carried, Fingerprint, compare};
 use crate::checkpoint::contents::LiveRows;
 use crate::checkpoint::manifest::{CheckpointId, Manifest};
 use crate::checkpoint::restore::{self, Loaded};
+use crate::checkpoint::starts::{self, StartNumber, Starts};
 use crate::checkpoint::store::{CopyStore, StoreError};
 use crate::checkpoint::{CheckpointError, Line, marks};
 use crate::config::{Config, SourceChoice};
@@ -64,6 +65,19 @@ pub(super) struct Resumed {
     pub redrives: Positions,
     /// The tick that it goes on from, if a run before it began there; its first checkpoint is at tick 0, too.
     pub continues: Option<Tick>,
+    /// The number of this start.
+    pub start: StartNumber,
+    /// Where this start and those before began to read.
+    pub starts: Starts,
+}
+
+/// What process 0 decides for all.
+#[derive(Clone, Copy)]
+pub(super) struct Decided {
+    /// The checkpoint to go on from; of a run without checkpoints, its generation.
+    pub from: u64,
+    /// The number of this start.
+    pub start: StartNumber,
 }
 
 impl Resumed {
@@ -74,7 +88,7 @@ impl Resumed {
         options: &RunOptions,
         compiled: &Compiled,
         runtime: &Runtime,
-        decide: impl FnOnce(&dyn Fn() -> Result<u64, EngineError>) -> Result<u64, EngineError>,
+        decide: impl FnOnce(&dyn Fn() -> Result<Decided, EngineError>) -> Result<Decided, EngineError>,
     ) -> Result<Option<Self>, EngineError> {
         if !config.checkpoint.enabled || options.bare || options.replay.is_some() {
             return Ok(None);
@@ -82,8 +96,11 @@ impl Resumed {
         let store = CopyStore::open(&config.checkpoint, &config.data_dir).map_err(CheckpointError::from)?;
         let present = Fingerprint::of(config, compiled.views.iter().map(|view| &**view));
         let began_ms = wall_clock_ms();
-        let id = decide(&|| runtime.block_on(choose(config, options, &store, &present)))?;
-        let mut resumed = runtime.block_on(Self::load(config, store, id, present))?;
+        let decided = decide(&|| {
+            let from = runtime.block_on(choose(config, options, &store, &present))?;
+            Ok(Decided { from, start: runtime.block_on(recorded_starts(&store))?.next() })
+        })?;
+        let mut resumed = runtime.block_on(Self::load(config, store, decided, present))?;
         let at = resumed.restored.at;
         resumed.continues = (at > 0 || resumed.line.manifest.created_ms < began_ms).then_some(at);
         Ok(Some(resumed))
@@ -92,7 +109,7 @@ impl Resumed {
     async fn load(
         config: &Config,
         store: CopyStore,
-        id: CheckpointId,
+        Decided { from: id, start }: Decided,
         mut present: Fingerprint,
     ) -> Result<Self, EngineError> {
         let loaded = restore::load(&store, id).await.map_err(|error| match error {
@@ -173,8 +190,32 @@ impl Resumed {
         let views = (0..).zip(&line.configuration.views).filter(|(_, view)| view.partial_before > 0);
         let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
-        Ok(Self { store, line, restored, live: standing.live, positions, redrives, continues: None })
+        let mut starts = recorded_starts(&store).await?;
+        starts.note(start, positions.iter().chain(&redrives).map(|(partition, offset)| (partition, *offset)));
+        if config.cluster.process == 0 {
+            let file = starts.encode().map_err(CheckpointError::from)?;
+            store.put(starts::NAME, file).await.map_err(CheckpointError::from)?;
+        }
+        Ok(Self { store, line, restored, live: standing.live, positions, redrives, continues: None, start, starts })
     }
+}
+
+/// Where the starts before this one began to read.
+async fn recorded_starts(store: &CopyStore) -> Result<Starts, EngineError> {
+    match Starts::read(store).await {
+        Err(error @ StoreError::Damaged { .. }) => {
+            tracing::error!("{error}: dead letters of records that were read again since are listed again");
+            Ok(Starts::default())
+        }
+        read => Ok(read.map_err(CheckpointError::from)?),
+    }
+}
+
+/// The number of a start that makes no checkpoints, and its generation.
+pub(super) fn begin_without_checkpoints(config: &Config, runtime: &Runtime) -> Result<Decided, EngineError> {
+    let store = CopyStore::open(&config.checkpoint, &config.data_dir).map_err(CheckpointError::from)?;
+    let start = runtime.block_on(recorded_starts(&store))?.next();
+    Ok(Decided { from: next_generation(&config.data_dir, 0)?, start })
 }
 
 /// The checkpoint to go on from; where there is none, the start of a new generation.
@@ -216,7 +257,7 @@ fn has_begun_anew(data_dir: &Path, options: &RunOptions) -> Result<bool, EngineE
 
 /// The number of this start: higher than the last one's. A start that continues no checkpoint is a new generation, so
 /// that its windows replace those of earlier ones.
-pub(super) fn next_generation(data_dir: &Path, at_least: u64) -> Result<u64, EngineError> {
+fn next_generation(data_dir: &Path, at_least: u64) -> Result<u64, EngineError> {
     let next = last_generation(data_dir)?.max(at_least) + 1;
     std::fs::create_dir_all(data_dir).map_err(|error| cannot("make", data_dir, &error))?;
     replace(&data_dir.join(GENERATION_FILE), &next.to_string())?;

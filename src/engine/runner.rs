@@ -21,7 +21,7 @@ use super::ending::Ending;
 use super::housekeeping::Housekeeping;
 use super::observe::{self, Gathered, Observed, RunCounts};
 use super::parts::{Begin, WithSource, open_store, with_source};
-use super::resume::{Resumed, lock_data, next_generation};
+use super::resume::{Decided, Resumed, begin_without_checkpoints, lock_data};
 use super::shutdown::Stoppable;
 use super::workers::{Peers, Stop, WorkerParts, execute};
 use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
@@ -29,6 +29,7 @@ use crate::alerts::Alerts;
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
 use crate::audit;
 use crate::checkpoint::marks::Marked;
+use crate::checkpoint::starts::{StartNumber, Starts};
 use crate::checkpoint::{self, CheckpointError, Checkpoints};
 use crate::cluster::{Cluster, ClusterError, share_progress};
 use crate::config::{Config, SourceChoice};
@@ -37,7 +38,7 @@ use crate::live::LiveView;
 use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
 use crate::sources::kafka::StartAt;
-use crate::sources::redrive::{Recorded, Wanted, WithRedrives};
+use crate::sources::redrive::{Known, Recorded, Wanted, WithRedrives};
 use crate::sources::{Positions, Source, WorkerPlace, wall_clock_ms};
 use crate::stores::Store;
 use crate::stores::writer::{SpoolState, WindowIds, Writer};
@@ -96,10 +97,14 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
         let _entered = runtime.enter();
         let others = peers.as_ref().map(|(cluster, _)| cluster.clone());
         let resumed = Resumed::find(config, &options, &compiled, &runtime, |choose| decide(others.as_ref(), choose))?;
-        let generation = match &resumed {
-            Some(resumed) => resumed.line.manifest.generation,
-            None if options.bare || options.replay.is_some() => 0,
-            None => decide(others.as_ref(), || next_generation(&config.data_dir, 0))?,
+        let (generation, start) = match &resumed {
+            Some(resumed) => (resumed.line.manifest.generation, resumed.start),
+            None if options.bare || options.replay.is_some() => (0, 0),
+            None => {
+                let begin = || begin_without_checkpoints(config, &runtime);
+                let Decided { from, start } = decide(others.as_ref(), begin)?;
+                (from, start)
+            }
         };
         let redrives = Redrives::of(config, &options, resumed.as_ref(), generation)?;
         let positions = resumed.as_ref().map(|resumed| resumed.positions.clone()).unwrap_or_default();
@@ -107,7 +112,7 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
         let begin = Begin { positions, origin_ms };
         let goes_on = resumed.as_ref().is_some_and(|resumed| resumed.restored.at > 0);
         let store = runtime.block_on(open_store(config, options.replay.as_ref(), goes_on))?;
-        let dead_letters = open_dead_letters(config, options.replay.as_ref(), store.clone())?;
+        let dead_letters = open_dead_letters(config, options.replay.as_ref(), start, store.clone())?;
         let on_ready = options.on_ready.take();
         let runtime = &runtime;
         let parts = Parts {
@@ -132,6 +137,7 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
 fn open_dead_letters(
     config: &Config,
     replay: Option<&Replay>,
+    start: StartNumber,
     store: Arc<dyn Store>,
 ) -> Result<Arc<DeadLetterQueue>, EngineError> {
     // Those of a replay go where its documents go, not among those of the live run.
@@ -141,9 +147,9 @@ fn open_dead_letters(
     };
     let usual = DeadLettersConfig::default().file;
     let opened = match replay.map(|replay| &replay.target) {
-        None => place(config.dead_letters.to, &config.dead_letters.file).start(&config.data_dir, store),
-        Some(ReplayTarget::Directory(directory)) => place(Place::File, &usual).start(directory, store),
-        Some(ReplayTarget::Prefix(_)) => place(Place::Index, &usual).start(&config.data_dir, store),
+        None => place(config.dead_letters.to, &config.dead_letters.file).start(&config.data_dir, start, store),
+        Some(ReplayTarget::Directory(directory)) => place(Place::File, &usual).start(directory, start, store),
+        Some(ReplayTarget::Prefix(_)) => place(Place::Index, &usual).start(&config.data_dir, start, store),
     };
     opened.map_err(|error| EngineError::Process(format!("dead letters: {error}")))
 }
@@ -169,6 +175,8 @@ struct Redrives {
     wanted: Wanted,
     /// Where those stand that the checkpoint knows.
     positions: Positions,
+    /// Where this start and those before began to read.
+    starts: Starts,
 }
 
 impl Redrives {
@@ -184,8 +192,9 @@ impl Redrives {
             Some(_) => Wanted::Covered,
             None => Wanted::Since { generation, all: begins_anew && reads_from_the_beginning(config) },
         };
-        let positions = resumed.map(|resumed| resumed.redrives.clone()).unwrap_or_default();
-        Ok(Self { recorded, wanted, positions })
+        let (positions, starts) =
+            resumed.map(|resumed| (resumed.redrives.clone(), resumed.starts.clone())).unwrap_or_default();
+        Ok(Self { recorded, wanted, positions, starts })
     }
 }
 
@@ -232,12 +241,13 @@ impl WithSource for Run<'_> {
         let others = met.as_ref().map(|(cluster, _)| cluster.clone());
         let is_live = !options.until_end && options.replay.is_none() && !options.bare;
         let source = {
-            let Redrives { recorded, wanted, positions } = redrives;
+            let Redrives { recorded, wanted, positions, starts } = redrives;
             let of_run = config.clone();
             let read_as =
                 Box::new(move |records: Option<&RecordsConfig>| read_as(&of_run, records.unwrap_or(&of_run.records)));
             let has_end = !is_live || ends_by_itself(config);
-            Arc::new(WithRedrives::new(Arc::new(source), recorded, wanted, positions, has_end, read_as))
+            let known = Known { positions, starts };
+            Arc::new(WithRedrives::new(Arc::new(source), recorded, wanted, known, has_end, read_as))
         };
         let options_of_writer = config.store.writer_options(&config.data_dir, config.cluster.process, is_live);
         let writer = Writer::start(store.clone(), dead_letters.clone(), options_of_writer, runtime.handle())
@@ -270,7 +280,7 @@ impl WithSource for Run<'_> {
         }
 
         let (checkpoints, restored, recorder) = match resumed {
-            Some(Resumed { store, line, restored, .. }) => {
+            Some(Resumed { store, line, restored, start, starts, .. }) => {
                 let checkpoints = Checkpoints::new(checkpoint::commit::Parts {
                     store,
                     config: config.checkpoint.clone(),
@@ -281,6 +291,8 @@ impl WithSource for Run<'_> {
                     live: live.clone().filter(|_| first_of_cluster),
                     line,
                     process: config.cluster.process,
+                    start,
+                    starts,
                 });
                 let (stats, recorder) = (checkpoints.stats().clone(), checkpoints.recorder());
                 metrics.collect(move |samples| stats.collect(samples));
@@ -402,6 +414,9 @@ impl WithSource for Run<'_> {
                 .drain(DEAD_LETTER_PATIENCE)
                 .map_err(|error| EngineError::Process(format!("dead letters: {error}")))?;
             runtime.block_on(housekeeping.commit_at_end());
+            if let Some(checkpoints) = checkpoints.as_ref().filter(|_| first_of_cluster) {
+                runtime.block_on(checkpoints.note_start())?;
+            }
             if let Some(failure) = source.failure() {
                 return Err(EngineError::Process(format!("source: {failure}")));
             }
@@ -461,11 +476,16 @@ fn alerts(
 }
 
 /// The generation, which is that of process 0.
-fn decide(others: Option<&Cluster>, next: impl FnOnce() -> Result<u64, EngineError>) -> Result<u64, EngineError> {
-    let Some(others) = others else { return next() };
-    let decided = others.share(|| next().map(|generation| generation.to_be_bytes().to_vec()))?;
-    let decided = decided.try_into().map_err(|_| EngineError::Process("process 0 sent no generation".to_owned()))?;
-    Ok(u64::from_be_bytes(decided))
+fn decide(
+    others: Option<&Cluster>,
+    decide: impl FnOnce() -> Result<Decided, EngineError>,
+) -> Result<Decided, EngineError> {
+    let Some(others) = others else { return decide() };
+    let told = others.share(|| decide().map(|Decided { from, start }| [from, start].map(u64::to_be_bytes).concat()))?;
+    match told.as_chunks() {
+        ([from, start], []) => Ok(Decided { from: u64::from_be_bytes(*from), start: u64::from_be_bytes(*start) }),
+        _ => Err(EngineError::Process("process 0 sent no generation".to_owned())),
+    }
 }
 
 fn info(config: &Config, runtime: &Runtime, source: &impl Source) -> ApiInfo {

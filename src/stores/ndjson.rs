@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AlertWrite, Held, LogBatch, LogPage, LogQuery, Rejected, SEARCHABLE, Store, StoreError, WindowWrite};
-use crate::cluster::paths_of_all;
+use crate::cluster::{ClusterConfig, paths_of_all};
 
 /// Documents as lines of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -81,9 +81,19 @@ impl Ndjson {
         Ok(Self { logs, windows, alerts: OnceLock::new(), config: config.clone(), name_of_all })
     }
 
-    /// One of several processes, whose files have a number added to this name.
-    pub fn among(self, name_of_all: &Path) -> Self {
-        Self { name_of_all: name_of_all.to_owned(), ..self }
+    /// One of several processes, whose files have a number added to the name that `of_all` has. Files that a run of
+    /// another number of processes left are cut back to their last whole lines too, or emptied.
+    ///
+    /// # Errors
+    /// [`StoreError::Fatal`] naming the file that cannot be.
+    pub fn among(self, of_all: &NdjsonConfig, cluster: &ClusterConfig) -> Result<Self, StoreError> {
+        for name in [&of_all.logs, &of_all.windows] {
+            let fatal = |path: &Path, error| StoreError::Fatal(format!("cannot put {} right: {error}", path.display()));
+            for path in cluster.paths_left(name).map_err(|error| fatal(name, error))? {
+                open_file(&path, self.config.append).map_err(|error| fatal(&path, error))?;
+            }
+        }
+        Ok(Self { name_of_all: of_all.logs.clone(), ..self })
     }
 }
 
@@ -381,6 +391,37 @@ mod tests {
         let found = held(&directory.path().join("logs.ndjson"), &partition, 0..100, 1_000).await.unwrap();
         assert_eq!((found.documents, found.offsets), (3, Some(vec![1, 2, 3])));
         assert_eq!(std::fs::read_to_string(directory.path().join("logs-11.ndjson")).unwrap(), torn);
+    }
+
+    #[test]
+    fn files_of_another_number_of_processes_are_put_right() {
+        let directory = tempfile::tempdir().unwrap();
+        let of_all = NdjsonConfig {
+            logs: directory.path().join("logs.ndjson"),
+            windows: directory.path().join("windows.ndjson"),
+            ..config(directory.path())
+        };
+        let cluster = ClusterConfig { processes: 2, process: 1, ..ClusterConfig::default() };
+        let own = NdjsonConfig {
+            logs: cluster.own_path(&of_all.logs),
+            windows: cluster.own_path(&of_all.windows),
+            ..of_all.clone()
+        };
+        let (whole, torn) = ("{\"a\":1}\n", "{\"a\":1}\n{\"torn");
+        let left = ["logs.ndjson", "windows.ndjson", "windows-2.ndjson", "logs-1.ndjson"];
+        // Another process of this run puts its own right; and some are none of ours.
+        let others = ["logs-0.ndjson", "logs-2026.ndjson", "logs-03.ndjson", "logs-x.ndjson"];
+        for name in left.iter().chain(&others) {
+            std::fs::write(directory.path().join(name), torn).unwrap();
+        }
+        let text = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        Ndjson::open(&own, true).unwrap().among(&of_all, &cluster).unwrap();
+        assert_eq!(left.map(text), [whole; 4]);
+        assert_eq!(others.map(text), [torn; 4]);
+        let anew = NdjsonConfig { append: false, ..own };
+        Ndjson::open(&anew, true).unwrap().among(&of_all, &cluster).unwrap();
+        assert_eq!(left.map(text), [""; 4]);
+        assert_eq!(others.map(text), [torn; 4]);
     }
 
     #[tokio::test]

@@ -65,10 +65,10 @@ impl Receiver {
         Self { address, got, task }
     }
 
-    /// The route to it.
+    /// The route to it: each notification by itself and at once, since plans are short.
     pub fn config(&self) -> String {
         format!(
-            "[alerts]\nnotify_max_age = \"36500d\"\n[[route]]\nname = \"hook\"\n[route.webhook]\nurl = \"http://{}/\"\n",
+            "[alerts]\nnotify_max_age = \"36500d\"\n[[route]]\nname = \"hook\"\ngroup_wait = \"0s\"\n[route.webhook]\nurl = \"http://{}/\"\n",
             self.address
         )
     }

@@ -6,6 +6,8 @@ use crate::draw::Draw;
 
 /// 2023-11-14, 22:13:20 UTC.
 const START: u64 = 1_700_000_000_000;
+/// The field that has the time of some records that are dead letters, until they are redriven.
+pub const REDRIVEN_TIME: &str = "ts";
 /// 2100-01-01, 00:00 UTC: ahead of any arrival.
 const FAR_FUTURE: u64 = 4_102_444_800_000;
 
@@ -207,14 +209,19 @@ fn written(draw: &mut Draw, members: &[(&str, String)], line_feeds: bool) -> Vec
     format!("{open}{}{close}", members.join(comma)).into_bytes()
 }
 
+/// The time has a name that only redrives know.
+fn rename_time(members: &mut [(&'static str, String)]) {
+    members.iter_mut().filter(|(name, _)| *name == "timestamp").for_each(|(name, _)| *name = REDRIVEN_TIME);
+}
+
 /// A record that cannot be used.
-fn broken(draw: &mut Draw, members: &[(&str, String)], line_feeds: bool) -> Vec<u8> {
+fn broken(draw: &mut Draw, members: &[(&'static str, String)], line_feeds: bool) -> Vec<u8> {
     let mut members = members.to_vec();
-    let put = |members: &mut Vec<(&str, String)>, name: &'static str, value: &str| {
+    let put = |members: &mut Vec<(&'static str, String)>, name: &'static str, value: &str| {
         members.retain(|(n, _)| *n != name);
         members.push((name, value.to_owned()));
     };
-    match draw.below(12) {
+    match draw.below(16) {
         0 => {
             let whole = written(draw, &members, false);
             // Shorter by at least the closing brace, and not within a character.
@@ -224,8 +231,11 @@ fn broken(draw: &mut Draw, members: &[(&str, String)], line_feeds: bool) -> Vec<
         }
         1 => return b"no JSON, \xff\xfe not even text".to_vec(),
         2 => return draw.pick(&["[1,2]", "17", "\"text\"", "null", "{}", "{\"a\":1}}"]).as_bytes().to_vec(),
-        3 => members.retain(|(name, _)| *name != "timestamp"),
-        4 => put(&mut members, "timestamp", draw.pick(&["null", "true", "-1", "\"yesterday\"", "99999999999999999"])),
+        3 | 12 | 13 => rename_time(&mut members),
+        4 | 14 => {
+            rename_time(&mut members);
+            put(&mut members, "timestamp", draw.pick(&["null", "true", "-1", "\"yesterday\"", "99999999999999999"]));
+        }
         5 => put(&mut members, "level", draw.pick(&["5", "[\"INFO\"]", "{}"])),
         6 => put(&mut members, "status_code", draw.pick(&["99", "600", "\"200\"", "200.5", "true"])),
         7 => put(&mut members, "response_time_ms", draw.pick(&["-0.5", "\"12\"", "[]"])),

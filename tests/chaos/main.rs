@@ -210,10 +210,11 @@ impl Runner {
             "\n{starts} starts, {restored} of them from a checkpoint; {kills} kills; {damaged} files damaged, {noticed} of \
              them needed; holds in {held} plans; {corrections} corrected windows"
         );
-        let run::Events { judged, unusual, silences, alerts, notified, looks, counted, .. } = events;
+        let run::Events { judged, unusual, silences, alerts, notified, looks, counted, redriven, added, .. } = events;
         println!(
             "{judged} windows judged, {unusual} of them unusual, {silences} of these silent; {alerts} alerts, {notified} \
-             notifications; patterns read {looks} times, and from {counted} checkpoints"
+             notifications; patterns read {looks} times, and from {counted} checkpoints; {redriven} records redriven; \
+             {added} whole windows of added views"
         );
         println!("test result: {word}. {passed} passed; {} failed; 0 ignored; in {seconds} s", failed.len());
         if !failed.is_empty() {

@@ -76,6 +76,8 @@ pub enum Step {
     PauseSource(u64),
     /// The store fails the next so many requests, each in its own way.
     FailStore(u64),
+    /// All dead letters that are there are redriven, with a decoder that can read some of them.
+    Redrive,
 }
 
 /// How an incarnation ends.
@@ -111,6 +113,8 @@ pub struct Plan {
     pub max_body: Option<usize>,
     /// The stub refuses one in so many documents for the moment.
     pub item_faults: Option<u64>,
+    /// The last view is not configured before this incarnation.
+    pub adds_view: Option<usize>,
     pub incarnations: Vec<Incarnation>,
 }
 
@@ -136,7 +140,7 @@ impl Plan {
         score(&mut Draw::new(seed, 9), &mut views, &mut input);
         let tick = draw.pick(&[1_000, 1_000, 500, 2_000]);
         let is_files = source == SourceKind::Files;
-        let model = Model {
+        let mut model = Model {
             topic: match source {
                 SourceKind::Files => "files".to_owned(),
                 SourceKind::MockKafka => "logs".to_owned(),
@@ -167,6 +171,26 @@ impl Plan {
                 before.end = End::Audit;
             }
         }
+        let dead_letters_in_store = matches!(store, StoreKind::Stub | StoreKind::Elasticsearch) && draw.chance(1, 2);
+        let changes = &mut Draw::new(seed, 13);
+        // What is redriven in the last one is read by nobody.
+        let last = incarnations.len() - 1;
+        if (!dead_letters_in_store || store == StoreKind::Elasticsearch) && changes.chance(1, 2) {
+            for incarnation in &mut incarnations[..last] {
+                let steps = &mut incarnation.steps;
+                let place = changes.below(steps.len() as u64 + 1) as usize;
+                steps.insert(place, Step::Redrive);
+                if changes.chance(1, 2) {
+                    steps.extend([Step::Wait(changes.within(50, 500)), Step::Redrive]);
+                    // Looked for once a second.
+                    steps.extend(changes.chance(1, 2).then_some(Step::Wait(1_300)));
+                }
+            }
+        }
+        let adds_view = (last > 0 && changes.chance(1, 3)).then(|| changes.within(1, last as u64) as usize);
+        if adds_view.is_some() {
+            model.views.push(added_view(changes));
+        }
         Self {
             seed,
             source,
@@ -180,17 +204,19 @@ impl Plan {
             checkpoint_every: draw.pick(&[30, 200, 1_000]),
             idle_after: if idles { 300 } else { 3_600_000 },
             joins: source == SourceKind::Files && input.records.len() > 1 && idles && draw.chance(1, 3),
-            dead_letters_in_store: matches!(store, StoreKind::Stub | StoreKind::Elasticsearch) && draw.chance(1, 2),
+            dead_letters_in_store,
             max_body: draw.chance(1, 4).then_some(100_000),
             item_faults: draw.chance(1, 4).then_some(50),
+            adds_view,
             input,
             model,
             incarnations,
         }
     }
 
-    /// The configuration, but for the addresses of source and store, and what each process has for its own.
-    pub fn config(&self) -> String {
+    /// The configuration of an incarnation, but for the addresses of source and store, and what each process has for its
+    /// own.
+    pub fn config(&self, incarnation: usize) -> String {
         let model = &self.model;
         let mut text = format!(
             "[cluster]\nconnect_timeout = \"5s\"\n[records]\nmax_record_bytes = \"{}B\"\n[time]\ntick = \"{}ms\"\nmax_ahead = \"{}ms\"\nidle_after = \"{}ms\"\n\
@@ -207,7 +233,8 @@ impl Plan {
         if self.dead_letters_in_store {
             text.push_str("[dead_letters]\nto = \"index\"\n");
         }
-        for view in &model.views {
+        let not_yet = usize::from(self.adds_view.is_some_and(|first| incarnation < first));
+        for view in &model.views[..model.views.len() - not_yet] {
             let conditions: Vec<_> = view.conditions.iter().map(condition_text).collect();
             text.push_str(&format!(
                 "[[view]]\nname = \"{}\"\nkey = {:?}\nwhere = {conditions:?}\nnumbers = {:?}\nwindow = \"{}ms\"\nslide = \"{}ms\"\n\
@@ -290,6 +317,25 @@ fn views(draw: &mut Draw) -> Vec<ViewModel> {
         }
     };
     (0..count).map(|id| view((id, draw))).collect()
+}
+
+/// A view that is added while the plan runs. What it keeps of a record must not decide whether that can be read.
+fn added_view(draw: &mut Draw) -> ViewModel {
+    let key = draw.pick(&["service_name", "level", "path"]);
+    let (width, slide) = draw.pick(&[(10_000, 10_000), (60_000, 20_000)]);
+    ViewModel {
+        name: "added".to_owned(),
+        key: vec![key.to_owned()],
+        conditions: Vec::new(),
+        width,
+        slide,
+        lateness: draw.pick(&[0, 20_000]),
+        retention: draw.pick(&[60_000, 3_600_000]),
+        max_keys: 100_000,
+        forget_after: 604_800_000,
+        numbers: Vec::new(),
+        score: Vec::new(),
+    }
 }
 
 /// Scores some of the views, and has something happen that is worth a score. A score needs 144 windows before it.
@@ -446,6 +492,9 @@ impl fmt::Display for Plan {
         }
         if self.store == StoreKind::Stub {
             writeln!(f, "  bodies up to {:?}, one document refused in {:?}", self.max_body, self.item_faults)?;
+        }
+        if let Some(first) = self.adds_view {
+            writeln!(f, "  the last view is added with incarnation {first}")?;
         }
         for (i, incarnation) in self.incarnations.iter().enumerate() {
             let Incarnation { damage, workers, processes, steps, end } = incarnation;

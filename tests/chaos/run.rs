@@ -1,21 +1,25 @@
 //! Runs a plan: starts the cluster, lets happen what the plan says, and compares what is there in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{Debug, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use floodmark::checkpoint::{self, store::CopyStore};
+use floodmark::checkpoint::{self, restore, store::CopyStore};
+use floodmark::sources::redrive::Redrive;
 use floodmark_dataflows::checkpoint::RecordedMark;
+use floodmark_dataflows::input::PartitionInfo;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::alerts::Receiver;
 use crate::draw::Draw;
+use crate::input::REDRIVEN_TIME;
 use crate::live::{self, Look};
 use crate::naive::alerts::AlertPlace;
-use crate::naive::{self, Mark, Model, Outcome, canonical};
+use crate::naive::{self, Mark, Model, Outcome, Partition, REDRIVES, canonical, number_of};
 use crate::plan::{Damage, End, Incarnation, Plan, Step};
 use crate::process::{Process, Signal};
 use crate::source::Source;
@@ -29,6 +33,8 @@ const ALONE: Duration = Duration::from_secs(15);
 const READING: Duration = Duration::from_secs(2);
 /// Differences that are shown of each kind.
 const SHOWN: usize = 3;
+/// What redrives are read by.
+const FIXED: &str = "fixed.toml";
 /// So much of a document is shown.
 const SHOWN_CHARACTERS: usize = 1_200;
 
@@ -63,6 +69,10 @@ pub struct Events {
     pub looks: u64,
     /// Checkpoints whose counts of patterns were compared.
     pub counted: u64,
+    /// Documents of redriven records.
+    pub redriven: u64,
+    /// Windows of added views.
+    pub added: u64,
 }
 
 impl Events {
@@ -82,6 +92,8 @@ impl Events {
         self.notified += other.notified;
         self.looks += other.looks;
         self.counted += other.counted;
+        self.redriven += other.redriven;
+        self.added += other.added;
     }
 }
 
@@ -93,8 +105,9 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, Strin
     let mut store = Store::new(plan, folder, runtime);
     let receiver = (!plan.model.alerts.is_empty()).then(|| Receiver::start(plan, runtime));
     let route = receiver.as_ref().map(Receiver::config).unwrap_or_default();
-    let config = format!("data_dir = \"data\"\n{}{}{route}{}", source.config(), store.config(), plan.config());
-    std::fs::write(folder.join("floodmark.toml"), config).map_err(|e| e.to_string())?;
+    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).map_err(|e| e.to_string());
+    let max_bytes = plan.model.max_record_bytes;
+    write(FIXED, format!("[records]\nmax_record_bytes = \"{max_bytes}B\"\nfields.timestamp = \"{REDRIVEN_TIME}\"\n"))?;
     source.append(0);
     let mut draw = Draw::new(plan.seed, 7);
     let mut looks = Vec::new();
@@ -103,6 +116,9 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, Strin
             let harmed = harm(&folder.join("data/checkpoints"), damage, &mut draw);
             events.damaged += u64::from(harmed.map_err(|e| format!("damaging a file: {e}"))?);
         }
+        let config =
+            format!("data_dir = \"data\"\n{}{}{route}{}", source.config(), store.config(), plan.config(number));
+        write("floodmark.toml", config)?;
         events.starts += 1;
         events.kills += u64::from(matches!(incarnation.end, End::Kill(_)));
         let cluster = Cluster { folder, number, incarnation, plan, processes: Vec::new(), looks: &mut looks };
@@ -114,10 +130,20 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, Strin
     }
     let marks = marks(folder, runtime)?;
     events.held += u64::from(marks.values().flatten().any(|mark| mark.hold > 0));
-    let expected = expected(plan, &source, marks);
+    let mut expected = expected(plan, &source, marks, folder)?;
+    let mut is = store.outcome()?;
+    if plan.adds_view.is_some() {
+        let from = whole_from(folder, runtime, plan)?;
+        for outcome in [&mut expected, &mut is] {
+            outcome.windows.retain(|(view, _, start), _| view != "added" || *start >= from);
+        }
+        events.added += expected.windows.keys().filter(|(view, ..)| view == "added").count() as u64;
+    }
+    let redriven = |(number, _): &&(i32, u64)| *number >= REDRIVES;
+    events.redriven = expected.documents.keys().filter(redriven).count() as u64;
     events.corrections = expected.windows.values().filter(|line| line.contains("previous")).count() as u64;
     note_scores(&mut events, &expected);
-    compare(&store.outcome()?, &expected, store.keeps_bytes())?;
+    compare(&is, &expected, store.keeps_bytes())?;
     if let Some(receiver) = receiver {
         let (alerts, notified) = receiver.check(&folder.join("data/outbox/0"), events.starts)?;
         compare_alerts("alert of the outbox", &alerts, &expected)?;
@@ -127,7 +153,7 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, Strin
     if plan.idle_after < 60_000 {
         looks.clear();
     }
-    looks.iter().try_for_each(|look| live::check_look(look, &expected.counted, plan.model.tick))?;
+    looks.iter().try_for_each(|look| live::check_look(look, &expected, plan.model.tick))?;
     events.looks = looks.len() as u64;
     events.counted = u64::from(live::check_checkpoint(folder, runtime, &expected.counted)?);
     Ok(events)
@@ -154,10 +180,62 @@ fn compare_alerts(what: &str, is: &BTreeMap<AlertPlace, String>, expected: &Outc
 }
 
 /// What the reference says.
-fn expected(plan: &Plan, source: &Source, marks: BTreeMap<i32, Vec<Mark>>) -> Outcome {
+fn expected(
+    plan: &Plan,
+    source: &Source,
+    mut marks: BTreeMap<i32, Vec<Mark>>,
+    folder: &Path,
+) -> Result<Outcome, String> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let model = Model { arrived_by: now.as_millis() as u64, ..plan.model.clone() };
-    naive::expected(&model, &source.partitions(marks))
+    let redrives = redrives(folder, &mut marks)?;
+    let mut partitions = source.partitions(marks);
+    partitions.extend(redrives);
+    Ok(naive::expected(&model, &partitions))
+}
+
+/// The redrives that were recorded, as partitions.
+fn redrives(folder: &Path, marks: &mut BTreeMap<i32, Vec<Mark>>) -> Result<Vec<Partition>, String> {
+    let mut found = Vec::new();
+    for number in 0.. {
+        // One of the copies may be damaged.
+        let copies = ["a", "b"].map(|copy| {
+            let bytes = std::fs::read(folder.join(format!("data/checkpoints/{copy}/redrives/{number:08}"))).ok()?;
+            Some(Redrive::decode(&bytes))
+        });
+        if copies.iter().all(Option::is_none) {
+            break;
+        }
+        let good = copies.into_iter().flatten().find_map(Result::ok).ok_or(format!("redrive {number} is lost"))?;
+        let records = (0..).zip(good.letters.iter().map(|letter| letter.letter.bytes().unwrap_or_default()));
+        let origins = good.letters.iter().map(|letter| {
+            let origin = letter.origin();
+            (origin.topic, origin.partition, origin.offset)
+        });
+        found.push(Partition {
+            records: records.collect(),
+            marks: marks.remove(&(REDRIVES + number)).unwrap_or_default(),
+            redrive: Some(naive::Redrive {
+                number,
+                timestamp: REDRIVEN_TIME,
+                arrived: good.header.recorded_ms,
+                origins: origins.collect(),
+            }),
+        });
+    }
+    Ok(found)
+}
+
+/// From which time on windows of the view that was added are whole.
+fn whole_from(folder: &Path, runtime: &Handle, plan: &Plan) -> Result<u64, String> {
+    let store = CopyStore::in_directory(&folder.join("data/checkpoints"), 2).map_err(|e| e.to_string())?;
+    let manifest = runtime.block_on(async {
+        let newest = restore::choose(&store).await.map_err(|e| e.to_string())?.ok_or("there is no checkpoint")?;
+        restore::manifest(&store, newest, false).await.map_err(|e| e.to_string())
+    })?;
+    let print = manifest.configuration.views.iter().find(|view| view.name == "added");
+    // Where none was made since it was added, the last start went on from one without it.
+    Ok(print.map_or(manifest.at, |print| print.partial_before) * plan.model.tick)
 }
 
 /// The marks that the runs recorded, by partition. All starts of a plan are of one generation, unless they were killed
@@ -171,7 +249,10 @@ fn marks(folder: &Path, runtime: &Handle) -> Result<BTreeMap<i32, Vec<Mark>>, St
     let store = CopyStore::in_directory(&folder.join("data/checkpoints"), 2).map_err(|e| e.to_string())?;
     let recorded = runtime.block_on(checkpoint::marks::read(&store, generation, 0)).map_err(|e| e.to_string())?;
     let mark = |mark: RecordedMark| Mark { next_offset: mark.next_offset, wall: mark.wall_ms, hold: mark.hold };
-    Ok(recorded.into_iter().map(|(info, marks)| (info.number, marks.into_iter().map(mark).collect())).collect())
+    let of_partition = |(info, marks): (PartitionInfo, VecDeque<RecordedMark>)| {
+        (number_of(&info.topic, info.number), marks.into_iter().map(mark).collect())
+    };
+    Ok(recorded.into_iter().map(of_partition).collect())
 }
 
 /// Damages all copies of the newest manifest, if there is one before it to go back to.
@@ -274,12 +355,13 @@ impl Cluster<'_> {
                 Step::PauseStore(ms) => store.pause(Duration::from_millis(ms)),
                 Step::PauseSource(ms) => source.pause(Duration::from_millis(ms)),
                 Step::FailStore(requests) => store.fail(requests),
+                Step::Redrive => self.redrive()?,
             }
         }
         if *end == End::Audit {
             source.append(1_000);
             // Documents and dead letters do not depend on marks, but for records that no mark covers.
-            let expected = expected(self.plan, source, BTreeMap::new());
+            let expected = expected(self.plan, source, BTreeMap::new(), self.folder)?;
             self.audit(&expected)?;
             self.looks.extend(live::look(&mut self.processes[0]));
         }
@@ -303,7 +385,9 @@ impl Cluster<'_> {
             let accounts = answer["partitions"].as_array().into_iter().flatten().map(|account| {
                 let dead = account["dead_letters"].as_object().into_iter().flatten();
                 let dead = dead.map(|(reason, n)| (reason.clone(), n.as_u64().unwrap_or(0))).collect();
-                (account["partition"].as_i64().unwrap_or(-1), (account["indexed"].as_u64().unwrap_or(0), dead))
+                let partition = account["partition"].as_i64().unwrap_or(-1) as i32;
+                let number = number_of(account["topic"].as_str().unwrap_or_default(), partition);
+                (i64::from(number), (account["indexed"].as_u64().unwrap_or(0), dead))
             });
             let is: BTreeMap<_, _> = accounts.collect();
             is_right = is == wanted && answer["balanced"] == true && answer["lost"] == 0 && answer["pending"] == 0;
@@ -314,6 +398,18 @@ impl Cluster<'_> {
             return Ok(());
         }
         Err(self.failure(0, &format!("the audit says {answer}, expected (indexed, dead letters) {wanted:?}")))
+    }
+
+    /// Has the dead letters redriven that are there and were not before.
+    fn redrive(&self) -> Result<(), String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_floodmark"));
+        command.args(["dead-letters", "redrive", "--with", FIXED]).current_dir(self.folder).env_clear();
+        let output = command.output().map_err(|e| e.to_string())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.success() || said.contains("nothing to redrive") {
+            true => Ok(()),
+            false => Err(self.failure(0, &format!("dead letters cannot be redriven: {said}"))),
+        }
     }
 
     fn log(&self, process: usize) -> PathBuf {

@@ -125,7 +125,7 @@ impl Source {
                 next += if matches!(self.place, Place::Files(_)) { record.len() as u64 + 1 } else { 1 };
                 (offset, record.clone())
             });
-            Partition { records: offsets.collect(), marks: marks.remove(&number).unwrap_or_default() }
+            Partition { records: offsets.collect(), marks: marks.remove(&number).unwrap_or_default(), redrive: None }
         };
         (0..).zip(&self.records).map(&mut place).collect()
     }

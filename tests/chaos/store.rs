@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::draw::Draw;
 use crate::naive::alerts::{AlertPlace, compared, place_of};
-use crate::naive::{Outcome, canonical, is_withdrawn, without_identities};
+use crate::naive::{Outcome, canonical, is_withdrawn, number_of, without_identities};
 use crate::plan::{Plan, StoreKind};
 use crate::process::{Signal, send};
 use crate::services;
@@ -304,7 +304,7 @@ pub fn add_alert(alerts: &mut BTreeMap<AlertPlace, String>, document: &Value) ->
 fn dead_letter(outcome: &mut Outcome, line: &str) -> Result<(), String> {
     let letter: Document<'_> = serde_json::from_str(line).map_err(|e| format!("not a dead letter: {e}: {line}"))?;
     let content = (letter.reason.name().to_owned(), letter.bytes().ok_or("a dead letter without its record")?);
-    let place = (letter.partition, letter.offset);
+    let place = (number_of(&letter.topic, letter.partition), letter.offset);
     let before = outcome.dead.insert(place, content.clone());
     match before {
         Some(before) if before != content => Err(format!("two different dead letters of {place:?}")),
@@ -319,7 +319,9 @@ fn window_text(document: &Value) -> String {
 
 /// Partition and offset of a log document.
 fn record_place(document: &Value) -> (i32, u64) {
-    (document["partition"].as_i64().unwrap_or(-1) as i32, document["offset"].as_u64().unwrap_or(u64::MAX))
+    let partition = document["partition"].as_i64().unwrap_or(-1) as i32;
+    let number = number_of(document["topic"].as_str().unwrap_or_default(), partition);
+    (number, document["offset"].as_u64().unwrap_or(u64::MAX))
 }
 
 /// View, key and start of a window document.

@@ -28,7 +28,7 @@ async fn letters_reach_their_index_over_failures_and_keep_their_bytes() {
     let store = Arc::new(ElasticsearchStore::new(&config).unwrap());
     let dir = tempfile::tempdir().unwrap();
     let config = DeadLettersConfig { to: Place::Index, ..DeadLettersConfig::default() };
-    let queue = config.start(dir.path(), store).unwrap();
+    let queue = config.start(dir.path(), 1, store).unwrap();
     let partition = Arc::new(PartitionInfo { topic: "logs_raw".into(), identity: "logs_raw".into(), number: 1 });
     let raw: [&[u8]; 2] = [b"{\"broken\":", b"\xff\xfe\0"];
     for (offset, raw) in (7..).zip(raw) {

@@ -57,7 +57,7 @@ fn dead_letters_reach_their_topic() {
     let kafka = ProducerConfig { brokers: cluster.bootstrap_servers(), ..ProducerConfig::default() };
     let options = DeadLettersConfig { to: Place::Topic, topic: "dead".into(), kafka, ..DeadLettersConfig::default() };
     let dir = tempfile::tempdir().unwrap();
-    let queue = options.start(dir.path(), Arc::new(NoStore)).unwrap();
+    let queue = options.start(dir.path(), 1, Arc::new(NoStore)).unwrap();
     let partition = Arc::new(PartitionInfo { topic: "logs".into(), identity: "logs".into(), number: 4 });
     for offset in 0..100 {
         queue.send(&partition, offset, Reason::ClockAhead, "an hour ahead", &[offset as u8, 0xff]);

@@ -391,8 +391,7 @@ async fn what_the_store_refused_is_kept_as_it_came_and_counted_once_when_redrive
 fn a_fresh_start_that_can_read_redriven_records_in_their_places_reads_them_once() {
     let scene = Scene(Dir::new());
     scene.0.file("floodmark.toml", HEAD);
-    let fixed = "[records.fields]\ntimestamp = \"ts\"\n";
-    scene.0.file("fixed.toml", fixed);
+    scene.0.file("fixed.toml", TS);
     let line = |i: u64| format!("{{\"ts\":{},\"service_name\":\"a\"}}\n", 1_700_000_000_000 + i * 137);
     scene.0.file("in-0.log", &(0..100).map(line).collect::<String>());
     scene.run(&["--until-end"]);
@@ -404,11 +403,99 @@ fn a_fresh_start_that_can_read_redriven_records_in_their_places_reads_them_once(
     };
     scene.run(&["--until-end", "--fresh"]);
     assert_eq!(records(), 100, "with the old decoder the redrive has them");
-    scene.0.file("floodmark.toml", &format!("{HEAD}{fixed}"));
+    scene.0.file("floodmark.toml", &format!("{HEAD}{TS}"));
     std::fs::remove_file(scene.data("logs.ndjson")).unwrap();
     scene.run(&["--until-end", "--fresh"]);
     assert_eq!(records(), 100);
     let documents = scene.documents();
     assert_eq!(documents.len(), 100);
     assert!(documents.keys().all(|(topic, ..)| topic == "app"));
+}
+
+const TS: &str = "[records.fields]\ntimestamp = \"ts\"\n";
+
+/// Records whose time is `ts`; without [`TS`] they are dead letters, but for each tenth.
+fn untimed(range: std::ops::Range<u64>) -> String {
+    let line = |i: u64| {
+        let (time, also) = (1_700_000_000_000 + i * 137, if i % 10 == 0 { "timestamp" } else { "time" });
+        format!("{{\"ts\":{time},\"{also}\":{time},\"service_name\":\"a\"}}\n")
+    };
+    range.map(line).collect()
+}
+
+#[test]
+fn letters_of_records_that_a_restart_could_read_are_void() {
+    let scene = Scene(Dir::new());
+    let rarely = HEAD.replace("every = \"20ms\"", "every = \"1h\"");
+    scene.0.file("floodmark.toml", &rarely);
+    let file = scene.0.file("in-0.log", &untimed(0..30));
+    let mut written = 30;
+    let mut add = || {
+        let mut file = OpenOptions::new().append(true).open(&file).unwrap();
+        file.write_all(untimed(written..written + 10).as_bytes()).unwrap();
+        written += 10;
+        written
+    };
+    let listed = || {
+        let said =
+            scene.0.command(&["dead-letters", "list", "--json", "--limit", "100000"]).run().expect_code(0).stdout();
+        said.lines().count() as u64
+    };
+    let dead = |api: Api| {
+        let answer = api.get("/audit")?;
+        let account = answer["partitions"].as_array()?.iter().find(|p| p["topic"] == "app")?.clone();
+        (account["pending"] == 0).then_some((account["expected"].as_u64()?, account["dead_letters"].clone()))
+    };
+    let (run, api) = start(&scene, &[]);
+    eventually("a checkpoint is made", || {
+        add();
+        api.text("/metrics")?.contains("floodmark_checkpoints_total 1").then_some(())
+    });
+    // Behind the only one.
+    (0..5).for_each(|_| _ = add());
+    let all = add();
+    let letters = all / 10 * 9;
+    eventually("all are read", || (dead(api)? == (all, json!({ "missing_timestamp": letters }))).then_some(()));
+    eventually("all letters are written", || (listed() == letters).then_some(()));
+    // SIGKILL.
+    drop(run);
+    scene.0.file("floodmark.toml", &format!("{rarely}{TS}"));
+    let (run, api) = start(&scene, &["-w", "2"]);
+    eventually("the rest is read again", || (dead(api)?.0 == all).then_some(()));
+    let before = listed();
+    assert!(before > 0 && before < letters, "{before} of {letters}");
+    assert_eq!(dead(api).unwrap().1, json!({ "missing_timestamp": before }));
+    let url = format!("http://{}", api.address());
+    scene.0.command(&["audit", "--url", &url]).run().expect_code(0);
+    let done = scene.redrive(&[]);
+    assert_eq!((&done["letters"], &done["readable"]), (&json!(before), &json!(before)), "{done}");
+    account(api, 0, before);
+    drop(run);
+    scene.run(&["--until-end"]);
+    let records = || -> u64 {
+        let windows = scene.windows();
+        windows.values().filter(|w| w["view"] == "per_service").map(|w| w["count"].as_u64().unwrap()).sum()
+    };
+    assert_eq!((records(), scene.documents().len() as u64), (all, all));
+
+    // What reads all of it anew has no need of any letter.
+    std::fs::remove_file(scene.data("logs.ndjson")).unwrap();
+    scene.run(&["--until-end", "--fresh"]);
+    assert_eq!((records(), scene.documents().len() as u64, listed()), (all, all, 0));
+    assert!(scene.documents().keys().all(|(topic, ..)| topic == "app"));
+}
+
+#[test]
+fn a_replay_that_can_read_redriven_records_in_their_places_reads_them_once() {
+    let scene = Scene(Dir::new());
+    scene.0.file("floodmark.toml", HEAD);
+    scene.0.file("in-0.log", &untimed(0..100));
+    scene.0.file("fixed.toml", TS);
+    scene.run(&["--until-end"]);
+    scene.redrive(&["--with", "fixed.toml"]);
+    scene.0.file("floodmark.toml", &format!("{HEAD}{TS}"));
+    scene.run(&["--from", "in-0.log=0..", "--out", "replayed"]);
+    let replayed = documents(&scene.0.path().join("replayed/logs.ndjson"));
+    assert_eq!(replayed.len(), 100);
+    assert!(replayed.keys().all(|(topic, ..)| topic == "app"));
 }

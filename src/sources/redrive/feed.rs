@@ -7,10 +7,11 @@
 //!
 //! Which run takes in what:
 //! - a run that goes on from a checkpoint: those that the checkpoint or its marks know, and those recorded since its
-//!   generation began;
+//!   generation began, but for letters whose records a start after them could read where they are;
 //! - a run that begins anew: all, if it reads the source from the beginning, but for letters whose records it can read
 //!   where they are; else none, since of the windows that their records belong to it would have nothing but them;
-//! - a replay of a range: of all of them the letters whose origins are in the range.
+//! - a replay of a range: of all of them the letters whose origins are in the range, but for those whose records it can
+//!   read there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,9 +26,10 @@ use floodmark_dataflows::input::{
 use floodmark_dataflows::output::Reason;
 use parking_lot::Mutex;
 
-use super::file::{Place, Record, Redrive};
+use super::file::{Letter, Place, Record, Redrive};
 use super::is_redrive;
 use super::recorded::Recorded;
+use crate::checkpoint::starts::Starts;
 use crate::checkpoint::store::StoreError;
 use crate::sources::{Positions, Source, SourceError, WorkerPlace};
 
@@ -53,6 +55,15 @@ pub enum Wanted {
     Covered,
 }
 
+/// What is known from earlier starts.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Where those redrives go on that the checkpoint knows.
+    pub positions: Positions,
+    /// Where this start and those before began to read.
+    pub starts: Starts,
+}
+
 /// A source, and redrives beside it.
 pub struct WithRedrives<S> {
     source: Arc<S>,
@@ -68,8 +79,7 @@ impl<S> Clone for WithRedrives<S> {
 struct Shared {
     recorded: Option<Recorded>,
     wanted: Wanted,
-    /// Where those go on that the checkpoint knows.
-    positions: Positions,
+    known: Known,
     /// The source ends by itself, and with it the run: then none joins later.
     has_end: bool,
     read_as: Box<ReadAsFn>,
@@ -107,20 +117,19 @@ struct Letters {
 }
 
 impl<S: Source> WithRedrives<S> {
-    /// A source with the redrives of `recorded` that are wanted. `positions` are where those stand that a checkpoint knows.
-    /// Where the source has an end, redrives recorded later wait for the next run.
+    /// A source with the redrives of `recorded` that are wanted. Where the source has an end, redrives recorded later wait for the next run.
     pub fn new(
         source: Arc<S>,
         recorded: Option<Recorded>,
         wanted: Wanted,
-        positions: Positions,
+        known: Known,
         has_end: bool,
         read_as: Box<ReadAsFn>,
     ) -> Self {
         let shared = Shared {
             recorded,
             wanted,
-            positions,
+            known,
             has_end,
             read_as,
             inboxes: Mutex::default(),
@@ -191,20 +200,15 @@ impl<S: Source> WithRedrives<S> {
     fn hand_over(&self, inbox: &Inbox, number: i32, redrive: &Redrive) -> Result<(), String> {
         let shared = &self.shared;
         let info = redrive.partition(number);
-        let known = shared.positions.get(&info).copied();
-        let records = match shared.wanted {
-            Wanted::Since { generation, all } => {
-                if !all && known.is_none() && redrive.header.generation < generation {
-                    tracing::info!(number, "a redrive of an earlier generation is left out");
-                    return Ok(());
-                }
-                match redrive.header.generation < generation {
-                    true => self.not_read_in_place(number, redrive, all)?,
-                    false => redrive.records(|_| true),
-                }
-            }
-            Wanted::Covered => redrive.records(|letter| self.covers(&letter.origin())),
-        };
+        let known = shared.known.positions.get(&info).copied();
+        if let Wanted::Since { generation, all: false } = shared.wanted
+            && known.is_none()
+            && redrive.header.generation < generation
+        {
+            tracing::info!(number, "a redrive of an earlier generation is left out");
+            return Ok(());
+        }
+        let records = self.not_read_in_place(number, redrive)?;
         if records.iter().all(Option::is_none) {
             return Ok(());
         }
@@ -221,24 +225,46 @@ impl<S: Source> WithRedrives<S> {
         Ok(())
     }
 
-    /// The records of a redrive of an earlier generation, but for those that this one reads where they first were: its own
-    /// decoder can read them by now, and the source still has them. That is asked at the beginning only: later it is
-    /// known of no offset behind the checkpoint.
-    fn not_read_in_place(&self, number: i32, redrive: &Redrive, begins: bool) -> Result<Vec<Option<Record>>, String> {
+    /// The records of a redrive that are wanted, but for those that this run reads where they first were: its own decoder
+    /// can read them by now, and it reads that place, or an earlier start of its generation did after the letter was written.
+    fn not_read_in_place(&self, number: i32, redrive: &Redrive) -> Result<Vec<Option<Record>>, String> {
+        let is_wanted = |letter: &Letter| self.shared.wanted != Wanted::Covered || self.covers(&letter.origin());
+        // Whether it is ahead again depends on when it arrived there.
+        let may_be_read =
+            |letter: &Letter| letter.letter.reason != Reason::ClockAhead && self.reads_place(redrive, letter);
+        if !redrive.letters.iter().any(may_be_read) {
+            return Ok(redrive.records(is_wanted));
+        }
         let mut decoder = (self.shared.read_as)(None)?.decoder;
         let mut left_out = 0;
         let records = redrive.records(|letter| {
-            // Whether it is ahead again depends on when it arrived there.
-            let is_read = letter.letter.reason != Reason::ClockAhead
-                && letter.letter.bytes().is_some_and(|raw| decoder.decode(&raw).is_ok())
-                && (!begins || self.covers(&letter.origin()));
+            let mut can_be_read = || letter.letter.bytes().is_some_and(|raw| decoder.decode(&raw).is_ok());
+            let is_read = is_wanted(letter) && may_be_read(letter) && can_be_read();
             left_out += u64::from(is_read);
-            !is_read
+            is_wanted(letter) && !is_read
         });
         if left_out > 0 {
             tracing::info!(number, left_out, "letters of a redrive are left out: they are read where they first were");
         }
         Ok(records)
+    }
+
+    /// Whether the place where a letter's record first was is read, after the letter was written.
+    fn reads_place(&self, redrive: &Redrive, Letter { letter, origin, counted: _ }: &Letter) -> bool {
+        match self.shared.wanted {
+            Wanted::Covered => true,
+            // What the source has is asked at the beginning only: later it is known of no offset behind the checkpoint.
+            Wanted::Since { generation, all } if redrive.header.generation < generation => {
+                !all || self.covers(&origin.clone().unwrap_or_else(|| Place::of(letter)))
+            }
+            // A document that the store refused may have been written by way of the redrive by now.
+            Wanted::Since { .. } => {
+                let starts = &self.shared.known.starts;
+                origin.is_none()
+                    && letter.reason != Reason::Unindexable
+                    && starts.reads_again(&letter.partition_info(), letter.offset, letter.start)
+            }
+        }
     }
 
     fn covers(&self, place: &Place) -> bool {
@@ -521,7 +547,8 @@ mod tests {
         let source = GeneratorSource::new(config, 0, Positions::new(), true).unwrap();
         let own = Config::default();
         let read_as = Box::new(move |records: Option<&RecordsConfig>| read_as(&own, records.unwrap_or(&own.records)));
-        let source = WithRedrives::new(Arc::new(source), Some(recorded.clone()), wanted, positions, true, read_as);
+        let known = Known { positions, starts: Starts::default() };
+        let source = WithRedrives::new(Arc::new(source), Some(recorded.clone()), wanted, known, true, read_as);
         let mut feeds: Vec<_> = (0..2).map(|index| source.feed(WorkerPlace { index, peers: 2 }).unwrap()).collect();
         source.take_recorded().await.unwrap();
         let mut found = Vec::new();
@@ -580,7 +607,7 @@ mod tests {
         let source = GeneratorSource::new(config, 0, Positions::new(), true).unwrap();
         let wanted = Wanted::Since { generation: 1, all: true };
         let nothing = Box::new(|_: Option<&RecordsConfig>| Err("is not asked".to_owned()));
-        let source = WithRedrives::new(Arc::new(source), Some(recorded), wanted, Positions::new(), true, nothing);
+        let source = WithRedrives::new(Arc::new(source), Some(recorded), wanted, Known::default(), true, nothing);
         let mut feed = source.feed(WorkerPlace { index: 0, peers: 1 }).unwrap();
         source.take_recorded().await.unwrap();
         let joined: Vec<i32> = feed.joined().iter().filter(|info| is_redrive(info)).map(|info| info.number).collect();

@@ -238,6 +238,7 @@ mod tests {
                 detail: "expected a number".into(),
                 raw: raw.to_vec(),
                 timestamp_ms: 5,
+                start: 1,
             };
             let mut json = Vec::new();
             dead.write(&mut json);

@@ -21,7 +21,7 @@ pub mod recorded;
 
 use floodmark_dataflows::input::PartitionInfo;
 
-pub use feed::{Wanted, WithRedrives};
+pub use feed::{Known, Wanted, WithRedrives};
 pub use file::{Header, Letter, Redrive};
 pub use recorded::Recorded;
 

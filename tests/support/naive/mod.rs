@@ -102,6 +102,29 @@ pub struct Partition {
     pub records: Vec<(u64, Vec<u8>)>,
     /// In the order they were made.
     pub marks: Vec<Mark>,
+    pub redrive: Option<Redrive>,
+}
+
+/// What is known of a redrive, which is read as a partition.
+#[derive(Clone, Debug)]
+pub struct Redrive {
+    pub number: i32,
+    /// The field that has the time.
+    pub timestamp: &'static str,
+    /// When all of it arrived.
+    pub arrived: u64,
+    /// Topic, partition and offset where each record was a dead letter first.
+    pub origins: Vec<(String, i32, u64)>,
+}
+
+/// The topic of redrives.
+pub const REDRIVE_TOPIC: &str = "__redrive";
+/// Partitions from this number on are redrives.
+pub const REDRIVES: i32 = 1_000_000;
+
+/// The number by which a partition is known here.
+pub fn number_of(topic: &str, partition: i32) -> i32 {
+    if topic == REDRIVE_TOPIC { REDRIVES + partition } else { partition }
 }
 
 /// What a run ends with. Documents of windows and of records are JSON with their members in alphabetical order.
@@ -117,6 +140,8 @@ pub struct Outcome {
     pub alerts: BTreeMap<AlertPlace, String>,
     /// What counts for which pattern, of each record that has a document.
     pub counted: Vec<Counted>,
+    /// Of which partition each of these is.
+    pub counted_of: Vec<i32>,
 }
 
 /// Documents of windows by view, key and start.
@@ -154,7 +179,7 @@ pub fn without_identities(mut document: Value) -> Value {
     for place in ["/score/offsets", "/first/offsets", "/strongest/offsets"] {
         let Some(Value::Array(ranges)) = document.pointer_mut(place) else { continue };
         ranges.iter_mut().filter_map(Value::as_object_mut).for_each(|range| _ = range.remove("identity"));
-        ranges.sort_by_key(|range| range["partition"].as_i64());
+        ranges.sort_by_key(|range| (range["topic"] == REDRIVE_TOPIC, range["partition"].as_i64()));
     }
     document
 }
@@ -207,13 +232,14 @@ pub fn expected(model: &Model, partitions: &[Partition]) -> Outcome {
     let mut outcome = Outcome::default();
     let mut windows: BTreeMap<(usize, Vec<String>, u64), Window> = BTreeMap::new();
     let mut end = None;
-    for (number, partition) in (0..).zip(partitions) {
+    for (place, partition) in (0..).zip(partitions) {
+        let number = partition.redrive.as_ref().map_or(place, |redrive| REDRIVES + redrive.number);
         let mut clock = None;
         let mut admitted = Admitted::default();
         let mut keys: Vec<Keys> = model.views.iter().map(|_| Keys::default()).collect();
         for (offset, bytes) in &partition.records {
             let place = (number, *offset);
-            let (facts, document) = match read(model, number, *offset, bytes) {
+            let (facts, document) = match read(model, partition, place, bytes) {
                 Ok(read) => read,
                 Err(reason) => {
                     let cut = model.cuts_long_records && reason == "too_long";
@@ -223,7 +249,10 @@ pub fn expected(model: &Model, partitions: &[Partition]) -> Outcome {
                 }
             };
             let covering = partition.marks.iter().find(|mark| mark.next_offset > *offset);
-            let arrival = covering.map_or(model.arrived_by, |mark| mark.wall);
+            let arrival = match &partition.redrive {
+                Some(redrive) => redrive.arrived,
+                None => covering.map_or(model.arrived_by, |mark| mark.wall),
+            };
             if facts.timestamp > arrival + model.max_future {
                 outcome.dead.insert(place, ("clock_ahead".to_owned(), bytes.clone()));
                 continue;
@@ -233,6 +262,7 @@ pub fn expected(model: &Model, partitions: &[Partition]) -> Outcome {
             clock = Some(now);
             let time = now.max(hold(partition, *offset));
             outcome.counted.push(admitted.count(model.max_patterns, &facts, time));
+            outcome.counted_of.push(number);
             let facts = Rc::new(facts);
             for (view, (id, keys)) in model.views.iter().zip(keys.iter_mut().enumerate()) {
                 keys.forget(view, model.tick, time);

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::Model;
+use super::{Model, Partition, REDRIVE_TOPIC};
 
 /// An object's members as they are written, in their order.
 struct Members(Vec<(String, String)>);
@@ -91,7 +91,14 @@ fn judge(facts: &mut Facts) {
 }
 
 /// A record's facts and its document, or the reason why it is a dead letter.
-pub(super) fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Result<(Facts, String), &'static str> {
+pub(super) fn read(
+    model: &Model,
+    partition: &Partition,
+    (number, offset): (i32, u64),
+    bytes: &[u8],
+) -> Result<(Facts, String), &'static str> {
+    let redrive = partition.redrive.as_ref();
+    let time_field = redrive.map_or("timestamp", |redrive| redrive.timestamp);
     if bytes.len() > model.max_record_bytes {
         return Err("too_long");
     }
@@ -114,7 +121,7 @@ pub(super) fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Res
     if get("tags").is_some_and(|value| !value.is_string() && !value.is_array()) {
         return Err("wrong_type");
     }
-    let timestamp = match get("timestamp").ok_or("missing_timestamp")? {
+    let timestamp = match get(time_field).ok_or("missing_timestamp")? {
         Value::String(text) => {
             let time = text.parse::<jiff::Timestamp>().map_err(|_| "wrong_type")?;
             u64::try_from(time.as_millisecond()).map_err(|_| "wrong_type")?
@@ -210,6 +217,7 @@ pub(super) fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Res
         .filter(|(name, form)| match *name {
             // Any text that is not empty stands for itself, however it is escaped.
             "service_name" => get("service_name").is_none_or(|value| value == ""),
+            "timestamp" if time_field != "timestamp" => true,
             name => !as_it_is(name, form),
         })
         .collect();
@@ -224,14 +232,20 @@ pub(super) fn read(model: &Model, number: i32, offset: u64, bytes: &[u8]) -> Res
         25.. => "LOW",
         _ => "INFO",
     };
+    let (topic, number) = redrive.map_or((&*model.topic, number), |redrive| (REDRIVE_TOPIC, redrive.number));
     document.push_str(&format!(
         r#","topic":{},"partition":{number},"offset":{offset},"severity":{},"severity_level":"{severity_level}","anomaly":{},"reasons":{},"pattern_id":"{:016x}""#,
-        json!(model.topic),
+        json!(topic),
         facts.severity,
         facts.severity >= 50,
         json!(facts.reasons),
         cut.id,
     ));
+    if let Some((topic, partition, offset)) = redrive.map(|redrive| &redrive.origins[offset as usize]) {
+        let topic = json!(topic);
+        document
+            .push_str(&format!(r#","redriven_from":{{"topic":{topic},"partition":{partition},"offset":{offset}}}"#));
+    }
     for (name, form) in written {
         document.push_str(&format!(",\"{name}\":{form}"));
     }
