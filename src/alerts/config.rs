@@ -212,12 +212,21 @@ impl RouteConfig {
     }
 }
 
-/// All mistakes in routes, and in what alerts say of them.
-pub fn route_mistakes(routes: &[RouteConfig], alerts: &[AlertConfig]) -> Vec<Mistake> {
+/// What notifications can be grouped by, beside key fields of views.
+const GROUPS: [&str; 3] = ["alert", "view", "severity"];
+
+/// All mistakes in routes, and in what alerts say of them. `keys` are the key fields of all views.
+pub fn route_mistakes(routes: &[RouteConfig], alerts: &[AlertConfig], keys: &BTreeSet<&str>) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     let mut names = BTreeSet::new();
     for (i, route) in routes.iter().enumerate() {
         mistakes.extend(route.mistakes().into_iter().map(|mistake| mistake.within(&format!("route[{i}]"))));
+        let is_unknown = |name: &&String| !GROUPS.contains(&name.as_str()) && !keys.contains(name.as_str());
+        if let Some(name) = route.group_by.iter().find(is_unknown) {
+            let known: Vec<&str> = GROUPS.into_iter().chain(keys.iter().copied()).collect();
+            let message = format!("expected some of {}, got \"{name}\"", known.join(", "));
+            mistakes.push(Mistake::new(format!("route[{i}].group_by"), message));
+        }
         if !names.insert(&*route.name) {
             let message = format!("two routes are named \"{}\"; give one another name", route.name);
             mistakes.push(Mistake::new(format!("route[{i}].name"), message));
@@ -244,10 +253,17 @@ mod tests {
             RouteConfig { name: "a".into(), webhook: to("ftp://token@host"), ..Default::default() },
             RouteConfig { name: "a".into(), webhook: to("http://host/x"), ..Default::default() },
             RouteConfig { name: "c".into(), ..Default::default() },
+            RouteConfig {
+                name: "d".into(),
+                webhook: to("http://host/x"),
+                group_by: ["severity", "region", "team"].map(str::to_owned).into(),
+                ..Default::default()
+            },
         ];
-        let alert = AlertConfig { routes: vec!["d".into()], ..Default::default() };
-        let mistakes: Vec<String> = route_mistakes(&routes, &[alert]).iter().map(ToString::to_string).collect();
-        let begin = ["route[0].webhook.url", "route[1].name", "route[2]", "alert[0].routes"];
+        let alert = AlertConfig { routes: vec!["e".into()], ..Default::default() };
+        let mistakes: Vec<String> =
+            route_mistakes(&routes, &[alert], &["region"].into()).iter().map(ToString::to_string).collect();
+        let begin = ["route[0].webhook.url", "route[1].name", "route[2]", "route[3].group_by", "alert[0].routes"];
         assert_eq!(mistakes.len(), begin.len(), "{mistakes:?}");
         assert!(mistakes.iter().zip(begin).all(|(mistake, begin)| mistake.starts_with(begin)), "{mistakes:?}");
         assert!(!mistakes.concat().contains("token"));

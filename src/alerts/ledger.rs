@@ -121,6 +121,8 @@ struct Doubts {
     known: BTreeMap<String, AlertDocument>,
     /// Ids of alerts that did not exist at the checkpoint and did when the earlier run ended.
     alerts: BTreeSet<String>,
+    /// Ids of alerts that were open when an earlier run ended which this one does not go on from.
+    open: BTreeSet<String>,
     /// The time of the last thing that the earlier run said.
     until: Millis,
     /// What is said is beyond that time. Some of that moment may still come.
@@ -344,6 +346,19 @@ impl Ledger {
         self.alerts.values().filter_map(Known::last).filter(|event| event.as_of > at).cloned().collect()
     }
 
+    /// The run goes on from no checkpoint. What was said stands, but for alerts that are open: if this run does not come upon
+    /// them, it would never say that they are over.
+    pub(super) fn begin_anew(&mut self) {
+        let mut doubts: BTreeMap<Arc<str>, Doubts> = BTreeMap::new();
+        for (id, known) in &self.alerts {
+            let Some(last) = known.last().filter(|last| last.alert.state == AlertState::Open) else { continue };
+            let of_alert = doubts.entry(last.alert.alert.clone()).or_default();
+            of_alert.until = of_alert.until.max(last.as_of);
+            of_alert.open.insert(id.clone());
+        }
+        self.doubts = doubts;
+    }
+
     /// Retracts what an earlier run said and this one, which is at its end, did not, and amends what it said otherwise. Gives
     /// what is news.
     pub(super) fn settle(&mut self, routes: impl Fn(&AlertEvent) -> Vec<String>) -> io::Result<Vec<AlertEvent>> {
@@ -374,6 +389,14 @@ impl Ledger {
             Some((event, known.thread.clone()))
         });
         let mut settled: Vec<(AlertEvent, String)> = retracted.collect();
+        for known in doubts.open.iter().filter_map(|id| self.alerts.get(id)) {
+            let Some(last) = known.last().filter(|last| last.alert.state == AlertState::Open) else { continue };
+            let mut alert = AlertDocument { state: AlertState::Closed, ..last.alert.clone() };
+            alert.summary = format!("a run that began anew did not come upon it ({})", alert.summary);
+            let kind = AlertEventKind::Closed;
+            let event = AlertEvent { kind, as_of, alert, previous: None, replaces: None, replaced_by: None };
+            settled.push((event, known.thread.clone()));
+        }
         for (id, alert) in doubts.known.iter().filter(|(id, _)| !doubts.alerts.contains(*id)) {
             let Some(known) = self.alerts.get(id) else { continue };
             let Some(before) = known.last().map(|event| &event.alert).filter(|before| !says_the_same(before, alert))
@@ -423,6 +446,7 @@ impl Ledger {
             let time = times.entry(alert.alert.clone()).or_default();
             *time = (*time).max(*as_of);
             let Some(doubts) = self.doubts.get_mut(&alert.alert) else { continue };
+            doubts.open.remove(&alert.id);
             if alert.state != AlertState::Retracted {
                 doubts.alerts.remove(&alert.id);
             } else if *as_of <= doubts.until && self.alerts.contains_key(&alert.id) {
@@ -541,7 +565,10 @@ impl Ledger {
         self.write(records.collect())?;
         for doubts in self.doubts.values_mut() {
             doubts.known.retain(|_, alert| is_computed(alert));
-            notices.iter().for_each(|notice| _ = doubts.alerts.remove(&notice.event.alert.id));
+            for id in notices.iter().map(|notice| &notice.event.alert.id) {
+                doubts.alerts.remove(id);
+                doubts.open.remove(id);
+            }
         }
         Ok(notices.into_iter().map(|notice| notice.event).collect())
     }
@@ -749,6 +776,31 @@ mod tests {
             news.iter().map(|event| (event.alert.state, event.as_of)).collect::<Vec<_>>(),
             [(AlertState::Retracted, 200)]
         );
+    }
+
+    #[test]
+    fn what_is_open_is_closed_by_a_run_that_begins_anew_and_does_not_come_upon_it() {
+        use AlertEventKind::{Closed, Opened, Updated};
+        let of = |id: &str, kind, as_of| {
+            let mut event = event(kind, if kind == Closed { AlertState::Closed } else { AlertState::Open }, as_of);
+            event.alert.id = id.to_owned();
+            event
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        let said =
+            vec![of("gone", Opened, 100), of("again", Opened, 100), of("over", Opened, 90), of("over", Closed, 110)];
+        ledger.say(said, to_a).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.begin_anew();
+        assert!(ledger.say(vec![of("again", Opened, 100)], to_a).unwrap().is_empty());
+        ledger.say(vec![of("again", Updated, 120)], to_a).unwrap();
+        let news = ledger.say(vec![of("again", Updated, 130)], to_a).unwrap();
+        let news: Vec<_> = news.iter().map(|event| (event.alert.id.as_str(), event.kind)).collect();
+        assert_eq!(news, [("gone", Closed), ("again", Updated)]);
+        assert!(ledger.alerts["gone"].last().unwrap().alert.summary.contains("began anew"));
+        assert!(ledger.settle(to_a).unwrap().is_empty(), "what was over stays so");
     }
 
     #[test]

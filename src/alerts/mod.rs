@@ -50,7 +50,7 @@ pub use self::ledger::{Change, last_in_journal};
 use self::ledger::{Known, Ledger};
 use self::routes::Fixed;
 pub use self::sender::Counters;
-use self::silences::Silence;
+use self::silences::{Silence, fits};
 use crate::metrics::Samples;
 use crate::sources::wall_clock_ms;
 use crate::stores::{AlertWrite, Store};
@@ -128,7 +128,13 @@ impl Alerts {
         let sends = speaks && directory.is_some();
         let mut ledger = Ledger::open(directory.as_deref(), config.keep)?;
         // What was said later is in the journal, and perhaps not in the store.
-        let mut again = resumed_at.map(|at| ledger.resume(at * tick_ms)).unwrap_or_default();
+        let mut again = match resumed_at {
+            Some(at) => ledger.resume(at * tick_ms),
+            None => {
+                ledger.begin_anew();
+                Vec::new()
+            }
+        };
         let is_computed =
             |alert: &AlertDocument| computed.contains(&(alert.alert.clone(), alert.configuration.clone()));
         again.extend(ledger.close_others(is_computed)?);
@@ -241,6 +247,20 @@ impl Alerts {
     /// Whether silences are kept here: where notifications are sent.
     pub fn has_silences(&self) -> bool {
         self.shared.speaks && self.shared.is_kept
+    }
+
+    /// Whether the alert of a silence fits one that is configured, or was.
+    pub fn has_like(&self, wanted: &str) -> bool {
+        let was_said = || {
+            let ledger = self.shared.ledger.lock();
+            ledger.alerts.values().filter_map(Known::last).any(|event| fits(wanted, &event.alert.alert))
+        };
+        self.shared.fixed.keys().any(|name| fits(wanted, name)) || was_said()
+    }
+
+    /// The names of the alerts that are configured.
+    pub fn names(&self) -> Vec<&str> {
+        self.shared.fixed.keys().map(String::as_str).collect()
     }
 
     /// The silences that are not over.

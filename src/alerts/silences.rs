@@ -28,16 +28,20 @@ pub struct Silence {
 impl Silence {
     /// Whether nobody is told of an alert at this time of the wall clock.
     pub fn matches(&self, alert: &AlertDocument, now_ms: Millis) -> bool {
-        let fits = |wanted: &str, value: &str| match wanted.strip_suffix('*') {
-            Some(prefix) => value.starts_with(prefix),
-            None => value == wanted,
-        };
         let is_of_key = |(field, wanted): (&String, &String)| {
             alert.keys.iter().all(|key| key.0.iter().any(|(name, value)| **name == **field && fits(wanted, value)))
         };
         now_ms < self.until
             && self.alert.as_ref().is_none_or(|wanted| fits(wanted, &alert.alert))
             && self.keys.iter().all(is_of_key)
+    }
+}
+
+/// Whether a text is what is wanted, or begins as is wanted.
+pub(super) fn fits(wanted: &str, value: &str) -> bool {
+    match wanted.strip_suffix('*') {
+        Some(prefix) => value.starts_with(prefix),
+        None => value == wanted,
     }
 }
 

@@ -222,6 +222,10 @@ pub async fn silence(
     if alert.is_none() && keys.is_empty() && !all {
         return Err(wrong("expected alert, keys, or \"all\": true, got none: it would silence everything".to_owned()));
     }
+    if let Some(name) = alert.as_ref().filter(|name| !alerts.has_like(name)) {
+        let names = alerts.names().join(", ");
+        return Err(wrong(format!("alert: expected the name of an alert ({names}), got \"{name}\"")));
+    }
     if comment.trim().is_empty() {
         return Err(wrong("comment: expected why, got nothing".to_owned()));
     }

@@ -43,7 +43,8 @@ impl Config {
             mistakes.push(Mistake::new("dead_letters.to", message));
         }
         mistakes.extend(within("patterns", self.patterns.mistakes()));
-        mistakes.extend(route_mistakes(&self.route, &self.alert));
+        let keys = self.view.iter().flat_map(|view| &view.key).map(String::as_str).collect();
+        mistakes.extend(route_mistakes(&self.route, &self.alert, &keys));
         mistakes.extend(within("checkpoint", self.checkpoint.mistakes()));
         mistakes.extend(self.api.mistakes().iter().map(|text| spoken("", text).within("api")));
         let last = ClusterConfig { process: self.cluster.processes.saturating_sub(1), ..self.cluster.clone() };

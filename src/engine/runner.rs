@@ -60,6 +60,8 @@ pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport,
     let (cluster, lines) = match Cluster::connect(config, &how, &|| stopped.is_triggered()) {
         Ok(met) => met,
         Err(ClusterError::Stopped) => return Ok(RunReport::default()),
+        // Another one, told to stop too, was gone before this one came to it.
+        Err(ClusterError::Failed(_)) if options.shutdown.is_triggered() => return Ok(RunReport::default()),
         Err(error) => return Err(error.into()),
     };
     let asking = cluster.clone();

@@ -1,7 +1,7 @@
 //! Parts of a log, read once more.
 //!
-//! In: the source as configured, and ranges of offsets. Out: their records, partition by partition in offset order. On
-//! error: what is not there any more, or belongs to another log, is named.
+//! In: the source as configured, and ranges of offsets. Out: their records, partition by partition in offset order; those
+//! of the generator are made again. On error: what is not there any more, or belongs to another log, is named.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +10,13 @@ use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::bounded;
 use floodmark_dataflows::input::{Batch, Feed, PartitionEvent, PartitionInfo, RawRecord};
 use floodmark_dataflows::output::RecordRange;
+use floodmark_dataflows::time::Millis;
 
+use crate::checkpoint::restore;
+use crate::checkpoint::store::CopyStore;
 use crate::config::{Config, SourceChoice};
 use crate::sources::files::{FileRange, FilesConfig, FilesRun, FilesSource};
+use crate::sources::generator::{Generator, GeneratorConfig};
 use crate::sources::kafka::{Extent, KafkaSource, RangeSpec};
 use crate::sources::{Positions, Source, WorkerPlace, redrive};
 
@@ -24,7 +28,7 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Reads ranges, each of another partition. `each` gets every record with the place of its range.
 ///
 /// # Errors
-/// If the source is of a kind that keeps nothing, does not answer, or has these offsets no longer.
+/// If the source does not answer, or has these offsets no longer.
 pub fn read_ranges(
     config: &Config,
     ranges: &[RecordRange],
@@ -70,10 +74,51 @@ pub fn read_ranges(
             let source = FilesSource::new(files, run).context("the records cannot be read again")?;
             drain(source, ranges, each)
         }
-        SourceChoice::Generator(_) => {
-            bail!("the records of the generator are kept nowhere: only those of Kafka and of files can be read again")
+        SourceChoice::Generator(generator) => make_again(config, generator, ranges, each),
+    }
+}
+
+/// Makes records of the generator once more.
+fn make_again(
+    config: &Config,
+    generator: &GeneratorConfig,
+    ranges: &[RecordRange],
+    mut each: impl FnMut(usize, RawRecord<'_>),
+) -> anyhow::Result<()> {
+    // Where the configuration says when it starts, or the run is not paced, this says nothing.
+    let origin_ms = origin_ms(config)?;
+    let generator = Generator::new(generator.clone(), origin_ms.unwrap_or(0))?;
+    let identity = generator.identity();
+    if let Some(range) = ranges.iter().find(|range| range.identity != identity) {
+        bail!(
+            "the records are of another run of the generator ({}, and not {identity}): its options changed, or the checkpoints \
+             that say when it began are not in this data directory",
+            range.identity
+        );
+    }
+    for (place, range) in ranges.iter().enumerate() {
+        let mut records = generator.records(range.partition.unsigned_abs());
+        records.seek(range.first);
+        let mut line = Vec::new();
+        while records.next_offset() <= range.last {
+            let offset = records.next_offset();
+            line.clear();
+            records.write_next(&mut line);
+            let bytes = line.strip_suffix(b"\n").unwrap_or(&line);
+            each(place, RawRecord { offset, bytes, appended_ms: None, redriven_from: None });
         }
     }
+    Ok(())
+}
+
+/// When the newest generation began, by the wall clock, if its checkpoints are here.
+fn origin_ms(config: &Config) -> anyhow::Result<Option<Millis>> {
+    let store = CopyStore::open(&config.checkpoint, &config.data_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let Some(&newest) = restore::ids(&store).await?.last() else { return Ok(None) };
+        Ok(Some(restore::manifest(&store, newest, false).await?.origin_ms))
+    })
 }
 
 fn info(range: &RecordRange) -> PartitionInfo {

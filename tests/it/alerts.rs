@@ -317,6 +317,9 @@ fn silences_are_made_listed_and_ended_on_the_command_line() {
     // What is wrong is said, with what to do.
     let gone = silence(&["end", "1"]).expect_code(1).stderr();
     assert!(gone.contains("there is no such silence"), "{gone}");
+    let unknown = silence(&["add", "--alert", "erors", "--for", "1h", "--comment", "x"]).expect_code(1).stderr();
+    assert!(unknown.contains("expected the name of an alert (errors)"), "{unknown}");
+    silence(&["add", "--alert", "err*", "--for", "1h", "--comment", "x"]).expect_code(0);
     let everything = silence(&["add", "--for", "1h", "--comment", "x"]).expect_code(2).stderr();
     assert!(everything.contains("--alert"), "{everything}");
     let nobody = dir.command(&["silence", "list", "--url", "http://127.0.0.1:9"]).run().expect_code(1).stderr();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Dir, Ran};
+use crate::support::{Dir, Ran, Signal, eventually};
 
 /// Six hours are quiet, half an hour with incidents follows.
 const QUIET_RECORDS: u64 = 5 * 6 * 3_600;
@@ -221,4 +221,39 @@ fn silence_and_new_patterns_are_derived_again() {
         let told: Value = serde_json::from_str(&told).unwrap();
         assert_eq!(told["same"], true, "{told}");
     }
+}
+
+/// What the generator made is made again, also where it began by the clock.
+#[test]
+fn alerts_of_generated_records_are_derived_again() {
+    let dir = Dir::new();
+    dir.file(
+        "floodmark.toml",
+        r#"
+        [source.generator]
+        rate = 2000
+        [store.ndjson]
+        [api]
+        listen = "127.0.0.1:0"
+        [[view]]
+        name = "per_service"
+        window = "1s"
+        [[alert]]
+        name = "busy"
+        when = ["count >= 3"]
+        "#,
+    );
+    let mut run = dir.command(&["run", "-c", "floodmark.toml"]).start();
+    let api = run.api();
+    let alert = eventually("an alert is raised", || api.get("/alerts")?["alerts"].get(0).cloned());
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+    let ran = explain(&dir, &alert, &["--json"]).expect_code(0);
+    let told: Value = serde_json::from_str(&ran.stdout()).unwrap();
+    assert!(told["windows"][0]["matched"].as_u64() >= Some(3), "{told}");
+
+    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    dir.file("floodmark.toml", &text.replace("rate = 2000", "rate = 2000\n        seed = 7"));
+    let ran = explain(&dir, &alert, &["--anyway"]).expect_code(1);
+    assert!(ran.stderr().contains("another run of the generator"), "{}", ran.stderr());
 }

@@ -23,6 +23,7 @@ use crate::tests;
 pub fn tests() -> Vec<Test> {
     tests!("faults", [Service::Kafka];
         a_broker_killed_and_started_again_costs_nothing,
+        a_partition_without_a_leader_holds_back_nothing_but_time,
         a_broker_that_is_away_is_not_silence,
         removed_records_are_lost_aloud_and_the_run_goes_on,
         a_topic_made_again_under_a_run_and_between_runs_repeats_and_skips_nothing,
@@ -132,9 +133,67 @@ impl Broker {
     }
 
     fn start_again(&mut self) {
-        let mut command = Command::new(&self.command[0]);
-        command.args(&self.command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.again = Some(command.spawn().unwrap());
+        self.again = Some(spawn(&self.command));
+    }
+}
+
+/// Starts a broker by its command line.
+fn spawn(command: &[String]) -> Child {
+    let mut start = Command::new(&command[0]);
+    start.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    start.spawn().unwrap()
+}
+
+/// A second broker of a cluster, with data that outlives its process.
+struct Second {
+    command: Vec<String>,
+    child: Child,
+    _state: tempfile::TempDir,
+}
+
+impl Second {
+    /// Joins the cluster of a broker as node 2, and waits until it is known there.
+    fn join(first: &Broker) -> Self {
+        let home = first.state.path().join("kafka");
+        let state = tempfile::tempdir().unwrap();
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let of_first = read(home.join("server.properties"));
+        let lines = of_first.lines().filter(|line| {
+            let own = ["process.roles", "node.id", "listeners", "advertised.listeners", "log.dirs"];
+            !own.contains(&line.split('=').next().unwrap())
+        });
+        let own = format!(
+            "process.roles=broker\nnode.id=2\nlisteners=PLAINTEXT://127.0.0.1:{port}\nlog.dirs={}\n",
+            state.path().join("data").display()
+        );
+        let properties = state.path().join("server.properties");
+        std::fs::write(&properties, own + &lines.collect::<Vec<_>>().join("\n")).unwrap();
+        let cluster = read(home.join("data/meta.properties"));
+        let cluster = cluster.lines().find_map(|line| line.strip_prefix("cluster.id=")).unwrap().to_owned();
+        let mut command = first.command.clone();
+        *command.last_mut().unwrap() = properties.to_str().unwrap().to_owned();
+        let place = command.iter().position(|word| word == "kafka.Kafka").unwrap();
+        let mut format = Command::new(&command[0]);
+        format.args(&command[1..place]).args(["kafka.tools.StorageTool", "format", "-t", &cluster, "-c"]);
+        let formatted = format.arg(&properties).output().unwrap();
+        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+        Self { child: spawn(&command), command, _state: state }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait().map(drop)).unwrap();
+    }
+
+    fn start_again(&mut self) {
+        self.child = spawn(&self.command);
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -148,14 +207,56 @@ impl Drop for Broker {
     }
 }
 
-fn a_broker_killed_and_started_again_costs_nothing() {
-    let mut broker = Broker::start();
+/// Makes the topic `logs` of two partitions. Says why it cannot be made.
+fn make_logs(broker: &Broker, replication: TopicReplication<'_>) -> Result<(), String> {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &broker.address).create().unwrap();
-    let new = NewTopic::new("logs", 2, TopicReplication::Fixed(1));
+    let new = NewTopic::new("logs", 2, replication);
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(admin.create_topics([&new], &options)).unwrap().remove(0).unwrap();
+    let made = runtime.block_on(admin.create_topics([&new], &options)).map_err(|error| error.to_string())?;
+    made.into_iter().try_for_each(|made| made.map(drop).map_err(|(_, error)| error.to_string()))
+}
+
+fn a_partition_without_a_leader_holds_back_nothing_but_time() {
+    let broker = Broker::start();
+    let mut second = Second::join(&broker);
+    // Partition 1 has its only replica on the second broker.
+    let replicas = || TopicReplication::Variable(&[&[1], &[2]]);
+    eventually("the second broker is there", || make_logs(&broker, replicas()).ok());
+    (0..2).for_each(|partition| append(&broker.address, "logs", partition, 0..1_000));
+    let dir = Dir::new();
+    config(&dir, &broker.address, "logs");
+    let (run, api) = start(&dir);
+    counted(&api, 2_000);
+    let partition = |number: usize| Some(api.get("/progress")?["partitions"].as_array()?.get(number)?.clone());
+
+    second.kill();
+    eventually("the partition does not count as at its end", || partition(1).filter(|p| p["at_end"] == false));
+    append(&broker.address, "logs", 0, 1_000..2_000);
+    eventually("the other partition is read and stored", || (documents(&dir).len() == 3_000).then_some(()));
+    let (ok, detail) = check(&api, "source").unwrap();
+    assert!(ok, "the other broker answers: {detail}");
+    // Its records may still come: the windows in which they would be stay open.
+    let behind = partition(1).unwrap();
+    assert_eq!((&behind["at_end"], &behind["idle"]), (&Value::from(false), &Value::from(false)), "{behind}");
+    let as_of = || api.get("/views/per_service?size=1")?["as_of"].as_u64();
+    assert!(as_of().is_some_and(|as_of| as_of <= 1_700_000_010_000), "{:?}", as_of());
+
+    second.start_again();
+    eventually("the partition has a leader again", || partition(1).filter(|p| p["at_end"] == true));
+    append(&broker.address, "logs", 1, 1_000..2_000);
+    let audit = counted(&api, 4_000);
+    assert_eq!(audit["lost"], 0);
+    eventually("time goes on", || as_of().filter(|as_of| *as_of > 1_700_000_010_000));
+    run.signal(Signal::Terminate);
+    run.wait().expect_code(0);
+    assert_eq!(documents(&dir), [plain(0, 0..2_000), plain(1, 0..2_000)].concat());
+}
+
+fn a_broker_killed_and_started_again_costs_nothing() {
+    let mut broker = Broker::start();
+    make_logs(&broker, TopicReplication::Fixed(1)).unwrap();
     (0..2).for_each(|partition| append(&broker.address, "logs", partition, 0..1_000));
     let dir = Dir::new();
     config(&dir, &broker.address, "logs");

@@ -43,7 +43,7 @@ impl GeneratorSource {
         marks: bool,
     ) -> Result<Self, SourceError> {
         let generator = Generator::new(config, now_ms)?;
-        let identity: Arc<str> = format!("{:016x}", generator.fingerprint()).into();
+        let identity = generator.identity();
         let mut ends = Vec::new();
         ends.resize_with(generator.config().partitions as usize, Arc::default);
         Ok(Self { generator, identity, positions, marks, ends })

@@ -155,7 +155,11 @@ impl Generator {
         self.config.rate > 0 && self.config.start.is_empty()
     }
 
-    /// A number that differs where the records do.
+    /// What its records are known by: another text where they are others.
+    pub fn identity(&self) -> Arc<str> {
+        format!("{:016x}", self.fingerprint()).into()
+    }
+
     fn fingerprint(&self) -> u64 {
         let GeneratorConfig { seed, partitions, services, incidents, .. } = self.config;
         let parts = [seed, partitions.into(), services.into(), incidents.into(), self.start_ms, self.event_rate];

@@ -40,8 +40,9 @@ impl KafkaFeed {
         link: Arc<FeedLink>,
         partitions: Vec<PartitionReader>,
         live: bool,
+        marks: bool,
     ) -> Self {
-        Self { link, partitions, announced: 0, live, clock: MarkClock::new(live), _service: service }
+        Self { link, partitions, announced: 0, live, clock: MarkClock::new(marks), _service: service }
     }
 
     fn take_news(&mut self) {
@@ -79,6 +80,10 @@ impl Feed for KafkaFeed {
 
     fn is_live(&self) -> bool {
         self.live
+    }
+
+    fn has_marks(&self) -> bool {
+        self.clock.is_on()
     }
 
     fn poll(&mut self, partition: PartitionIndex) -> Option<PartitionEvent<KafkaBatch>> {

@@ -49,7 +49,8 @@ use service::{Service, State};
 /// Topics of a Kafka cluster.
 pub struct KafkaSource {
     service: Arc<Service>,
-    commits: bool,
+    /// It goes on from where an earlier run stopped, and a later one from where it does.
+    is_of_line: bool,
 }
 
 impl KafkaSource {
@@ -66,8 +67,8 @@ impl KafkaSource {
         let control = service::consumer(config.client(1)?)?;
         let (plan, identities) = plan::settle(&control, &config, &extent, positions)?;
         let live = extent == Extent::Live;
-        let commits = !matches!(extent, Extent::Replay(_));
-        Ok(Self { service: Arc::new(Service::start(config, control, live, plan, identities)?), commits })
+        let is_of_line = !matches!(extent, Extent::Replay(_));
+        Ok(Self { service: Arc::new(Service::start(config, control, live, plan, identities)?), is_of_line })
     }
 
     fn state(&self) -> &State {
@@ -81,7 +82,7 @@ impl Source for KafkaSource {
 
     fn feed(&self, worker: WorkerPlace) -> Result<KafkaFeed, SourceError> {
         let (link, readers) = self.service.open(worker)?;
-        Ok(KafkaFeed::new(Arc::clone(&self.service), link, readers, self.state().live))
+        Ok(KafkaFeed::new(Arc::clone(&self.service), link, readers, self.state().live, self.is_of_line))
     }
 
     fn ends(&self) -> Positions {
@@ -98,7 +99,7 @@ impl Source for KafkaSource {
 
     /// Sends the group's positions without waiting for the answer; a failure is logged. A replay commits nothing.
     async fn commit(&self, positions: &Positions) -> Result<(), SourceError> {
-        if !self.commits || positions.is_empty() {
+        if !self.is_of_line || positions.is_empty() {
             return Ok(());
         }
         let control = &self.state().control;
