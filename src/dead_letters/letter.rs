@@ -86,9 +86,13 @@ pub struct Document<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw_base64: Option<String>,
     /// The number of the start that wrote it: the wall clock then in epoch milliseconds, or one more than that of the
-    /// start before. 0 for a replay, and where it was not written.
-    #[serde(default)]
+    /// start before. 0, which is left out, for a replay.
+    #[serde(default, skip_serializing_if = "is_of_none")]
     pub start: StartNumber,
+}
+
+fn is_of_none(start: &StartNumber) -> bool {
+    *start == 0
 }
 
 impl Document<'_> {

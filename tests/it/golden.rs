@@ -85,7 +85,7 @@ impl Kind {
     fn normalised(self, line: &str) -> String {
         let Kind::DeadLetters = self else { return line.to_owned() };
         let letter: Document<'_> = serde_json::from_str(line).expect("a dead letter");
-        serde_json::to_string(&Document { timestamp: 0, ..letter }).expect("JSON")
+        serde_json::to_string(&Document { timestamp: 0, start: 0, ..letter }).expect("JSON")
     }
 
     /// The lines of a file, none if there is no file. A window may have several, of which the last one holds.
