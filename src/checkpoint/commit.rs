@@ -129,6 +129,8 @@ pub(super) struct Shared {
     start: StartNumber,
     starts: tokio::sync::Mutex<Starts>,
     begun: Mutex<(Instant, Millis)>,
+    /// The latest wall clock at which a checkpoint of this line was begun; the clock may be set back since.
+    pub(super) latest_began_ms: AtomicU64,
     /// The tick of the last committed checkpoint, plus one.
     committed: AtomicU64,
     under_way: AtomicBool,
@@ -184,7 +186,8 @@ impl Checkpoints {
             board,
             live,
             stats,
-            run: format!("{:013}-{process:03}", wall_clock_ms()),
+            run: format!("{start:013}-{process:03}"),
+            latest_began_ms: AtomicU64::new(line.manifest.began_ms),
             generation: line.manifest.generation,
             committed_positions: Mutex::default(),
             config,
@@ -269,6 +272,7 @@ impl Shared {
         let is_due = now.duration_since(begun.0) >= self.config.every.0;
         if is_due {
             *begun = (now, wall_clock_ms());
+            self.latest_began_ms.fetch_max(begun.1, Ordering::Relaxed);
             self.pause_us.store(0, Ordering::Relaxed);
         }
         is_due

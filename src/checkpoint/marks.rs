@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,9 +56,9 @@ impl Recorder {
 }
 
 async fn record(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
-    let Shared { store, stats, generation, run, .. } = &*shared;
+    let Shared { store, stats, generation, run, latest_began_ms, .. } = &*shared;
     let mut segment = Segment::default();
-    let mut number = 0u64;
+    let (mut number, mut named_ms) = (0u64, 0);
     let mut waiting = jobs.recv().await;
     while let Some(first) = waiting.take() {
         if !segment.spans(&first) {
@@ -78,7 +79,11 @@ async fn record(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
             Ok(file) => Bytes::from(file),
             Err(error) => return shared.fail(format!("marks: {error}")),
         };
-        let name = format!("{FOLDER}/g{generation}/{run}/{:013}-{number:08}", segment.first_ms());
+        if segment.contents.marks.len() == taken.len() {
+            // Where the clock was set back, no earlier than the checkpoint that it may come after, nor than the one before.
+            named_ms = named_ms.max(segment.first_ms()).max(latest_began_ms.load(Ordering::Relaxed));
+        }
+        let name = format!("{FOLDER}/g{generation}/{run}/{named_ms:013}-{number:08}");
         repeat("marks", stats, || store.put(&name, file.clone())).await;
         if file.len() >= SEGMENT_BYTES {
             segment = Segment::default();
@@ -292,7 +297,7 @@ impl<F: Feed> Feed for Marked<F> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Place, checkpoints, until};
+    use super::super::testing::{Place, checkpoints, checkpoints_of, until};
     use super::*;
     use crate::stores::none::NoStore;
 
@@ -302,7 +307,17 @@ mod tests {
 
     /// Has a mark recorded; it is there when it is.
     fn send(recorder: &Recorder, topic: &str, wall_ms: Millis) -> Arc<Mutex<Option<RecordedMarks>>> {
-        let positions = vec![MarkPosition { partition: 0, next_offset: wall_ms, at_end: true, hold: 0, away: false }];
+        send_at(recorder, topic, wall_ms, wall_ms)
+    }
+
+    /// The same with the offset that was reached.
+    fn send_at(
+        recorder: &Recorder,
+        topic: &str,
+        wall_ms: Millis,
+        next_offset: u64,
+    ) -> Arc<Mutex<Option<RecordedMarks>>> {
+        let positions = vec![MarkPosition { partition: 0, next_offset, at_end: true, hold: 0, away: false }];
         let marks = RecordedMarks { wall_ms, positions };
         let slot = Arc::new(Mutex::new(None));
         let job = Job { partitions: vec![partition(topic)], marks, slot: slot.clone(), waker: None };
@@ -329,6 +344,26 @@ mod tests {
         assert_eq!(walls(3 * late).await, [3 * late]);
         delete_before(&store, 3 * late).await.unwrap();
         assert_eq!(walls(0).await, [3 * late]);
+    }
+
+    #[tokio::test]
+    async fn marks_made_after_the_clock_was_set_back_are_read() {
+        let store = CopyStore::over(Place::new(), 2);
+        let hour = 3_600_000;
+        let mut place = 0;
+        // The second start goes on from a checkpoint that was begun before the clock was set back.
+        for (start, walls) in [(1, [8 * hour, 9 * hour]), (2, [5 * hour, 6 * hour])] {
+            let recorder =
+                checkpoints_of(store.clone(), Arc::new(NoStore), start, (start - 1) * 9 * hour).await.recorder();
+            for wall_ms in walls {
+                place += 1;
+                let slot = send_at(&recorder, "logs", wall_ms, place);
+                until("it is recorded", || slot.lock().is_some()).await;
+            }
+        }
+        let marks = read(&store, 3, 9 * hour).await.unwrap();
+        let places: Vec<u64> = marks[&partition("logs")].iter().map(|mark| mark.next_offset).collect();
+        assert_eq!(places, [2, 3, 4]);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::output::Reason;
-use floodmark_dataflows::time::Tick;
+use floodmark_dataflows::time::{Millis, Tick};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use object_store::memory::InMemory;
@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use super::commit::Parts;
 use super::compare::Fingerprint;
-use super::starts::Starts;
+use super::starts::{StartNumber, Starts};
 use super::store::CopyStore;
 use super::{CheckpointConfig, Checkpoints, Line};
 use crate::live::progress::ProgressBoard;
@@ -123,12 +123,23 @@ impl DeadLetters for NoLetters {
 
 /// The checkpoints of a run of one worker that begins anew, and has come to the end of time.
 pub async fn checkpoints(store: CopyStore, documents: Arc<dyn Store>) -> Checkpoints {
+    checkpoints_of(store, documents, 1, 0).await
+}
+
+/// The same of a start, behind a checkpoint that was begun at this wall clock.
+pub async fn checkpoints_of(
+    store: CopyStore,
+    documents: Arc<dyn Store>,
+    start: StartNumber,
+    began_ms: Millis,
+) -> Checkpoints {
     let runtime = Handle::current();
     let options = WriterOptions { indexed: Indexed::All, queue_bytes: 1 << 20, spool: None };
     let writer = Writer::start(documents, Arc::new(NoLetters), options, &runtime).unwrap();
     let board = Arc::new(ProgressBoard::default());
     board.set_frontier(0, Tick::MAX);
-    let line = Line::begin(&store, 3, Fingerprint::default(), 1).await.unwrap();
+    let mut line = Line::begin(&store, 3, Fingerprint::default(), 1).await.unwrap();
+    line.manifest.began_ms = began_ms;
     Checkpoints::new(Parts {
         store,
         config: CheckpointConfig::default(),
@@ -139,7 +150,7 @@ pub async fn checkpoints(store: CopyStore, documents: Arc<dyn Store>) -> Checkpo
         live: None,
         line,
         process: 0,
-        start: 1,
+        start,
         starts: Starts::default(),
     })
 }

@@ -68,7 +68,12 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
         findings.note(("view", Ok(format!("{}: by {}, {}{slide}", view.name, view.key.join(", "), view.window))));
     }
     for alert in &config.alert {
-        let found = format!("{}: {} on the view {}", alert.name, alert.when.join(" and "), alert.view);
+        let mut found = format!("{}: {} on the view {}", alert.name, alert.when.join(" and "), alert.view);
+        let is_of_few =
+            |when: &String| ["count", "rate"].iter().any(|name| when.starts_with(name)) && when.contains('<');
+        if alert.when.iter().any(is_of_few) {
+            found.push_str("; a key without any record has no window to look at: for silence take \"score >= 75\"");
+        }
         findings.note(("alert", Ok(found)));
     }
     for route in &config.route {

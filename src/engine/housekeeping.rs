@@ -82,7 +82,12 @@ impl<S: Source> Housekeeping<S> {
     async fn commit(&self) {
         let positions = match &self.checkpoints {
             Some(checkpoints) => checkpoints.take_committed_positions(),
-            None => self.writer.acknowledged(),
+            None => {
+                let stored = self.writer.acknowledged();
+                // No checkpoint asks for those before an earlier place.
+                stored.iter().for_each(|(partition, next)| self.writer.settle_refused(partition, *next));
+                stored
+            }
         };
         self.commit_positions(&positions).await;
     }
