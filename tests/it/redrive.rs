@@ -425,7 +425,7 @@ const TS: &str = "[records.fields]\ntimestamp = \"ts\"\n";
 /// Records whose time is `ts`; without [`TS`] they are dead letters, but for each tenth.
 fn untimed(range: std::ops::Range<u64>) -> String {
     let line = |i: u64| {
-        let (time, also) = (1_700_000_000_000 + i * 137, if i % 10 == 0 { "timestamp" } else { "time" });
+        let (time, also) = (1_700_000_000_000 + i * 137, if i.is_multiple_of(10) { "timestamp" } else { "time" });
         format!("{{\"ts\":{time},\"{also}\":{time},\"service_name\":\"a\"}}\n")
     };
     range.map(line).collect()
