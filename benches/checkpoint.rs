@@ -16,6 +16,7 @@
 //! processes disturb less.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
@@ -27,7 +28,7 @@ use floodmark::checkpoint::commit::Parts;
 use floodmark::checkpoint::compare::Fingerprint;
 use floodmark::checkpoint::contents::LiveRows;
 use floodmark::checkpoint::restore::{self, Loaded};
-use floodmark::checkpoint::starts::Starts;
+use floodmark::checkpoint::starts::{Reading, Start, Starts};
 use floodmark::checkpoint::store::CopyStore;
 use floodmark::checkpoint::{CheckpointConfig, Checkpoints, Line, Stats, WorkerSink};
 use floodmark::config::Config;
@@ -383,7 +384,7 @@ impl Bench {
             line,
             process: 0,
             start: 1,
-            starts: Starts::default(),
+            reading: Reading::new(Start::default(), Starts::default(), BTreeMap::new()),
         });
         let (up_to, watch) = (Rc::new(Cell::new(restored.at.max(START))), Rc::new(Watch::default()));
         let feed = SecondsFeed::new(self.keys, restored.at.max(START), up_to.clone());

@@ -42,6 +42,8 @@ enum Record {
     Unsilenced(u64),
     /// The number of the next event.
     Next(u64),
+    /// A generation began, with the number of its first event.
+    Began { generation: u64, number: u64 },
 }
 
 /// An alert with its history.
@@ -93,6 +95,8 @@ pub(super) struct Ledger {
     /// What is said is to be stored.
     stores: bool,
     next: u64,
+    /// The generation, and the number of its first event.
+    generation: (u64, u64),
     keep: usize,
     /// By the alert's name: each speaks of a time of its own, since views are final at different times.
     doubts: BTreeMap<Arc<str>, Doubts>,
@@ -117,11 +121,12 @@ pub enum Change {
 /// knows it.
 #[derive(Debug, Default)]
 struct Doubts {
-    /// The alerts as this run knows them: as of the checkpoint, then as it says. Those of which it knows nothing are not here.
-    known: BTreeMap<String, AlertDocument>,
+    /// Where this run goes on from a checkpoint, the alerts as it knows them: as of the checkpoint, then as it says. Those of
+    /// which it knows nothing are not here.
+    known: Option<BTreeMap<String, AlertDocument>>,
     /// Ids of alerts that did not exist at the checkpoint and did when the earlier run ended.
     alerts: BTreeSet<String>,
-    /// Ids of alerts that were open when an earlier run ended which this one does not go on from.
+    /// Ids of alerts of earlier generations that were open when they ended.
     open: BTreeSet<String>,
     /// The time of the last thing that the earlier run said.
     until: Millis,
@@ -180,6 +185,7 @@ impl Ledger {
             unstored: BTreeMap::new(),
             stores: false,
             next: 1,
+            generation: (0, 0),
             keep,
             doubts: BTreeMap::new(),
             as_of: None,
@@ -238,6 +244,7 @@ impl Ledger {
             Record::Silenced(silence) => _ = self.silences.insert(silence.id, silence),
             Record::Unsilenced(id) => _ = self.silences.remove(&id),
             Record::Next(number) => self.next = number,
+            Record::Began { generation, number } => self.generation = (generation, number),
         }
     }
 
@@ -297,7 +304,8 @@ impl Ledger {
         for (number, (notice, routes)) in said {
             records.extend([Record::Next(number), Record::Said { notice: Box::new(notice), routes }]);
         }
-        records.push(Record::Next(self.next));
+        let (generation, number) = self.generation;
+        records.extend([Record::Next(self.next), Record::Began { generation, number }]);
         match &mut self.journal {
             Some(journal) => journal.rewrite(&records),
             None => Ok(()),
@@ -334,12 +342,16 @@ impl Ledger {
             let Some(last) = known.last() else { continue };
             let of_alert = doubts.entry(last.alert.alert.clone()).or_default();
             of_alert.until = of_alert.until.max(last.as_of);
-            if is_new(&known) {
+            let of_known = of_alert.known.get_or_insert_default();
+            if self.is_earlier(known) {
+                // Its log may have begun before this one's.
+                of_alert.open.extend((last.alert.state == AlertState::Open).then(|| id.clone()));
+            } else if is_new(&known) {
                 of_alert.alerts.insert(id.clone());
             } else if last.as_of > at
                 && let Some(before) = known.as_of(at)
             {
-                of_alert.known.insert(id.clone(), before.alert.clone());
+                of_known.insert(id.clone(), before.alert.clone());
             }
         }
         self.doubts = doubts;
@@ -351,12 +363,26 @@ impl Ledger {
     pub(super) fn begin_anew(&mut self) {
         let mut doubts: BTreeMap<Arc<str>, Doubts> = BTreeMap::new();
         for (id, known) in &self.alerts {
-            let Some(last) = known.last().filter(|last| last.alert.state == AlertState::Open) else { continue };
+            let Some(last) = known.last() else { continue };
             let of_alert = doubts.entry(last.alert.alert.clone()).or_default();
             of_alert.until = of_alert.until.max(last.as_of);
-            of_alert.open.insert(id.clone());
+            of_alert.open.extend((last.alert.state == AlertState::Open).then(|| id.clone()));
         }
+        doubts.retain(|_, of_alert| !of_alert.open.is_empty());
         self.doubts = doubts;
+    }
+
+    /// The run is of this generation. What was said before its first one is of an earlier one.
+    pub(super) fn begin(&mut self, generation: u64) -> io::Result<()> {
+        match self.generation.0 == generation {
+            true => Ok(()),
+            false => self.write(vec![Record::Began { generation, number: self.next }]),
+        }
+    }
+
+    /// Whether an alert was first said by an earlier generation.
+    fn is_earlier(&self, known: &Known) -> bool {
+        known.notices.front().is_some_and(|(number, _)| *number < self.generation.1)
     }
 
     /// Retracts what an earlier run said and this one, which is at its end, did not, and amends what it said otherwise. Gives
@@ -365,20 +391,32 @@ impl Ledger {
         let names: Vec<Arc<str>> = self.doubts.keys().cloned().collect();
         let mut news = Vec::new();
         for name in names {
-            news.append(&mut self.settle_one(&name, 0, &routes)?);
+            news.append(&mut self.settle_one(&name, &routes)?);
         }
         Ok(news)
     }
 
-    /// The same for one alert, of which all was said by now that the earlier run said.
-    fn settle_one(
+    /// The same where all was said by a time of the event clock that happened before.
+    pub(super) fn settle_by(
         &mut self,
-        name: &str,
-        now: Millis,
+        as_of: Millis,
         routes: impl Fn(&AlertEvent) -> Vec<String>,
     ) -> io::Result<Vec<AlertEvent>> {
+        let is_past = |doubts: &Doubts| doubts.until < as_of;
+        let names = self.doubts.iter().filter(|(_, doubts)| is_past(doubts)).map(|(name, _)| name.clone());
+        let names: Vec<Arc<str>> = names.collect();
+        let mut news = Vec::new();
+        for name in names {
+            news.append(&mut self.settle_one(&name, &routes)?);
+        }
+        Ok(news)
+    }
+
+    /// The same for one alert, of which all was said that the earlier run said. Dated by what that one said last: whoever goes on
+    /// from a later checkpoint takes it for known.
+    fn settle_one(&mut self, name: &str, routes: impl Fn(&AlertEvent) -> Vec<String>) -> io::Result<Vec<AlertEvent>> {
         let Some(doubts) = self.doubts.get(name) else { return Ok(Vec::new()) };
-        let as_of = now.max(doubts.until);
+        let as_of = doubts.until;
         let last = doubts.alerts.iter().filter_map(|id| self.alerts.get(id));
         let retracted = last.filter_map(|known| {
             let before = known.last().filter(|event| event.alert.state != AlertState::Retracted)?.alert.clone();
@@ -397,7 +435,7 @@ impl Ledger {
             let event = AlertEvent { kind, as_of, alert, previous: None, replaces: None, replaced_by: None };
             settled.push((event, known.thread.clone()));
         }
-        for (id, alert) in doubts.known.iter().filter(|(id, _)| !doubts.alerts.contains(*id)) {
+        for (id, alert) in doubts.known.iter().flatten().filter(|(id, _)| !doubts.alerts.contains(*id)) {
             let Some(known) = self.alerts.get(id) else { continue };
             let Some(before) = known.last().map(|event| &event.alert).filter(|before| !says_the_same(before, alert))
             else {
@@ -457,7 +495,7 @@ impl Ledger {
         let mut settled = Vec::new();
         for (name, now) in times {
             if self.doubts.get_mut(&name).is_some_and(|doubts| doubts.is_past(now)) {
-                settled.append(&mut self.settle_one(&name, now, &routes)?);
+                settled.append(&mut self.settle_one(&name, &routes)?);
             }
         }
         let repeated: BTreeSet<String> = events.iter().map(|event| event.alert.id.clone()).collect();
@@ -468,8 +506,8 @@ impl Ledger {
         // What one of these events does to an alert matters to the next one.
         let mut said: BTreeMap<String, (AlertState, String)> = BTreeMap::new();
         for mut event in events {
-            if let Some(doubts) = self.doubts.get_mut(&event.alert.alert) {
-                doubts.known.insert(event.alert.id.clone(), event.alert.clone());
+            if let Some(known) = self.doubts.get_mut(&event.alert.alert).and_then(|doubts| doubts.known.as_mut()) {
+                known.insert(event.alert.id.clone(), event.alert.clone());
             }
             let known = self.alerts.get(&event.alert.id);
             let is_old = repeated.contains(&event.alert.id)
@@ -564,7 +602,7 @@ impl Ledger {
             notices.iter().map(|notice| Record::Said { routes: to(notice), notice: Box::new(notice.clone()) });
         self.write(records.collect())?;
         for doubts in self.doubts.values_mut() {
-            doubts.known.retain(|_, alert| is_computed(alert));
+            doubts.known.iter_mut().for_each(|known| known.retain(|_, alert| is_computed(alert)));
             for id in notices.iter().map(|notice| &notice.event.alert.id) {
                 doubts.alerts.remove(id);
                 doubts.open.remove(id);
@@ -779,6 +817,48 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_begins_anew_takes_nothing_back_and_reopens_nothing() {
+        use AlertEventKind::{Closed, Opened};
+        let of = |id: &str, kind, as_of| {
+            let mut event = event(kind, if kind == Closed { AlertState::Closed } else { AlertState::Open }, as_of);
+            event.alert.id = id.to_owned();
+            event
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.begin(1).unwrap();
+        ledger.say(vec![of("open", Opened, 150), of("over", Opened, 300), of("over", Closed, 400)], to_a).unwrap();
+        drop(ledger);
+        // The second start is killed before its first checkpoint, so the third goes on from its beginning.
+        for start in [2, 3] {
+            let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+            ledger.begin(2).unwrap();
+            match start {
+                2 => ledger.begin_anew(),
+                _ => _ = ledger.resume(0),
+            }
+            assert!(ledger.say(vec![of("over", Opened, 300)], to_a).unwrap().is_empty());
+            assert_eq!(ledger.say(vec![of("new", Opened, 310 + start)], to_a).unwrap().len(), 1);
+            assert!(ledger.settle_by(320, to_a).unwrap().is_empty(), "more may come that was said before");
+            assert!(ledger.say(vec![of("over", Closed, 400)], to_a).unwrap().is_empty());
+        }
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.begin(2).unwrap();
+        ledger.resume(0);
+        ledger.say(vec![of("new", Opened, 312)], to_a).unwrap();
+        let news = ledger.settle_by(401, to_a).unwrap();
+        let news: Vec<_> = news.iter().map(|event| (event.alert.id.as_str(), event.kind, event.as_of)).collect();
+        assert_eq!(news, [("open", Closed, 400)]);
+        // A checkpoint behind that: it stays so.
+        drop(ledger);
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.begin(2).unwrap();
+        ledger.resume(405);
+        assert!(ledger.settle_by(1_000, to_a).unwrap().is_empty());
+        assert_eq!(ledger.alerts["open"].last().unwrap().alert.state, AlertState::Closed);
+    }
+
+    #[test]
     fn what_is_open_is_closed_by_a_run_that_begins_anew_and_does_not_come_upon_it() {
         use AlertEventKind::{Closed, Opened, Updated};
         let of = |id: &str, kind, as_of| {
@@ -831,7 +911,7 @@ mod tests {
         ledger.say(vec![of("later", Opened, open, 230, 1)], to_a).unwrap();
         let news = ledger.say(vec![of("last", Opened, open, 240, 1)], to_a).unwrap();
         let news: Vec<_> = news.iter().map(|event| (event.alert.id.as_str(), event.kind, event.as_of)).collect();
-        assert_eq!(news, [("evidence", Amended, 240), ("kept", Amended, 240), ("last", Opened, 240)]);
+        assert_eq!(news, [("evidence", Amended, 210), ("kept", Amended, 210), ("last", Opened, 240)]);
         let last = |id: &str| ledger.alerts[id].last().unwrap().alert.clone();
         assert_eq!((last("evidence").first.value, last("kept").windows, last("same").windows), (8.0, 1, 2));
         assert!(ledger.settle(to_a).unwrap().is_empty());

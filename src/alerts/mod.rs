@@ -83,6 +83,8 @@ pub struct Parts {
     pub tick_ms: u64,
     /// The tick of the checkpoint that the run goes on from; `None` where it begins anew.
     pub resumed_at: Option<Tick>,
+    /// What is said of a time is said as soon as the event clock is there, and not when windows are final.
+    pub is_live: bool,
     /// The names and definitions of the alerts that are computed.
     pub computed: BTreeSet<(Arc<str>, Arc<str>)>,
 }
@@ -121,13 +123,14 @@ impl Alerts {
     /// # Errors
     /// If the journal cannot be opened, or no client can be made.
     pub fn start(parts: Parts, store: Arc<dyn Store>, runtime: &Handle) -> io::Result<Self> {
-        let Parts { config, alerts, routes, public_url, directory, speaks, generation, tick_ms, resumed_at, computed } =
-            parts;
+        let Parts { config, alerts, routes, public_url, directory, speaks, generation, tick_ms, .. } = parts;
+        let (resumed_at, is_live, computed) = (parts.resumed_at, parts.is_live, parts.computed);
         let all: Vec<String> = routes.iter().map(|route| route.name.clone()).collect();
         let told = |alert: &AlertConfig| if alert.routes.is_empty() { all.clone() } else { alert.routes.clone() };
         let sends = speaks && directory.is_some();
         let mut ledger = Ledger::open(directory.as_deref(), config.keep)?;
         // What was said later is in the journal, and perhaps not in the store.
+        ledger.begin(generation)?;
         let mut again = match resumed_at {
             Some(at) => ledger.resume(at * tick_ms),
             None => {
@@ -158,7 +161,7 @@ impl Alerts {
         });
         let (events, received) = mpsc::unbounded_channel();
         let ids = Versions { generation, tick_ms: tick_ms.max(1) };
-        let keeper = Keeper { shared: shared.clone() };
+        let keeper = Keeper { shared: shared.clone(), is_live };
         std::thread::Builder::new().name("alerts".to_owned()).spawn(move || keeper.run(received))?;
         runtime.spawn(store_alerts(shared.clone(), store, ids));
         if sends && !routes.is_empty() {
@@ -367,6 +370,7 @@ impl Said {
 /// Writes the journal.
 struct Keeper {
     shared: Arc<Shared>,
+    is_live: bool,
 }
 
 impl Keeper {
@@ -381,6 +385,10 @@ impl Keeper {
                         true => Ok(Vec::new()),
                         false => ledger.say(events.clone(), routes),
                     }
+                    .and_then(|_| match self.is_live {
+                        true => ledger.settle_by(*as_of, routes),
+                        false => Ok(Vec::new()),
+                    })
                     .inspect(|_| ledger.reach(*as_of)),
                     Said::All => ledger.settle(routes),
                 };

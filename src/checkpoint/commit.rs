@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use floodmark_dataflows::checkpoint::StateRow;
-use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::time::{Millis, Tick};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -24,7 +23,7 @@ use super::contents::ShardHead;
 use super::manifest::{CheckpointId, FileRef, Manifest, id_of, name};
 use super::marks::Recorder;
 use super::sink::{Description, WorkerSink};
-use super::starts::{self, StartNumber, Starts};
+use super::starts::{self, Reading, StartNumber};
 use super::store::{CopyStore, StoreError};
 use super::{CheckpointError, STATE_FOLDER, Stats, chain_of, marks, repeat, restore};
 use crate::alerts::Alerts;
@@ -126,8 +125,8 @@ pub(super) struct Shared {
     config: CheckpointConfig,
     /// Locked while a checkpoint is committed, and while its chain is merged.
     line: tokio::sync::Mutex<Line>,
-    start: StartNumber,
-    starts: tokio::sync::Mutex<Starts>,
+    reading: tokio::sync::Mutex<Reading>,
+    process: usize,
     begun: Mutex<(Instant, Millis)>,
     /// The latest wall clock at which a checkpoint of this line was begun; the clock may be set back since.
     pub(super) latest_began_ms: AtomicU64,
@@ -160,14 +159,14 @@ pub struct Parts {
     pub process: usize,
     /// The number of this start.
     pub start: StartNumber,
-    /// Where this start and those before began to read.
-    pub starts: Starts,
+    /// What it has read.
+    pub reading: Reading,
 }
 
 impl Checkpoints {
     /// Checkpoints that go on from one.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, config, runtime, writer, alerts, board, live, line, process, start, starts } = parts;
+        let Parts { store, config, runtime, writer, alerts, board, live, line, process, start, reading } = parts;
         let stats = Arc::new(Stats::default());
         let now = Instant::now();
         let manifest = &line.manifest;
@@ -192,8 +191,8 @@ impl Checkpoints {
             committed_positions: Mutex::default(),
             config,
             line: tokio::sync::Mutex::new(line),
-            start,
-            starts: tokio::sync::Mutex::new(starts),
+            reading: tokio::sync::Mutex::new(reading),
+            process,
             begun: Mutex::new((begun, wall_clock_ms())),
             committed: AtomicU64::new(0),
             under_way: AtomicBool::new(false),
@@ -222,16 +221,23 @@ impl Checkpoints {
         &self.0.stats
     }
 
-    /// The run has ended, perhaps before any checkpoint: notes where it began to read what it did not know at first. On the
-    /// first process.
+    /// Notes what was read by now, also where no checkpoint comes. On the first process; the others need not.
     ///
     /// # Errors
-    /// When that cannot be written.
-    pub async fn note_start(&self) -> Result<(), CheckpointError> {
-        let began = self.0.board.of_all_processes().partitions.into_iter().filter_map(|(partition, state)| {
-            Some((PartitionInfo::clone(&partition), state.progress.ledger.first_offset?))
-        });
-        self.0.note_start(&began.collect()).await
+    /// When it cannot be written. It is tried again with the next call or checkpoint.
+    pub async fn note_reading(&self) -> Result<(), CheckpointError> {
+        if self.0.process > 0 {
+            return Ok(());
+        }
+        let mut reading = self.0.reading.lock().await;
+        for (partition, state) in self.0.board.of_all_processes().partitions {
+            reading.note(&partition, &state.progress.ledger);
+        }
+        if let Some(file) = reading.to_write()? {
+            self.0.store.put(starts::NAME, file).await?;
+            reading.written();
+        }
+        Ok(())
     }
 
     /// Why the run has to end, if it has to.
@@ -328,9 +334,10 @@ impl Shared {
             changes: line.changes.clone(),
             ..line.manifest.clone()
         };
-        let (mut written, mut read_from) = (0, Positions::new());
+        let mut written = 0;
+        let mut reading = self.reading.lock().await;
         for description in descriptions {
-            let Description { file, refused, began } =
+            let Description { file, refused, read } =
                 postcard::from_bytes(description).map_err(|error| CheckpointError::Stopped(error.to_string()))?;
             if let Some(file) = file {
                 written += file.bytes;
@@ -338,10 +345,14 @@ impl Shared {
             }
             // The new cuts contain what was refused in earlier runs; partitions without one keep what they had.
             manifest.refused.extend(refused);
-            read_from.extend(began);
+            read.iter().for_each(|(partition, ledger)| reading.note(partition, ledger));
         }
         manifest.refused.retain(|_, refused| *refused > 0);
-        self.note_start(&read_from).await?;
+        if let Some(file) = reading.to_write()? {
+            repeat("starts", &self.stats, || self.store.put(starts::NAME, file.clone())).await;
+            reading.written();
+        }
+        drop(reading);
         let bytes = Bytes::from(manifest.encode()?);
         let taken = Mutex::new(None);
         repeat("checkpoint", &self.stats, || async {
@@ -369,16 +380,6 @@ impl Shared {
         stats.chain_bytes.store(manifest.bytes(), Ordering::Relaxed);
         tracing::debug!(id = manifest.id, at, bytes = written, "checkpoint");
         line.manifest = manifest;
-        Ok(())
-    }
-
-    /// Notes where this start began to read partitions that it did not know at first.
-    async fn note_start(&self, read_from: &Positions) -> Result<(), CheckpointError> {
-        let mut starts = self.starts.lock().await;
-        if starts.note(self.start, read_from.iter().map(|(partition, offset)| (partition, *offset))) {
-            let file = starts.encode()?;
-            repeat("starts", &self.stats, || self.store.put(starts::NAME, file.clone())).await;
-        }
         Ok(())
     }
 

@@ -47,7 +47,7 @@ pub enum Kind {
     Manifest = 2,
     /// Recorded marks.
     Marks = 3,
-    /// Where each start began to read.
+    /// What each start has read.
     Starts = 4,
 }
 

@@ -18,7 +18,7 @@
 //! - [`sink`]: what a worker hands over, until it is durable; [`commit`]: the manifest, merging of long chains, and
 //!   what is deleted.
 //! - [`restore`]: choosing a checkpoint and loading it. [`compare`]: whether it goes with the configuration.
-//! - [`marks`]: the wall clock as a run saw it. [`starts`]: where each start began to read.
+//! - [`marks`]: the wall clock as a run saw it. [`starts`]: what each start has read.
 //!
 //! On error: what cannot be written is tried again for as long as it takes, and `/health` says so: the run goes on,
 //! and nothing is acknowledged to the source. What cannot be read is named; the run starts from what can.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use floodmark_dataflows::checkpoint::{CheckpointSink, PartitionCut, StateRow};
 use floodmark_dataflows::input::PartitionInfo;
+use floodmark_dataflows::ledger::Ledger;
 use floodmark_dataflows::time::Tick;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -29,8 +30,8 @@ pub(super) struct Description {
     pub(super) file: Option<FileRef>,
     /// Of each partition that is cut: documents before the cut that the store refused in this run.
     pub(super) refused: Vec<(PartitionInfo, u64)>,
-    /// Of each partition that is cut: where its reading began in this generation.
-    pub(super) began: Vec<(PartitionInfo, u64)>,
+    /// Of each partition that is cut: its ledger there.
+    pub(super) read: Vec<(PartitionInfo, Ledger)>,
 }
 
 /// One worker's share of checkpoints.
@@ -48,8 +49,8 @@ struct Share {
     rows: Option<Vec<Vec<StateRow>>>,
     /// The positions of the cuts.
     positions: Positions,
-    /// Where the reading of their partitions began in this generation.
-    began: Positions,
+    /// The ledgers of their partitions there.
+    read: Vec<(PartitionInfo, Ledger)>,
     /// Windows that were handed in when all before the cut had been.
     windows: Option<u64>,
     /// Alerts handed in by then.
@@ -71,7 +72,7 @@ impl WorkerSink {
             cuts: None,
             rows: None,
             positions: Positions::new(),
-            began: Positions::new(),
+            read: Vec::new(),
             windows: None,
             alerts: 0,
             durable: None,
@@ -172,8 +173,7 @@ impl CheckpointSink for WorkerSink {
         self.shared.note_under_way(true);
         let share = self.share(at);
         share.positions = cuts.iter().map(|cut| (cut.partition.clone(), cut.next_offset)).collect();
-        let began = |cut: &PartitionCut| Some((cut.partition.clone(), cut.ledger.first_offset?));
-        share.began = cuts.iter().filter_map(began).collect();
+        share.read = cuts.iter().map(|cut| (cut.partition.clone(), cut.ledger)).collect();
         share.cuts = Some(cuts);
         self.write(at);
     }
@@ -193,7 +193,7 @@ impl CheckpointSink for WorkerSink {
             (partition.clone(), self.shared.writer.refused_before(partition, *next))
         };
         description.refused = share.positions.iter().map(refused).collect();
-        description.began = std::mem::take(&mut share.began).into_iter().collect();
+        description.read = std::mem::take(&mut share.read);
         // Of a list and a few numbers: it cannot fail.
         postcard::to_stdvec(&description).ok()
     }

@@ -1,5 +1,6 @@
 //! What tests of checkpoints share: a place that does what they say, and the checkpoints of a process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use tokio::runtime::Handle;
 
 use super::commit::Parts;
 use super::compare::Fingerprint;
-use super::starts::{StartNumber, Starts};
+use super::starts::{Reading, Start, StartNumber, Starts};
 use super::store::CopyStore;
 use super::{CheckpointConfig, Checkpoints, Line};
 use crate::live::progress::ProgressBoard;
@@ -151,7 +152,7 @@ pub async fn checkpoints_of(
         line,
         process: 0,
         start,
-        starts: Starts::default(),
+        reading: Reading::new(Start::default(), Starts::default(), BTreeMap::new()),
     })
 }
 

@@ -128,6 +128,11 @@ impl Config {
         }
     }
 
+    /// A hash of how records are read.
+    pub fn records_hash(&self) -> u64 {
+        fnv_1a(&serde_json::to_string(&self.records).unwrap_or_default())
+    }
+
     /// The hashes of all that decides what is in the windows of a view and how they are scored, by section.
     pub fn sections(&self, view: &str) -> BTreeMap<Arc<str>, Arc<str>> {
         let view = self.view.iter().find(|config| config.name == view);

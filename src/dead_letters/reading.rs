@@ -22,7 +22,7 @@ use crate::config::Config;
 /// The place cannot be read, or `take` fails.
 pub fn each(config: &Config, take: &mut dyn FnMut(Document<'static>) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let starts = starts(config)?;
-    let take = &mut |letter: Document<'static>| match starts.reads_again(
+    let take = &mut |letter: Document<'static>| match starts.make_void(
         &letter.partition_info(),
         letter.offset,
         letter.start,
@@ -37,7 +37,7 @@ pub fn each(config: &Config, take: &mut dyn FnMut(Document<'static>) -> anyhow::
     }
 }
 
-/// Where the starts of a configuration began to read.
+/// What the starts of a configuration have read.
 fn starts(config: &Config) -> anyhow::Result<Starts> {
     let store = CopyStore::open(&config.checkpoint, &config.data_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -17,6 +17,10 @@ use crate::stores::writer::Writer;
 const EVERY: Duration = Duration::from_millis(500);
 /// Commits are for tools that show lag: every so many rounds.
 const COMMIT_ROUNDS: u32 = 4;
+/// What was read is noted every so many rounds, also where no checkpoint comes.
+const NOTE_ROUNDS: u32 = 10;
+/// That may take so long.
+const NOTED_WITHIN: Duration = Duration::from_secs(5);
 /// Frontiers that wait to be indexed; the rest are between them.
 const MAX_WAITING: usize = 1_000;
 
@@ -75,6 +79,9 @@ impl<S: Source> Housekeeping<S> {
             if round.is_multiple_of(COMMIT_ROUNDS) {
                 self.commit().await;
             }
+            if round.is_multiple_of(NOTE_ROUNDS) {
+                self.note_reading().await;
+            }
         }
     }
 
@@ -96,6 +103,21 @@ impl<S: Source> Housekeeping<S> {
     /// goes on from is in the checkpoint, before that or not.
     pub async fn commit_at_end(&self) {
         self.commit_positions(&self.writer.acknowledged()).await;
+        self.note_reading().await;
+    }
+
+    /// Notes what was read; of this no run may wait for long.
+    async fn note_reading(&self) {
+        let Some(checkpoints) = &self.checkpoints else { return };
+        let noted = tokio::time::timeout(NOTED_WITHIN, checkpoints.note_reading()).await;
+        let problem = match noted {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", NOTED_WITHIN.as_secs()),
+        };
+        tracing::warn!(
+            "what was read could not be noted beside the checkpoints ({problem}): void dead letters stay listed"
+        );
     }
 
     async fn commit_positions(&self, positions: &Positions) {

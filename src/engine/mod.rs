@@ -68,6 +68,13 @@ pub struct RunOptions {
     pub keeps_live: bool,
 }
 
+impl RunOptions {
+    /// Whether the run goes on and on, and somebody watches.
+    pub fn is_live(&self) -> bool {
+        !self.until_end && self.replay.is_none() && !self.bare
+    }
+}
+
 /// A bounded replay. It touches no committed offset, no live index and no route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use floodmark_dataflows::checkpoint::{PartitionStart, Restored};
+use floodmark_dataflows::input::PartitionInfo;
 use floodmark_dataflows::time::Tick;
 use tokio::runtime::Runtime;
 
@@ -22,7 +23,7 @@ use crate::checkpoint::compare::{Carried, Fingerprint, compare};
 use crate::checkpoint::contents::LiveRows;
 use crate::checkpoint::manifest::{CheckpointId, Manifest};
 use crate::checkpoint::restore::{self, Loaded};
-use crate::checkpoint::starts::{self, StartNumber, Starts};
+use crate::checkpoint::starts::{self, Start, StartNumber, Starts};
 use crate::checkpoint::store::{CopyStore, StoreError};
 use crate::checkpoint::{CheckpointError, Line, marks};
 use crate::config::{Config, SourceChoice};
@@ -65,10 +66,12 @@ pub(super) struct Resumed {
     pub redrives: Positions,
     /// The tick that it goes on from, if a run before it began there; its first checkpoint is at tick 0, too.
     pub continues: Option<Tick>,
-    /// The number of this start.
-    pub start: StartNumber,
-    /// Where this start and those before began to read.
+    /// This start.
+    pub start: Start,
+    /// What those before have read.
     pub starts: Starts,
+    /// Where this one goes on, and how much was lost of each partition before.
+    pub begun: BTreeMap<PartitionInfo, (u64, u64)>,
 }
 
 /// What process 0 decides for all.
@@ -109,7 +112,7 @@ impl Resumed {
     async fn load(
         config: &Config,
         store: CopyStore,
-        Decided { from: id, start }: Decided,
+        Decided { from: id, start: number }: Decided,
         mut present: Fingerprint,
     ) -> Result<Self, EngineError> {
         let loaded = restore::load(&store, id).await.map_err(|error| match error {
@@ -153,12 +156,14 @@ impl Resumed {
         })?;
         let mut partitions = BTreeMap::new();
         let (mut positions, mut redrives) = (Positions::new(), Positions::new());
+        let mut begun = BTreeMap::new();
         for (partition, mut cut) in standing.cuts {
             cut.ledger.refuse(line.manifest.refused.get(&partition).copied().unwrap_or(0));
             let mut marks = recorded.remove(&partition).unwrap_or_default();
             marks.retain(|mark| mark.next_offset >= cut.next_offset);
             let of_whom = if is_redrive(&partition) { &mut redrives } else { &mut positions };
             of_whom.insert(partition.clone(), cut.next_offset);
+            begun.insert(partition.clone(), (cut.next_offset, cut.ledger.lost));
             partitions.insert(partition, PartitionStart { cut: Some(cut), marks });
         }
         let source = config.source.chosen();
@@ -190,17 +195,20 @@ impl Resumed {
         let views = (0..).zip(&line.configuration.views).filter(|(_, view)| view.partial_before > 0);
         let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
-        let mut starts = recorded_starts(&store).await?;
-        starts.note(start, positions.iter().chain(&redrives).map(|(partition, offset)| (partition, *offset)));
+        let starts = recorded_starts(&store).await?;
         if config.cluster.process == 0 {
-            let file = starts.encode().map_err(CheckpointError::from)?;
+            let mut begun = starts.clone();
+            begun.begin(number);
+            let file = begun.encode().map_err(CheckpointError::from)?;
             store.put(starts::NAME, file).await.map_err(CheckpointError::from)?;
         }
-        Ok(Self { store, line, restored, live: standing.live, positions, redrives, continues: None, start, starts })
+        let start = Start { number, records: config.records_hash() };
+        let (live, continues) = (standing.live, None);
+        Ok(Self { store, line, restored, live, positions, redrives, continues, start, starts, begun })
     }
 }
 
-/// Where the starts before this one began to read.
+/// What the starts before this one have read.
 async fn recorded_starts(store: &CopyStore) -> Result<Starts, EngineError> {
     match Starts::read(store).await {
         Err(error @ StoreError::Damaged { .. }) => {

@@ -29,7 +29,7 @@ use crate::alerts::Alerts;
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
 use crate::audit;
 use crate::checkpoint::marks::Marked;
-use crate::checkpoint::starts::{StartNumber, Starts};
+use crate::checkpoint::starts::{Reading, Start, StartNumber};
 use crate::checkpoint::{self, CheckpointError, Checkpoints};
 use crate::cluster::{Cluster, ClusterError, share_progress};
 use crate::config::{Config, SourceChoice};
@@ -39,7 +39,7 @@ use crate::live::progress::ProgressBoard;
 use crate::metrics::Metrics;
 use crate::sources::kafka::StartAt;
 use crate::sources::redrive::{Known, Recorded, Wanted, WithRedrives};
-use crate::sources::{Positions, Source, WorkerPlace, wall_clock_ms};
+use crate::sources::{Source, WorkerPlace, wall_clock_ms};
 use crate::stores::Store;
 use crate::stores::writer::{SpoolState, WindowIds, Writer};
 use crate::units::ByteSize;
@@ -101,20 +101,20 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
         let resumed = Resumed::find(config, &options, &compiled, &runtime, |choose| decide(others.as_ref(), choose))?;
         let (generation, start) = match &resumed {
             Some(resumed) => (resumed.line.manifest.generation, resumed.start),
-            None if options.bare || options.replay.is_some() => (0, 0),
+            None if options.bare || options.replay.is_some() => (0, Start::default()),
             None => {
                 let begin = || begin_without_checkpoints(config, &runtime);
                 let Decided { from, start } = decide(others.as_ref(), begin)?;
-                (from, start)
+                (from, Start { number: start, records: config.records_hash() })
             }
         };
-        let redrives = Redrives::of(config, &options, resumed.as_ref(), generation)?;
+        let redrives = Redrives::of(config, &options, resumed.as_ref(), generation, start)?;
         let positions = resumed.as_ref().map(|resumed| resumed.positions.clone()).unwrap_or_default();
         let origin_ms = resumed.as_ref().map_or_else(wall_clock_ms, |resumed| resumed.line.manifest.origin_ms);
         let begin = Begin { positions, origin_ms };
         let goes_on = resumed.as_ref().is_some_and(|resumed| resumed.restored.at > 0);
         let store = runtime.block_on(open_store(config, options.replay.as_ref(), goes_on))?;
-        let dead_letters = open_dead_letters(config, options.replay.as_ref(), start, store.clone())?;
+        let dead_letters = open_dead_letters(config, options.replay.as_ref(), start.number, store.clone())?;
         let on_ready = options.on_ready.take();
         let runtime = &runtime;
         let parts = Parts {
@@ -175,10 +175,7 @@ struct Redrives {
     /// `None` for none at all.
     recorded: Option<Recorded>,
     wanted: Wanted,
-    /// Where those stand that the checkpoint knows.
-    positions: Positions,
-    /// Where this start and those before began to read.
-    starts: Starts,
+    known: Known,
 }
 
 impl Redrives {
@@ -187,6 +184,7 @@ impl Redrives {
         options: &RunOptions,
         resumed: Option<&Resumed>,
         generation: u64,
+        start: Start,
     ) -> Result<Self, EngineError> {
         let recorded = (!options.bare).then(|| Recorded::open(config)).transpose().map_err(CheckpointError::from)?;
         let begins_anew = resumed.is_none_or(|resumed| resumed.restored.at == 0);
@@ -196,7 +194,7 @@ impl Redrives {
         };
         let (positions, starts) =
             resumed.map(|resumed| (resumed.redrives.clone(), resumed.starts.clone())).unwrap_or_default();
-        Ok(Self { recorded, wanted, positions, starts })
+        Ok(Self { recorded, wanted, known: Known { positions, starts, start } })
     }
 }
 
@@ -241,14 +239,13 @@ impl WithSource for Run<'_> {
             redrives,
         } = parts;
         let others = met.as_ref().map(|(cluster, _)| cluster.clone());
-        let is_live = !options.until_end && options.replay.is_none() && !options.bare;
+        let is_live = options.is_live();
         let source = {
-            let Redrives { recorded, wanted, positions, starts } = redrives;
+            let Redrives { recorded, wanted, known } = redrives;
             let of_run = config.clone();
             let read_as =
                 Box::new(move |records: Option<&RecordsConfig>| read_as(&of_run, records.unwrap_or(&of_run.records)));
             let has_end = !is_live || ends_by_itself(config);
-            let known = Known { positions, starts };
             Arc::new(WithRedrives::new(Arc::new(source), recorded, wanted, known, has_end, read_as))
         };
         let options_of_writer = config.store.writer_options(&config.data_dir, config.cluster.process, is_live);
@@ -282,7 +279,7 @@ impl WithSource for Run<'_> {
         }
 
         let (checkpoints, restored, recorder) = match resumed {
-            Some(Resumed { store, line, restored, start, starts, .. }) => {
+            Some(Resumed { store, line, restored, start, starts, begun, .. }) => {
                 let checkpoints = Checkpoints::new(checkpoint::commit::Parts {
                     store,
                     config: config.checkpoint.clone(),
@@ -293,8 +290,8 @@ impl WithSource for Run<'_> {
                     live: live.clone().filter(|_| first_of_cluster),
                     line,
                     process: config.cluster.process,
-                    start,
-                    starts,
+                    start: start.number,
+                    reading: Reading::new(start, starts, begun),
                 });
                 let (stats, recorder) = (checkpoints.stats().clone(), checkpoints.recorder());
                 metrics.collect(move |samples| stats.collect(samples));
@@ -416,9 +413,6 @@ impl WithSource for Run<'_> {
                 .drain(DEAD_LETTER_PATIENCE)
                 .map_err(|error| EngineError::Process(format!("dead letters: {error}")))?;
             runtime.block_on(housekeeping.commit_at_end());
-            if let Some(checkpoints) = checkpoints.as_ref().filter(|_| first_of_cluster) {
-                runtime.block_on(checkpoints.note_start())?;
-            }
             if let Some(failure) = source.failure() {
                 return Err(EngineError::Process(format!("source: {failure}")));
             }
@@ -471,6 +465,7 @@ fn alerts(
         generation,
         tick_ms: config.time.tick.as_millis(),
         resumed_at,
+        is_live: options.is_live(),
         computed: computed.iter().map(|alert| (alert.name.clone(), alert.configuration.clone())).collect(),
     };
     let started = Alerts::start(parts, store, runtime.handle());

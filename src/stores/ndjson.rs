@@ -37,8 +37,8 @@ pub struct NdjsonConfig {
     pub windows: PathBuf,
     /// File for alerts; `-` is standard output. Every change of an alert is a line: the last one holds. Process 0 writes it.
     pub alerts: PathBuf,
-    /// Whether lines are added to files that are there. If not, the files are emptied at a start that goes on from no
-    /// checkpoint.
+    /// Whether lines are added to files that are there. If not, the files that are written are emptied at a start that goes on
+    /// from no checkpoint; not those that a run of another number of processes left.
     pub append: bool,
 }
 
@@ -82,15 +82,16 @@ impl Ndjson {
     }
 
     /// One of several processes, whose files have a number added to the name that `of_all` has. Files that a run of
-    /// another number of processes left are cut back to their last whole lines too, or emptied.
+    /// another number of processes left are cut back to their last whole lines too.
     ///
     /// # Errors
     /// [`StoreError::Fatal`] naming the file that cannot be.
     pub fn among(self, of_all: &NdjsonConfig, cluster: &ClusterConfig) -> Result<Self, StoreError> {
-        for name in [&of_all.logs, &of_all.windows] {
+        let logs = (!Arc::ptr_eq(&self.logs, &self.windows)).then_some(&of_all.logs);
+        for name in logs.into_iter().chain([&of_all.windows]) {
             let fatal = |path: &Path, error| StoreError::Fatal(format!("cannot put {} right: {error}", path.display()));
             for path in cluster.paths_left(name).map_err(|error| fatal(name, error))? {
-                open_file(&path, self.config.append).map_err(|error| fatal(&path, error))?;
+                open_file(&path, true).map_err(|error| fatal(&path, error))?;
             }
         }
         Ok(Self { name_of_all: of_all.logs.clone(), ..self })
@@ -417,10 +418,6 @@ mod tests {
         let text = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
         Ndjson::open(&own, true).unwrap().among(&of_all, &cluster).unwrap();
         assert_eq!(left.map(text), [whole; 4]);
-        assert_eq!(others.map(text), [torn; 4]);
-        let anew = NdjsonConfig { append: false, ..own };
-        Ndjson::open(&anew, true).unwrap().among(&of_all, &cluster).unwrap();
-        assert_eq!(left.map(text), [""; 4]);
         assert_eq!(others.map(text), [torn; 4]);
     }
 

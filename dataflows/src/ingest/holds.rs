@@ -44,6 +44,8 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
         let Some(RecordedMarks { wall_ms: wall, positions }) = self.feed.mark(&self.positions) else { return };
         self.last_mark_ms = self.last_mark_ms.max(Some(wall));
+        // A bounded run has nobody who waits for windows: it waits for what is away, for as long as it takes.
+        let stall_after_ms = if self.feed.is_live() { self.config.stall_after_ms } else { Millis::MAX };
         for state in &mut self.partitions {
             state.awaits_hold = false;
             if state.read_since_mark {
@@ -53,7 +55,7 @@ impl<F: Feed, S: RecordSink> Ingest<F, S> {
         }
         for position in positions {
             if let Some(state) = self.partitions.get_mut(position.partition) {
-                state.marked(wall, position, self.config.idle_after_ms, self.config.stall_after_ms);
+                state.marked(wall, position, self.config.idle_after_ms, stall_after_ms);
             }
         }
         if self.last_record_ms == 0 && self.highest.is_some() {

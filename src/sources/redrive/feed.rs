@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use super::file::{Letter, Place, Record, Redrive};
 use super::is_redrive;
 use super::recorded::Recorded;
-use crate::checkpoint::starts::Starts;
+use crate::checkpoint::starts::{Start, Starts};
 use crate::checkpoint::store::StoreError;
 use crate::sources::{Positions, Source, SourceError, WorkerPlace};
 
@@ -60,8 +60,10 @@ pub enum Wanted {
 pub struct Known {
     /// Where those redrives go on that the checkpoint knows.
     pub positions: Positions,
-    /// Where this start and those before began to read.
+    /// What earlier starts have read.
     pub starts: Starts,
+    /// This start.
+    pub start: Start,
 }
 
 /// A source, and redrives beside it.
@@ -253,16 +255,16 @@ impl<S: Source> WithRedrives<S> {
     fn reads_place(&self, redrive: &Redrive, Letter { letter, origin, counted: _ }: &Letter) -> bool {
         match self.shared.wanted {
             Wanted::Covered => true,
-            // What the source has is asked at the beginning only: later it is known of no offset behind the checkpoint.
+            // What the source has is asked at the beginning only: later it is known of no offset before the checkpoint.
             Wanted::Since { generation, all } if redrive.header.generation < generation => {
                 !all || self.covers(&origin.clone().unwrap_or_else(|| Place::of(letter)))
             }
             // A document that the store refused may have been written by way of the redrive by now.
+            Wanted::Since { .. } if origin.is_some() || letter.reason == Reason::Unindexable => false,
             Wanted::Since { .. } => {
-                let starts = &self.shared.known.starts;
-                origin.is_none()
-                    && letter.reason != Reason::Unindexable
-                    && starts.reads_again(&letter.partition_info(), letter.offset, letter.start)
+                let Known { starts, start, .. } = &self.shared.known;
+                let by_this = letter.start < start.number && self.covers(&Place::of(letter));
+                by_this || starts.read_alike(&letter.partition_info(), letter.offset, letter.start, *start)
             }
         }
     }
@@ -547,7 +549,7 @@ mod tests {
         let source = GeneratorSource::new(config, 0, Positions::new(), true).unwrap();
         let own = Config::default();
         let read_as = Box::new(move |records: Option<&RecordsConfig>| read_as(&own, records.unwrap_or(&own.records)));
-        let known = Known { positions, starts: Starts::default() };
+        let known = Known { positions, ..Known::default() };
         let source = WithRedrives::new(Arc::new(source), Some(recorded.clone()), wanted, known, true, read_as);
         let mut feeds: Vec<_> = (0..2).map(|index| source.feed(WorkerPlace { index, peers: 2 }).unwrap()).collect();
         source.take_recorded().await.unwrap();
