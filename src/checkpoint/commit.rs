@@ -229,9 +229,13 @@ impl Checkpoints {
         if self.0.process > 0 {
             return Ok(());
         }
-        let mut reading = self.0.reading.lock().await;
+        // A checkpoint that is being written notes it.
+        let Ok(mut reading) = self.0.reading.try_lock() else { return Ok(()) };
         for (partition, state) in self.0.board.of_all_processes().partitions {
-            reading.note(&partition, &state.progress.ledger);
+            // Behind that, letters may not be written yet.
+            let mut ledger = state.progress.ledger;
+            ledger.next_offset = ledger.next_offset.min(state.acknowledged.unwrap_or(0));
+            reading.note(&partition, &ledger);
         }
         if let Some(file) = reading.to_write()? {
             self.0.store.put(starts::NAME, file).await?;

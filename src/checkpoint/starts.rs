@@ -87,14 +87,16 @@ impl Starts {
     /// Notes what a start has read of a partition by now. Returns whether that is new.
     fn note(&mut self, start: Start, partition: &PartitionInfo, from: u64, to: u64) -> bool {
         let step = Step { start: start.number, from, to, records: start.records };
-        let known = self.steps.get(partition).and_then(|steps| steps.last());
-        if from >= to || known == Some(&step) {
+        let mut known = self.steps.get(partition).into_iter().flatten();
+        // It is told of earlier places, too: of those of a checkpoint, which is behind.
+        let has_known = known.any(|known| known.start == step.start && known.from == from && known.to >= to);
+        if from >= to || has_known {
             return false;
         }
         self.begin(start.number);
         let steps = self.steps.entry(partition.clone()).or_default();
         // What it has read of what an earlier one has, the earlier one says no more of.
-        steps.retain(|earlier| earlier.start != step.start && !(from <= earlier.from && earlier.to <= to));
+        steps.retain(|earlier| !(from <= earlier.from && earlier.to <= to));
         steps.push(step);
         if steps.len() > MAX_STEPS
             && let Some(shortest) = (0..steps.len() - 1).min_by_key(|place| steps[*place].to - steps[*place].from)

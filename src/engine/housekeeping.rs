@@ -102,7 +102,9 @@ impl<S: Source> Housekeeping<S> {
     /// At the end, however it came: what is stored counts, so that lag tools see where reading stopped. What the next run
     /// goes on from is in the checkpoint, before that or not.
     pub async fn commit_at_end(&self) {
-        self.commit_positions(&self.writer.acknowledged()).await;
+        let stored = self.writer.acknowledged();
+        self.commit_positions(&stored).await;
+        self.note_stored(&stored);
         self.note_reading().await;
     }
 
@@ -129,11 +131,15 @@ impl<S: Source> Housekeeping<S> {
         }
     }
 
+    fn note_stored(&self, stored: &Positions) {
+        self.board.set_stored(stored, |partition, offset| self.writer.refused_before(partition, offset));
+    }
+
     /// When everything read by the time a frontier was seen is stored, the frontier is indexed.
     fn note_indexed(&self, waiting: &mut VecDeque<(Millis, Positions)>) {
         let snapshot = self.board.snapshot();
         let stored = self.writer.acknowledged();
-        self.board.set_stored(&stored, |partition, offset| self.writer.refused_before(partition, offset));
+        self.note_stored(&stored);
         while let Some((frontier, read)) = waiting.front()
             && read.iter().all(|(partition, next)| stored.get(partition).is_some_and(|stored| stored >= next))
         {

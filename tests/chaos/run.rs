@@ -1,6 +1,6 @@
 //! Runs a plan: starts the cluster, lets happen what the plan says, and compares what is there in the end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::{Debug, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use floodmark::checkpoint::{self, restore, store::CopyStore};
 use floodmark::sources::redrive::Redrive;
 use floodmark_dataflows::checkpoint::RecordedMark;
 use floodmark_dataflows::input::PartitionInfo;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
@@ -489,9 +490,20 @@ impl Cluster<'_> {
     }
 }
 
+/// Ports that nobody listens on, and that no other plan was given: its processes may not have come to theirs yet.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let (mut given, mut taken, mut ports) = (GIVEN.lock(), Vec::new(), Vec::new());
+    while ports.len() < count {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        // Else it may be found again.
+        taken.push(listener);
+        if given.insert(port) {
+            ports.push(port);
+        }
+    }
+    ports
 }
 
 fn compare(is: &Outcome, expected: &Outcome, bytes: bool) -> Result<(), String> {

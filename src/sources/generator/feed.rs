@@ -101,6 +101,10 @@ impl Source for GeneratorSource {
         (0..self.generator.config().partitions).map(end).collect()
     }
 
+    fn covers(&self, partition: &PartitionInfo, offset: u64) -> bool {
+        partition.identity == self.identity && self.positions.get(partition).is_none_or(|from| offset >= *from)
+    }
+
     async fn commit(&self, _positions: &Positions) -> Result<(), SourceError> {
         Ok(())
     }

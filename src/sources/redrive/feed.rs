@@ -211,7 +211,8 @@ impl<S: Source> WithRedrives<S> {
             return Ok(());
         }
         let records = self.not_read_in_place(number, redrive)?;
-        if records.iter().all(Option::is_none) {
+        // Else it joins in any case: that nothing of it is wanted is to be known behind the next checkpoint, too.
+        if shared.wanted == Wanted::Covered && records.iter().all(Option::is_none) {
             return Ok(());
         }
         let read_as = redrive.header.records.as_ref().map(|records| (shared.read_as)(Some(records))).transpose()?;
