@@ -74,9 +74,10 @@ impl Known {
         self.notices.back().map(|(_, notice)| &notice.event)
     }
 
-    /// What was last said by a time of the event clock.
+    /// What was last known by a time of the event clock, whenever it was said: another run says it in other steps.
     fn as_of(&self, at: Millis) -> Option<&AlertEvent> {
-        self.notices.iter().rev().map(|(_, notice)| &notice.event).find(|event| event.as_of <= at)
+        let mut events = self.notices.iter().rev().map(|(_, notice)| &notice.event);
+        events.find(|event| event.as_of.min(event.alert.as_of) <= at)
     }
 }
 
@@ -485,7 +486,13 @@ impl Ledger {
             let known = self.alerts.get(&event.alert.id);
             let is_old = repeated.contains(&event.alert.id)
                 || known.is_some_and(|known| {
-                    let is_same = |other: &AlertEvent| other.kind == event.kind && other.as_of == event.as_of;
+                    // More may come of the moment that was spoken of last.
+                    let says_more = known.last().is_some_and(|last| !says_the_same(&last.alert, &event.alert))
+                        && !self.doubts.contains_key(&event.alert.id);
+                    let is_same = |other: &AlertEvent| {
+                        let is_of_last = known.last().is_some_and(|last| last.as_of == other.as_of);
+                        other.kind == event.kind && other.as_of == event.as_of && !(is_of_last && says_more)
+                    };
                     known.last().is_some_and(|last| event.as_of < last.as_of)
                         || known.notices.iter().any(|(_, notice)| is_same(&notice.event))
                 });
@@ -885,6 +892,40 @@ mod tests {
         let last = |id: &str| ledger.alerts[id].last().unwrap().alert.clone();
         assert_eq!((last("evidence").first.value, last("kept").windows, last("same").windows), (8.0, 1, 2));
         assert!(ledger.settle(to_a).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_known_by_a_checkpoint_is_not_taken_back_where_it_was_said_later() {
+        use AlertEventKind::{Closed, Opened};
+        let of = |kind, state, as_of| {
+            let mut event = event(kind, state, as_of);
+            event.alert.as_of = 37;
+            event
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        // In one step, by a run that caught up.
+        let said = vec![of(Opened, AlertState::Open, 55), of(Closed, AlertState::Closed, 55)];
+        ledger.say(said, to_a).unwrap();
+        drop(ledger);
+        // Another one has said it in finer steps, and made a checkpoint: nothing is said of it again.
+        let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+        ledger.resume(53);
+        assert!(ledger.settle_by(100, to_a).unwrap().is_empty());
+        assert_eq!(ledger.alerts.values().next().and_then(Known::last).unwrap().alert.state, AlertState::Closed);
+    }
+
+    #[test]
+    fn more_of_the_same_moment_is_said() {
+        use AlertEventKind::{Amended, Opened};
+        let mut ledger = Ledger::open(None, 10).unwrap();
+        ledger.say(vec![event(Opened, AlertState::Open, 60)], to_a).unwrap();
+        let amended = event(Amended, AlertState::Open, 72);
+        assert_eq!(ledger.say(vec![amended.clone()], to_a).unwrap().len(), 1);
+        assert!(ledger.say(vec![amended.clone()], to_a).unwrap().is_empty());
+        let mut more = amended;
+        more.alert.as_of += 1;
+        assert_eq!(ledger.say(vec![more], to_a).unwrap().len(), 1, "at the end of the input");
     }
 
     #[test]
