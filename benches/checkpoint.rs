@@ -383,7 +383,6 @@ impl Bench {
             live: Some(live.clone()),
             line,
             process: 0,
-            start: 1,
             reading: Reading::new(Start::default(), Starts::default(), BTreeMap::new()),
         });
         let (up_to, watch) = (Rc::new(Cell::new(restored.at.max(START))), Rc::new(Watch::default()));

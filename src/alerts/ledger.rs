@@ -133,12 +133,12 @@ struct Doubt {
 #[derive(Debug)]
 enum Knows {
     /// That there was none at the checkpoint. One of which nothing is said again did not last.
-    None,
+    Absent,
     /// How it was at the checkpoint, and then, as this run says.
     This(Box<AlertDocument>),
     /// Nothing: it is of an earlier generation, whose log may have begun before this one's, and was open. If this run does not
     /// come upon it, it would never say that it is over.
-    Nothing,
+    Unknown,
 }
 
 /// Whether two documents of an alert are the same, but for the states of baselines, which are not kept of all.
@@ -149,6 +149,12 @@ fn says_the_same(one: &AlertDocument, other: &AlertDocument) -> bool {
         alert
     };
     bare(one) == bare(other)
+}
+
+/// An alert that is over since nobody will say so.
+fn closed(alert: &AlertDocument, why: &str) -> AlertDocument {
+    let summary = format!("{why} ({})", alert.summary);
+    AlertDocument { state: AlertState::Closed, summary, ..alert.clone() }
 }
 
 /// An alert as the journal in a directory knows it last. Changes nothing there; a process may be writing to it.
@@ -337,9 +343,9 @@ impl Ledger {
         let doubt = |(id, known, last): (&String, &Known, &AlertEvent)| {
             let before = known.as_of(at);
             let knows = match before {
-                _ if self.is_earlier(known) => (last.alert.state == AlertState::Open).then_some(Knows::Nothing)?,
+                _ if self.is_earlier(known) => (last.alert.state == AlertState::Open).then_some(Knows::Unknown)?,
                 Some(before) if exists(before) || !exists(last) => Knows::This(Box::new(before.alert.clone())),
-                _ if exists(last) => Knows::None,
+                _ if exists(last) => Knows::Absent,
                 _ => return None,
             };
             Some((id.clone(), Doubt { until: last.as_of, known: knows }))
@@ -355,7 +361,7 @@ impl Ledger {
         let open = self.alerts.iter().filter_map(|(id, known)| Some((id, known.last()?)));
         let open = open.filter(|(_, last)| last.alert.state == AlertState::Open);
         let doubt =
-            |(id, last): (&String, &AlertEvent)| (id.clone(), Doubt { until: last.as_of, known: Knows::Nothing });
+            |(id, last): (&String, &AlertEvent)| (id.clone(), Doubt { until: last.as_of, known: Knows::Unknown });
         self.doubts = open.map(doubt).collect();
     }
 
@@ -403,14 +409,13 @@ impl Ledger {
             settled.push(id.clone());
             let as_of = doubt.until;
             let (kind, alert) = match &doubt.known {
-                Knows::None if before.state != AlertState::Retracted => {
+                Knows::Absent if before.state != AlertState::Retracted => {
                     let as_of = as_of.max(before.as_of);
                     let alert = AlertDocument { state: AlertState::Retracted, as_of, ..before.clone() };
                     (AlertEventKind::Retracted, alert)
                 }
-                Knows::Nothing if before.state == AlertState::Open => {
-                    let summary = format!("a run that began anew did not come upon it ({})", before.summary);
-                    (AlertEventKind::Closed, AlertDocument { state: AlertState::Closed, summary, ..before.clone() })
+                Knows::Unknown if before.state == AlertState::Open => {
+                    (AlertEventKind::Closed, closed(before, "a run that began anew did not come upon it"))
                 }
                 Knows::This(alert) if !says_the_same(before, alert) => {
                     let kind = match (before.state, alert.state) {
@@ -460,12 +465,13 @@ impl Ledger {
             *time = (*time).max(*as_of);
         }
         // Of the moment that was spoken of last some may still have come, before this.
-        let reached = std::mem::take(&mut self.reached);
-        let past =
-            |name: &Arc<str>| reached.get(name).filter(|reached| times.get(name).is_some_and(|now| now > *reached));
-        let mut settled = self
-            .settle_where(|alert, doubt| past(&alert.alert).is_some_and(|reached| doubt.until <= *reached), &routes)?;
-        self.reached = reached;
+        let past: BTreeMap<Arc<str>, Millis> = times
+            .iter()
+            .filter_map(|(name, now)| Some((name.clone(), *self.reached.get(name).filter(|reached| now > *reached)?)))
+            .collect();
+        let is_past =
+            |alert: &AlertDocument, doubt: &Doubt| past.get(&alert.alert).is_some_and(|at| doubt.until <= *at);
+        let mut settled = self.settle_where(is_past, &routes)?;
         for (name, now) in times {
             let reached = self.reached.entry(name).or_default();
             *reached = now.max(*reached);
@@ -479,29 +485,30 @@ impl Ledger {
         let mut said: BTreeMap<String, (AlertState, String)> = BTreeMap::new();
         for mut event in events {
             match self.doubts.get_mut(&event.alert.id) {
-                Some(Doubt { known: Knows::Nothing, .. }) => _ = self.doubts.remove(&event.alert.id),
+                Some(Doubt { known: Knows::Unknown, .. }) => _ = self.doubts.remove(&event.alert.id),
                 Some(doubt) => doubt.known = Knows::This(Box::new(event.alert.clone())),
                 None => {}
             }
             let known = self.alerts.get(&event.alert.id);
+            let last = known.and_then(Known::last);
+            // More may come of the moment that was spoken of last.
+            let says_more = || {
+                let is_in_doubt = self.doubts.contains_key(&event.alert.id);
+                let is_more =
+                    |last: &AlertEvent| last.as_of == event.as_of && !says_the_same(&last.alert, &event.alert);
+                !is_in_doubt && last.is_some_and(is_more)
+            };
+            let is_said =
+                |(_, other): &(u64, Notice)| (other.event.kind, other.event.as_of) == (event.kind, event.as_of);
             let is_old = repeated.contains(&event.alert.id)
-                || known.is_some_and(|known| {
-                    // More may come of the moment that was spoken of last.
-                    let says_more = known.last().is_some_and(|last| !says_the_same(&last.alert, &event.alert))
-                        && !self.doubts.contains_key(&event.alert.id);
-                    let is_same = |other: &AlertEvent| {
-                        let is_of_last = known.last().is_some_and(|last| last.as_of == other.as_of);
-                        other.kind == event.kind && other.as_of == event.as_of && !(is_of_last && says_more)
-                    };
-                    known.last().is_some_and(|last| event.as_of < last.as_of)
-                        || known.notices.iter().any(|(_, notice)| is_same(&notice.event))
-                });
+                || last.is_some_and(|last| event.as_of < last.as_of)
+                || known.is_some_and(|known| known.notices.iter().any(is_said)) && !says_more();
             if is_old {
                 continue;
             }
             let earlier = said.get(&event.alert.id);
             let before = earlier.map(|(state, _)| *state);
-            let before = before.or_else(|| known.and_then(Known::last).map(|last| last.alert.state));
+            let before = before.or_else(|| last.map(|last| last.alert.state));
             let was_renamed = event.kind == AlertEventKind::Retracted && renamed.contains(&event.alert.id);
             let thread = earlier.map(|(_, thread)| thread).or(known.map(|known| &known.thread));
             let mut thread = thread.unwrap_or(&event.alert.id).clone();
@@ -561,16 +568,10 @@ impl Ledger {
         let others = others.filter(|(last, _)| last.alert.state == AlertState::Open && !is_computed(&last.alert));
         let notices: Vec<Notice> = others
             .map(|(last, thread)| {
-                let mut event = AlertEvent {
-                    kind: AlertEventKind::Closed,
-                    previous: None,
-                    replaces: None,
-                    replaced_by: None,
-                    ..last.clone()
-                };
-                event.alert.state = AlertState::Closed;
-                event.alert.summary = format!("its definition changed ({})", event.alert.summary);
-                event.drop_baselines();
+                let mut alert = closed(&last.alert, "its definition changed");
+                alert.drop_baselines();
+                let (kind, as_of) = (AlertEventKind::Closed, last.as_of);
+                let event = AlertEvent { kind, as_of, alert, previous: None, replaces: None, replaced_by: None };
                 Notice { event, thread: thread.clone() }
             })
             .collect();
@@ -642,6 +643,14 @@ mod tests {
     fn event(kind: AlertEventKind, state: AlertState, as_of: Millis) -> AlertEvent {
         let mut event = notice("checkout").event;
         (event.kind, event.as_of, event.alert.state) = (kind, as_of, state);
+        event
+    }
+
+    /// Of an alert of this id, which is open unless that is its end.
+    fn named(id: &str, kind: AlertEventKind, as_of: Millis) -> AlertEvent {
+        let state = if kind == AlertEventKind::Closed { AlertState::Closed } else { AlertState::Open };
+        let mut event = event(kind, state, as_of);
+        event.alert.id = id.to_owned();
         event
     }
 
@@ -794,33 +803,30 @@ mod tests {
     #[test]
     fn a_run_that_begins_anew_takes_nothing_back_and_reopens_nothing() {
         use AlertEventKind::{Closed, Opened};
-        let of = |id: &str, kind, as_of| {
-            let mut event = event(kind, if kind == Closed { AlertState::Closed } else { AlertState::Open }, as_of);
-            event.alert.id = id.to_owned();
-            event
-        };
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
         ledger.begin(1).unwrap();
-        ledger.say(vec![of("open", Opened, 150), of("over", Opened, 300), of("over", Closed, 400)], to_a).unwrap();
+        ledger
+            .say(vec![named("open", Opened, 150), named("over", Opened, 300), named("over", Closed, 400)], to_a)
+            .unwrap();
         drop(ledger);
         // The second start is killed before its first checkpoint, so the third goes on from its beginning.
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
         ledger.begin(2).unwrap();
         ledger.begin_anew();
-        assert!(ledger.say(vec![of("over", Opened, 300)], to_a).unwrap().is_empty());
+        assert!(ledger.say(vec![named("over", Opened, 300)], to_a).unwrap().is_empty());
         assert!(ledger.settle_by(150, to_a).unwrap().is_empty(), "more may come that was said before");
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
         ledger.begin(2).unwrap();
         ledger.resume(0);
-        assert!(ledger.say(vec![of("over", Opened, 300)], to_a).unwrap().is_empty());
-        let news = ledger.say(vec![of("over", Closed, 400)], to_a).unwrap();
+        assert!(ledger.say(vec![named("over", Opened, 300)], to_a).unwrap().is_empty());
+        let news = ledger.say(vec![named("over", Closed, 400)], to_a).unwrap();
         let news: Vec<_> = news.iter().map(|event| (event.alert.id.as_str(), event.kind, event.as_of)).collect();
         assert_eq!(news, [("open", Closed, 150)]);
         assert!(ledger.settle(to_a).unwrap().is_empty());
         // A checkpoint behind that: it stays so. And what is open then, and was said before, is so still.
-        let mut again = of("again", Opened, 402);
+        let mut again = named("again", Opened, 402);
         again.alert.start = 402;
         ledger.say(vec![again], to_a).unwrap();
         drop(ledger);
@@ -836,21 +842,20 @@ mod tests {
     #[test]
     fn what_is_open_is_closed_by_a_run_that_begins_anew_and_does_not_come_upon_it() {
         use AlertEventKind::{Closed, Opened, Updated};
-        let of = |id: &str, kind, as_of| {
-            let mut event = event(kind, if kind == Closed { AlertState::Closed } else { AlertState::Open }, as_of);
-            event.alert.id = id.to_owned();
-            event
-        };
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
-        let said =
-            vec![of("gone", Opened, 100), of("again", Opened, 100), of("over", Opened, 90), of("over", Closed, 110)];
+        let said = vec![
+            named("gone", Opened, 100),
+            named("again", Opened, 100),
+            named("over", Opened, 90),
+            named("over", Closed, 110),
+        ];
         ledger.say(said, to_a).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
         ledger.begin_anew();
-        assert!(ledger.say(vec![of("again", Opened, 100)], to_a).unwrap().is_empty());
-        let news = ledger.say(vec![of("again", Updated, 120)], to_a).unwrap();
+        assert!(ledger.say(vec![named("again", Opened, 100)], to_a).unwrap().is_empty());
+        let news = ledger.say(vec![named("again", Updated, 120)], to_a).unwrap();
         let news: Vec<_> = news.iter().map(|event| (event.alert.id.as_str(), event.kind)).collect();
         assert_eq!(news, [("gone", Closed), ("again", Updated)]);
         assert!(ledger.alerts["gone"].last().unwrap().alert.summary.contains("began anew"));

@@ -123,14 +123,14 @@ impl Alerts {
     /// # Errors
     /// If the journal cannot be opened, or no client can be made.
     pub fn start(parts: Parts, store: Arc<dyn Store>, runtime: &Handle) -> io::Result<Self> {
-        let Parts { config, alerts, routes, public_url, directory, speaks, generation, tick_ms, .. } = parts;
-        let (resumed_at, is_live, computed) = (parts.resumed_at, parts.is_live, parts.computed);
+        let Parts { config, alerts, routes, public_url, directory, speaks, .. } = parts;
+        let Parts { generation, tick_ms, resumed_at, is_live, computed, .. } = parts;
         let all: Vec<String> = routes.iter().map(|route| route.name.clone()).collect();
         let told = |alert: &AlertConfig| if alert.routes.is_empty() { all.clone() } else { alert.routes.clone() };
         let sends = speaks && directory.is_some();
         let mut ledger = Ledger::open(directory.as_deref(), config.keep)?;
-        // What was said later is in the journal, and perhaps not in the store.
         ledger.begin(generation)?;
+        // What was said later is in the journal, and perhaps not in the store.
         let mut again = match resumed_at {
             Some(at) => ledger.resume(at * tick_ms),
             None => {

@@ -23,7 +23,7 @@ use super::contents::ShardHead;
 use super::manifest::{CheckpointId, FileRef, Manifest, id_of, name};
 use super::marks::Recorder;
 use super::sink::{Description, WorkerSink};
-use super::starts::{self, Reading, StartNumber};
+use super::starts::{self, Reading};
 use super::store::{CopyStore, StoreError};
 use super::{CheckpointError, STATE_FOLDER, Stats, chain_of, marks, repeat, restore};
 use crate::alerts::Alerts;
@@ -125,6 +125,7 @@ pub(super) struct Shared {
     config: CheckpointConfig,
     /// Locked while a checkpoint is committed, and while its chain is merged.
     line: tokio::sync::Mutex<Line>,
+    /// What this start has read; written down by the first process.
     reading: tokio::sync::Mutex<Reading>,
     process: usize,
     begun: Mutex<(Instant, Millis)>,
@@ -157,16 +158,14 @@ pub struct Parts {
     pub line: Line,
     /// The number of the process.
     pub process: usize,
-    /// The number of this start.
-    pub start: StartNumber,
-    /// What it has read.
+    /// What this start has read.
     pub reading: Reading,
 }
 
 impl Checkpoints {
     /// Checkpoints that go on from one.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, config, runtime, writer, alerts, board, live, line, process, start, reading } = parts;
+        let Parts { store, config, runtime, writer, alerts, board, live, line, process, reading } = parts;
         let stats = Arc::new(Stats::default());
         let now = Instant::now();
         let manifest = &line.manifest;
@@ -185,7 +184,7 @@ impl Checkpoints {
             board,
             live,
             stats,
-            run: format!("{start:013}-{process:03}"),
+            run: format!("{:013}-{process:03}", reading.number()),
             latest_began_ms: AtomicU64::new(line.manifest.began_ms),
             generation: line.manifest.generation,
             committed_positions: Mutex::default(),

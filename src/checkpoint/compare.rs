@@ -101,8 +101,8 @@ impl Fingerprint {
             }
             Ok(SourceChoice::Generator(generator)) => {
                 fixed.insert("source".to_owned(), "generator".to_owned());
-                let is_live = generator.start.is_empty() && generator.rate > 0;
-                let rate = if is_live { ("rate", generator.rate) } else { ("event_rate", generator.event_rate) };
+                let rate =
+                    if generator.is_live() { ("rate", generator.rate) } else { ("event_rate", generator.event_rate) };
                 for (key, value) in [
                     ("seed", generator.seed.to_string()),
                     ("partitions", generator.partitions.to_string()),

@@ -150,6 +150,16 @@ impl FileWriter {
         Self { bytes, sections: 0 }
     }
 
+    /// A whole file of one section.
+    ///
+    /// # Errors
+    /// When that would be longer than a section may be.
+    pub(super) fn of_one<T: Serialize>(kind: Kind, tag: Tag, content: &T) -> Result<Vec<u8>, EncodeError> {
+        let mut file = Self::new(kind);
+        file.add(tag, content)?;
+        Ok(file.finish())
+    }
+
     /// Adds a section.
     ///
     /// # Errors
@@ -249,6 +259,16 @@ impl FileReader {
             return Err(Damage::Kind { expected: kind.name(), found: header[12] });
         }
         Ok(Self { bytes, at: HEADER_BYTES, sections: 0 })
+    }
+
+    /// What the first section of a file holds, and the section behind it, if there is one.
+    ///
+    /// # Errors
+    /// [`Damage`] to what was read.
+    pub(super) fn first<T: DeserializeOwned>(bytes: &Bytes, kind: Kind) -> Result<(T, Option<Section>), Damage> {
+        let mut reader = Self::open(bytes.clone(), kind)?;
+        let Some(section) = reader.next_section()? else { return Err(Damage::CutOff(bytes.len())) };
+        Ok((section.decode()?, reader.next_section()?))
     }
 
     /// The next section; `None` behind the last, once the footer has been found right.

@@ -80,19 +80,14 @@ impl Manifest {
 
     /// Its file.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let mut file = FileWriter::new(Kind::Manifest);
-        file.add(Tag::Manifest, self)?;
-        Ok(file.finish())
+        FileWriter::of_one(Kind::Manifest, Tag::Manifest, self)
     }
 
     /// Reads its file.
     pub fn decode(bytes: &Bytes) -> Result<Self, Damage> {
-        let mut reader = FileReader::open(bytes.clone(), Kind::Manifest)?;
-        let Some(section) = reader.next_section()? else { return Err(Damage::CutOff(bytes.len())) };
-        let manifest = section.decode()?;
-        match reader.next_section()? {
-            None => Ok(manifest),
-            Some(more) => Err(Damage::Section { at: more.at, reason: "a manifest has one section".to_owned() }),
+        match FileReader::first(bytes, Kind::Manifest)? {
+            (manifest, None) => Ok(manifest),
+            (_, Some(more)) => Err(Damage::Section { at: more.at, reason: "a manifest has one section".to_owned() }),
         }
     }
 

@@ -132,18 +132,12 @@ impl Segment {
     }
 
     fn encode(&self) -> Result<Vec<u8>, super::format::EncodeError> {
-        let mut file = FileWriter::new(Kind::Marks);
-        file.add(Tag::Marks, &self.contents)?;
-        Ok(file.finish())
+        FileWriter::of_one(Kind::Marks, Tag::Marks, &self.contents)
     }
 }
 
 fn decode(bytes: &Bytes) -> Result<MarksOfProcess, Damage> {
-    let mut reader = FileReader::open(bytes.clone(), Kind::Marks)?;
-    let Some(section) = reader.next_section()? else { return Err(Damage::CutOff(bytes.len())) };
-    let contents = section.decode()?;
-    reader.next_section()?;
-    Ok(contents)
+    FileReader::first(bytes, Kind::Marks).map(|(contents, _)| contents)
 }
 
 /// The wall clock of the first mark in a segment, by its name.

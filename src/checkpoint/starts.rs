@@ -111,9 +111,7 @@ impl Starts {
     /// # Errors
     /// When it would be too long.
     pub fn encode(&self) -> Result<Bytes, EncodeError> {
-        let mut file = FileWriter::new(Kind::Starts);
-        file.add(Tag::Starts, self)?;
-        Ok(file.finish().into())
+        FileWriter::of_one(Kind::Starts, Tag::Starts, self).map(Bytes::from)
     }
 
     fn later(&self, partition: &PartitionInfo, offset: u64, start: StartNumber) -> impl Iterator<Item = &Step> {
@@ -151,6 +149,11 @@ impl Reading {
         Self { start, starts, begun, is_new: false }
     }
 
+    /// The number of the start.
+    pub fn number(&self) -> StartNumber {
+        self.start.number
+    }
+
     /// Notes how far a partition is read.
     pub fn note(&mut self, partition: &PartitionInfo, ledger: &Ledger) {
         let Some(first) = ledger.first_offset else { return };
@@ -177,11 +180,7 @@ impl Reading {
 }
 
 fn decode(bytes: &Bytes) -> Result<Starts, Damage> {
-    let mut reader = FileReader::open(bytes.clone(), Kind::Starts)?;
-    let Some(section) = reader.next_section()? else { return Err(Damage::CutOff(bytes.len())) };
-    let starts = section.decode()?;
-    reader.next_section()?;
-    Ok(starts)
+    FileReader::first(bytes, Kind::Starts).map(|(starts, _)| starts)
 }
 
 #[cfg(test)]

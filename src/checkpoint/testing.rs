@@ -151,8 +151,7 @@ pub async fn checkpoints_of(
         live: None,
         line,
         process: 0,
-        start,
-        reading: Reading::new(Start::default(), Starts::default(), BTreeMap::new()),
+        reading: Reading::new(Start { number: start, records: 0 }, Starts::default(), BTreeMap::new()),
     })
 }
 

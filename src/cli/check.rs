@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
+use floodmark_dataflows::alerts::condition::WindowCondition;
 
 use super::{ConfigArgs, Failure};
 use crate::alerts::config::RouteConfig;
@@ -69,9 +70,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     }
     for alert in &config.alert {
         let mut found = format!("{}: {} on the view {}", alert.name, alert.when.join(" and "), alert.view);
-        let is_of_few =
-            |when: &String| ["count", "rate"].iter().any(|name| when.starts_with(name)) && when.contains('<');
-        if alert.when.iter().any(is_of_few) {
+        if alert.when.iter().any(|when| WindowCondition::parse(when).is_ok_and(|condition| condition.is_of_few())) {
             found.push_str("; a key without any record has no window to look at: for silence take \"score >= 75\"");
         }
         findings.note(("alert", Ok(found)));

@@ -10,6 +10,7 @@ use floodmark_dataflows::decode::{RecordsConfig, Schema};
 use floodmark_dataflows::rules::{Rules, RulesConfig};
 use floodmark_dataflows::view::View;
 use floodmark_dataflows::view_config::{Mistake, compile_views};
+use serde::Serialize;
 
 use super::{ClusterConfig, Config, SourceChoice, SourceSection, StoreChoice, StoreSection, fnv_1a};
 use crate::alerts::config::route_mistakes;
@@ -130,23 +131,28 @@ impl Config {
 
     /// A hash of how records are read.
     pub fn records_hash(&self) -> u64 {
-        fnv_1a(&serde_json::to_string(&self.records).unwrap_or_default())
+        hash_of(&self.records)
     }
 
     /// The hashes of all that decides what is in the windows of a view and how they are scored, by section.
     pub fn sections(&self, view: &str) -> BTreeMap<Arc<str>, Arc<str>> {
         let view = self.view.iter().find(|config| config.name == view);
         [
-            ("view", serde_json::to_string(&view)),
-            ("records", serde_json::to_string(&self.records)),
-            ("patterns", serde_json::to_string(&self.patterns)),
-            ("rules", serde_json::to_string(&self.rules)),
-            ("time", serde_json::to_string(&self.time)),
+            ("view", hash_of(&view)),
+            ("records", self.records_hash()),
+            ("patterns", hash_of(&self.patterns)),
+            ("rules", hash_of(&self.rules)),
+            ("time", hash_of(&self.time)),
         ]
         .into_iter()
-        .map(|(name, json)| (name.into(), format!("{:016x}", fnv_1a(&json.unwrap_or_default())).into()))
+        .map(|(name, hash)| (name.into(), format!("{hash:016x}").into()))
         .collect()
     }
+}
+
+/// A hash of a part of the configuration.
+fn hash_of(part: &impl Serialize) -> u64 {
+    fnv_1a(&serde_json::to_string(part).unwrap_or_default())
 }
 
 /// Compiles rule by rule, as compiling all of them ends at the first mistake.

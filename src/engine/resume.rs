@@ -99,11 +99,12 @@ impl Resumed {
         let store = CopyStore::open(&config.checkpoint, &config.data_dir).map_err(CheckpointError::from)?;
         let present = Fingerprint::of(config, compiled.views.iter().map(|view| &**view));
         let began_ms = wall_clock_ms();
+        let starts = runtime.block_on(recorded_starts(&store))?;
         let decided = decide(&|| {
             let from = runtime.block_on(choose(config, options, &store, &present))?;
-            Ok(Decided { from, start: runtime.block_on(recorded_starts(&store))?.next() })
+            Ok(Decided { from, start: starts.next() })
         })?;
-        let mut resumed = runtime.block_on(Self::load(config, store, decided, present))?;
+        let mut resumed = runtime.block_on(Self::load(config, store, decided, starts, present))?;
         let at = resumed.restored.at;
         resumed.continues = (at > 0 || resumed.line.manifest.created_ms < began_ms).then_some(at);
         Ok(Some(resumed))
@@ -113,6 +114,7 @@ impl Resumed {
         config: &Config,
         store: CopyStore,
         Decided { from: id, start: number }: Decided,
+        mut starts: Starts,
         mut present: Fingerprint,
     ) -> Result<Self, EngineError> {
         let loaded = restore::load(&store, id).await.map_err(|error| match error {
@@ -195,11 +197,9 @@ impl Resumed {
         let views = (0..).zip(&line.configuration.views).filter(|(_, view)| view.partial_before > 0);
         let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
-        let starts = recorded_starts(&store).await?;
+        starts.begin(number);
         if config.cluster.process == 0 {
-            let mut begun = starts.clone();
-            begun.begin(number);
-            let file = begun.encode().map_err(CheckpointError::from)?;
+            let file = starts.encode().map_err(CheckpointError::from)?;
             store.put(starts::NAME, file).await.map_err(CheckpointError::from)?;
         }
         let start = Start { number, records: config.records_hash() };

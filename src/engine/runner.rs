@@ -61,7 +61,7 @@ pub(super) fn run(config: &Config, mut options: RunOptions) -> Result<RunReport,
         Ok(met) => met,
         Err(ClusterError::Stopped) => return Ok(RunReport::default()),
         // Another one, told to stop too, was gone before this one came to it.
-        Err(ClusterError::Failed(_)) if options.shutdown.is_triggered() => return Ok(RunReport::default()),
+        Err(ClusterError::Failed(_)) if stopped.is_triggered() => return Ok(RunReport::default()),
         Err(error) => return Err(error.into()),
     };
     let asking = cluster.clone();
@@ -290,7 +290,6 @@ impl WithSource for Run<'_> {
                     live: live.clone().filter(|_| first_of_cluster),
                     line,
                     process: config.cluster.process,
-                    start: start.number,
                     reading: Reading::new(start, starts, begun),
                 });
                 let (stats, recorder) = (checkpoints.stats().clone(), checkpoints.recorder());

@@ -85,8 +85,7 @@ fn make_again(
     ranges: &[RecordRange],
     mut each: impl FnMut(usize, RawRecord<'_>),
 ) -> anyhow::Result<()> {
-    // Where the configuration says when it starts, or the run is not paced, this says nothing.
-    let origin_ms = origin_ms(config)?;
+    let origin_ms = if generator.is_live() { origin_ms(config)? } else { None };
     let generator = Generator::new(generator.clone(), origin_ms.unwrap_or(0))?;
     let identity = generator.identity();
     if let Some(range) = ranges.iter().find(|range| range.identity != identity) {

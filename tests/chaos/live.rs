@@ -1,6 +1,6 @@
 //! What was read of patterns while plans ran, and what checkpoints hold of them: each exact for a time that it names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use floodmark::checkpoint::contents::PatternRow;
@@ -10,8 +10,8 @@ use floodmark_dataflows::patterns::hash::stable_hash;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
+use crate::naive::REDRIVES;
 use crate::naive::patterns::{Counted, Counts, counts_before};
-use crate::naive::{Outcome, REDRIVES};
 use crate::process::Process;
 
 /// An answer of `GET /patterns`.
@@ -29,15 +29,11 @@ pub fn look(process: &mut Process) -> Option<Look> {
 
 /// Compares an answer with the reference: by first cut, by service, by level, and in all. Redrives that were not read yet are
 /// dated by the next start, perhaps before what this one had reached: so the answer has the first of them, or all.
-pub fn check_look(look: &Look, expected: &Outcome, tick: u64) -> Result<(), String> {
-    let redrives = expected.counted_of.iter().filter(|number| **number >= REDRIVES);
-    let mut limits: Vec<i32> = redrives.copied().collect();
-    limits.extend([i32::MAX]);
-    limits.sort_unstable();
-    limits.dedup();
+pub fn check_look(look: &Look, counted: &[Counted], tick: u64) -> Result<(), String> {
+    let redrives = counted.iter().map(|record| record.partition).filter(|partition| *partition >= REDRIVES);
+    let limits: BTreeSet<i32> = redrives.chain([i32::MAX]).collect();
     let with = |limit: i32| {
-        let all = expected.counted.iter().zip(&expected.counted_of);
-        let counted: Vec<Counted> = all.filter(|(_, of)| **of < limit).map(|(one, _)| one.clone()).collect();
+        let counted: Vec<Counted> = counted.iter().filter(|record| record.partition < limit).cloned().collect();
         check_with(look, &counted, tick)
     };
     limits.into_iter().rev().map(with).reduce(Result::or).unwrap_or(Ok(()))

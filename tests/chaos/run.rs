@@ -154,7 +154,7 @@ pub fn run(plan: &Plan, folder: &Path, runtime: &Handle) -> Result<Events, Strin
     if plan.idle_after < 60_000 {
         looks.clear();
     }
-    looks.iter().try_for_each(|look| live::check_look(look, &expected, plan.model.tick))?;
+    looks.iter().try_for_each(|look| live::check_look(look, &expected.counted, plan.model.tick))?;
     events.looks = looks.len() as u64;
     events.counted = u64::from(live::check_checkpoint(folder, runtime, &expected.counted)?);
     Ok(events)

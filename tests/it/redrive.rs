@@ -85,6 +85,12 @@ impl Scene {
         windows(&self.data("windows.ndjson"))
     }
 
+    /// The records in the windows of services.
+    fn records(&self) -> u64 {
+        let windows = self.windows();
+        windows.values().filter(|w| w["view"] == "per_service").map(|w| w["count"].as_u64().unwrap()).sum()
+    }
+
     fn documents(&self) -> BTreeMap<(String, i64, u64), Value> {
         documents(&self.data("logs.ndjson"))
     }
@@ -405,16 +411,12 @@ fn a_fresh_start_that_can_read_redriven_records_in_their_places_reads_them_once(
     scene.run(&["--until-end"]);
     let done = scene.redrive(&["--with", "fixed.toml"]);
     assert_eq!(done["readable"], json!(100), "{done}");
-    let records = || {
-        let windows = scene.windows();
-        windows.values().filter(|w| w["view"] == "per_service").map(|w| w["count"].as_u64().unwrap()).sum::<u64>()
-    };
     scene.run(&["--until-end", "--fresh"]);
-    assert_eq!(records(), 100, "with the old decoder the redrive has them");
+    assert_eq!(scene.records(), 100, "with the old decoder the redrive has them");
     scene.0.file("floodmark.toml", &format!("{HEAD}{TS}"));
     std::fs::remove_file(scene.data("logs.ndjson")).unwrap();
     scene.run(&["--until-end", "--fresh"]);
-    assert_eq!(records(), 100);
+    assert_eq!(scene.records(), 100);
     let documents = scene.documents();
     assert_eq!(documents.len(), 100);
     assert!(documents.keys().all(|(topic, ..)| topic == "app"));
@@ -480,16 +482,12 @@ fn letters_of_records_that_a_restart_could_read_are_void() {
     account(api, 0, before);
     drop(run);
     scene.run(&["--until-end"]);
-    let records = || -> u64 {
-        let windows = scene.windows();
-        windows.values().filter(|w| w["view"] == "per_service").map(|w| w["count"].as_u64().unwrap()).sum()
-    };
-    assert_eq!((records(), scene.documents().len() as u64), (all, all));
+    assert_eq!((scene.records(), scene.documents().len() as u64), (all, all));
 
     // What reads all of it anew has no need of any letter.
     std::fs::remove_file(scene.data("logs.ndjson")).unwrap();
     scene.run(&["--until-end", "--fresh"]);
-    assert_eq!((records(), scene.documents().len() as u64, listed()), (all, all, 0));
+    assert_eq!((scene.records(), scene.documents().len() as u64, listed()), (all, all, 0));
     assert!(scene.documents().keys().all(|(topic, ..)| topic == "app"));
 }
 

@@ -114,6 +114,11 @@ impl WindowCondition {
         is_met.then_some(value)
     }
 
+    /// Whether it is met by few records, and so by none, of which there is no window to look at.
+    pub fn is_of_few(&self) -> bool {
+        !self.is_upward() && (self.measure == "rate" || self.measure.starts_with("count"))
+    }
+
     /// What of a window it compares; a score that is still being learned is none.
     pub fn value(&self, window: &WindowDocument) -> Option<f64> {
         let ratio = |part: i64| (window.count > 0).then(|| part as f64 / window.count as f64);

@@ -77,7 +77,7 @@ impl Source for GeneratorSource {
             let end = self.ends[number as usize].clone();
             partitions.push(Partition { info, records, limit, told: Told::Nothing, end, buffers: bounded(2) });
         }
-        let ahead = if generator.is_live() {
+        let ahead = if generator.config().is_live() {
             // A run that continues an earlier one catches up with what was due meanwhile.
             Duration::from_millis(wall_clock_ms().saturating_sub(generator.start_ms()))
         } else {

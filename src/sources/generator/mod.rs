@@ -75,6 +75,13 @@ impl Default for GeneratorConfig {
     }
 }
 
+impl GeneratorConfig {
+    /// Whether event time keeps to the wall clock, from when the run began.
+    pub fn is_live(&self) -> bool {
+        self.rate > 0 && self.start.is_empty()
+    }
+}
+
 /// The records of all partitions, with the start of event time settled.
 #[derive(Clone)]
 pub struct Generator {
@@ -95,7 +102,7 @@ impl Generator {
         if config.services > 100_000 || config.partitions > 10_000 {
             return wrong("expected at most 100,000 `services` and 10,000 `partitions`".into());
         }
-        let live = config.start.is_empty() && config.rate > 0;
+        let live = config.is_live();
         let event_rate = if live { config.rate } else { config.event_rate };
         if event_rate == 0 || event_rate * 60 < u64::from(config.partitions) {
             return wrong(format!(
@@ -150,20 +157,12 @@ impl Generator {
         timeline.incidents_before(end_ms).map(label).collect()
     }
 
-    /// Whether event time keeps to the wall clock.
-    fn is_live(&self) -> bool {
-        self.config.rate > 0 && self.config.start.is_empty()
-    }
-
     /// What its records are known by: another text where they are others.
     pub fn identity(&self) -> Arc<str> {
-        format!("{:016x}", self.fingerprint()).into()
-    }
-
-    fn fingerprint(&self) -> u64 {
         let GeneratorConfig { seed, partitions, services, incidents, .. } = self.config;
         let parts = [seed, partitions.into(), services.into(), incidents.into(), self.start_ms, self.event_rate];
-        parts.into_iter().fold(0, |hash, part| draw::Draws::new(hash, part, 0).bits())
+        let hash = parts.into_iter().fold(0, |hash, part| draw::Draws::new(hash, part, 0).bits());
+        format!("{hash:016x}").into()
     }
 
     /// Whether the next record is due this long after the run's start; always, where the run is not paced.

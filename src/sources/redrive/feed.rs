@@ -119,7 +119,8 @@ struct Letters {
 }
 
 impl<S: Source> WithRedrives<S> {
-    /// A source with the redrives of `recorded` that are wanted. Where the source has an end, redrives recorded later wait for the next run.
+    /// A source with the redrives of `recorded` that are wanted. Where the source has an end, redrives recorded later wait for
+    /// the next run.
     pub fn new(
         source: Arc<S>,
         recorded: Option<Recorded>,
@@ -241,10 +242,12 @@ impl<S: Source> WithRedrives<S> {
         let mut decoder = (self.shared.read_as)(None)?.decoder;
         let mut left_out = 0;
         let records = redrive.records(|letter| {
-            let mut can_be_read = || letter.letter.bytes().is_some_and(|raw| decoder.decode(&raw).is_ok());
-            let is_read = is_wanted(letter) && may_be_read(letter) && can_be_read();
+            if !is_wanted(letter) {
+                return false;
+            }
+            let is_read = may_be_read(letter) && letter.letter.bytes().is_some_and(|raw| decoder.decode(&raw).is_ok());
             left_out += u64::from(is_read);
-            is_wanted(letter) && !is_read
+            !is_read
         });
         if left_out > 0 {
             tracing::info!(number, left_out, "letters of a redrive are left out: they are read where they first were");
@@ -253,18 +256,19 @@ impl<S: Source> WithRedrives<S> {
     }
 
     /// Whether the place where a letter's record first was is read, after the letter was written.
-    fn reads_place(&self, redrive: &Redrive, Letter { letter, origin, counted: _ }: &Letter) -> bool {
+    fn reads_place(&self, redrive: &Redrive, of: &Letter) -> bool {
+        let letter = &of.letter;
         match self.shared.wanted {
             Wanted::Covered => true,
             // What the source has is asked at the beginning only: later it is known of no offset before the checkpoint.
             Wanted::Since { generation, all } if redrive.header.generation < generation => {
-                !all || self.covers(&origin.clone().unwrap_or_else(|| Place::of(letter)))
+                !all || self.covers(&of.origin())
             }
             // A document that the store refused may have been written by way of the redrive by now.
-            Wanted::Since { .. } if origin.is_some() || letter.reason == Reason::Unindexable => false,
+            Wanted::Since { .. } if of.origin.is_some() || letter.reason == Reason::Unindexable => false,
             Wanted::Since { .. } => {
                 let Known { starts, start, .. } = &self.shared.known;
-                let by_this = letter.start < start.number && self.covers(&Place::of(letter));
+                let by_this = letter.start < start.number && self.covers(&of.origin());
                 by_this || starts.read_alike(&letter.partition_info(), letter.offset, letter.start, *start)
             }
         }

@@ -41,6 +41,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// The topic of a partition, and its number there.
+    fn place_of(&self, number: i32) -> (&str, i32) {
+        if number >= REDRIVES { (REDRIVE_TOPIC, number - REDRIVES) } else { (&self.topic, number) }
+    }
+
     /// The alerts over a view.
     fn alerts_over<'a>(&'a self, view: &'a ViewModel) -> impl Iterator<Item = &'a AlertModel> {
         self.alerts.iter().filter(move |alert| self.views[alert.view].name == view.name)
@@ -140,8 +145,6 @@ pub struct Outcome {
     pub alerts: BTreeMap<AlertPlace, String>,
     /// What counts for which pattern, of each record that has a document.
     pub counted: Vec<Counted>,
-    /// Of which partition each of these is.
-    pub counted_of: Vec<i32>,
 }
 
 /// Documents of windows by view, key and start.
@@ -261,8 +264,7 @@ pub fn expected(model: &Model, partitions: &[Partition]) -> Outcome {
             let now = (facts.timestamp / model.tick).max(clock.unwrap_or(0));
             clock = Some(now);
             let time = now.max(hold(partition, *offset));
-            outcome.counted.push(admitted.count(model.max_patterns, &facts, time));
-            outcome.counted_of.push(number);
+            outcome.counted.push(admitted.count(model.max_patterns, &facts, time, number));
             let facts = Rc::new(facts);
             for (view, (id, keys)) in model.views.iter().zip(keys.iter_mut().enumerate()) {
                 keys.forget(view, model.tick, time);

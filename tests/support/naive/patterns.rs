@@ -15,6 +15,8 @@ pub struct Counted {
     pub place: (String, String, String),
     /// Event time.
     pub event: u64,
+    /// Its partition.
+    pub partition: i32,
 }
 
 /// Records, first and last event time by first cut, service and level.
@@ -29,7 +31,7 @@ pub(super) struct Admitted {
 
 impl Admitted {
     /// What a record counts for; records come in the order of their offsets.
-    pub(super) fn count(&mut self, max_patterns: usize, facts: &Facts, time: u64) -> Counted {
+    pub(super) fn count(&mut self, max_patterns: usize, facts: &Facts, time: u64, partition: i32) -> Counted {
         let mut cut = facts.cut.clone();
         if !self.cuts.contains(&cut) {
             if self.cuts.len() < max_patterns {
@@ -45,7 +47,7 @@ impl Admitted {
             }
             self.rows.insert(place.clone());
         }
-        Counted { time, place, event: facts.timestamp }
+        Counted { time, place, event: facts.timestamp, partition }
     }
 }
 

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Model, Partition, REDRIVE_TOPIC};
+use super::{Model, Partition};
 
 /// An object's members as they are written, in their order.
 struct Members(Vec<(String, String)>);
@@ -232,7 +232,7 @@ pub(super) fn read(
         25.. => "LOW",
         _ => "INFO",
     };
-    let (topic, number) = redrive.map_or((&*model.topic, number), |redrive| (REDRIVE_TOPIC, redrive.number));
+    let (topic, number) = model.place_of(number);
     document.push_str(&format!(
         r#","topic":{},"partition":{number},"offset":{offset},"severity":{},"severity_level":"{severity_level}","anomaly":{},"reasons":{},"pattern_id":"{:016x}""#,
         json!(topic),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::records::{Facts, LEVELS};
 use super::scores::Scored;
-use super::{Model, REDRIVE_TOPIC, REDRIVES, ViewModel};
+use super::{Model, ViewModel};
 
 /// A record of a window.
 #[derive(Clone)]
@@ -128,10 +128,7 @@ fn offsets(model: &Model, window: &Window) -> Vec<Value> {
     window.records.iter().for_each(|record| partitions.entry(record.number).or_default().push(record));
     let range = |(number, records): (i32, Vec<&Record>)| {
         let (first, last) = (records[0], records[records.len() - 1]);
-        let (topic, number) = match number.checked_sub(REDRIVES).filter(|number| *number >= 0) {
-            Some(number) => (REDRIVE_TOPIC, number),
-            None => (&*model.topic, number),
-        };
+        let (topic, number) = model.place_of(number);
         json!({
             "topic": topic,
             "partition": number,
