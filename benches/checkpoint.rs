@@ -37,6 +37,7 @@ use floodmark::live::{LiveView, LiveWriter};
 use floodmark::metrics::process::Status;
 use floodmark::sources::Positions;
 use floodmark::stores::none::NoStore;
+use floodmark::stores::version::Versions;
 use floodmark::stores::writer::{DeadLetters, Indexed, RecordWriter, WindowIds, Writer, WriterOptions};
 use floodmark::units::Span;
 use floodmark_dataflows::checkpoint::{CheckpointSink, PartitionCut, PartitionStart, Restored, StateRow};
@@ -400,7 +401,7 @@ impl Bench {
             Computation { views, alerts: vec![], clock, publish, max_patterns: None, live_workers: vec![0] };
         let sink = Records(writer.records(rules.clone()), board);
         let path = RecordPath { decoder: Decoder::new(compiled.schema), rules, cutter: None, sink };
-        let windows = writer.windows(WindowIds::new(&self.config.view, 1, 1_000));
+        let windows = writer.windows(WindowIds::new(&self.config.view, Versions::new(1, 1_000)));
         let live = WatchedLive(live.writer(), watch.clone());
         let sink = WatchedSink(checkpoints.sink(0), watch.clone());
         let dataflow = build(

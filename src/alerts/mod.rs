@@ -53,14 +53,13 @@ pub use self::sender::Counters;
 use self::silences::{Silence, fits};
 use crate::metrics::Samples;
 use crate::sources::wall_clock_ms;
+use crate::stores::version::Versions;
 use crate::stores::{AlertWrite, Store};
 
 /// How long to wait before a journal that cannot be written is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Documents that the store is given at once.
 const STORED_AT_ONCE: usize = 500;
-/// The place of the tick in a version, as for windows.
-const TICK_BITS: u32 = 44;
 
 /// What alerts are made of.
 #[derive(Debug)]
@@ -79,6 +78,8 @@ pub struct Parts {
     pub speaks: bool,
     /// The number of the run's line.
     pub generation: u64,
+    /// Of the documents of alerts.
+    pub versions: Versions,
     /// The length of a tick.
     pub tick_ms: u64,
     /// The tick of the checkpoint that the run goes on from; `None` where it begins anew.
@@ -124,7 +125,7 @@ impl Alerts {
     /// If the journal cannot be opened, or no client can be made.
     pub fn start(parts: Parts, store: Arc<dyn Store>, runtime: &Handle) -> io::Result<Self> {
         let Parts { config, alerts, routes, public_url, directory, speaks, .. } = parts;
-        let Parts { generation, tick_ms, resumed_at, is_live, computed, .. } = parts;
+        let Parts { generation, versions, tick_ms, resumed_at, is_live, computed, .. } = parts;
         let all: Vec<String> = routes.iter().map(|route| route.name.clone()).collect();
         let told = |alert: &AlertConfig| if alert.routes.is_empty() { all.clone() } else { alert.routes.clone() };
         let sends = speaks && directory.is_some();
@@ -160,10 +161,9 @@ impl Alerts {
             to_store: Notify::new(),
         });
         let (events, received) = mpsc::unbounded_channel();
-        let ids = Versions { generation, tick_ms: tick_ms.max(1) };
         let keeper = Keeper { shared: shared.clone(), is_live };
         std::thread::Builder::new().name("alerts".to_owned()).spawn(move || keeper.run(received))?;
-        runtime.spawn(store_alerts(shared.clone(), store, ids));
+        runtime.spawn(store_alerts(shared.clone(), store, versions));
         if sends && !routes.is_empty() {
             // Another part may have installed one already.
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -343,12 +343,6 @@ impl AlertSink for AlertTaker {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Versions {
-    generation: u64,
-    tick_ms: u64,
-}
-
 /// What the dataflow says.
 enum Said {
     /// All that happened by this time of the event clock.
@@ -415,7 +409,7 @@ fn report(error: &io::Error) {
 }
 
 /// Stores the newest documents of alerts.
-async fn store_alerts(shared: Arc<Shared>, store: Arc<dyn Store>, ids: Versions) {
+async fn store_alerts(shared: Arc<Shared>, store: Arc<dyn Store>, versions: Versions) {
     loop {
         let events = shared.ledger.lock().to_store(STORED_AT_ONCE);
         if events.is_empty() {
@@ -424,8 +418,8 @@ async fn store_alerts(shared: Arc<Shared>, store: Arc<dyn Store>, ids: Versions)
         }
         let write = |(_, event): &(u64, AlertEvent)| {
             let json = serde_json::to_vec(&event.alert).ok()?;
-            let version = ids.generation << TICK_BITS | (event.as_of / ids.tick_ms);
-            Some(AlertWrite { id: event.alert.id.clone(), version, start_ms: event.alert.start, json })
+            let (id, start_ms) = (event.alert.id.clone(), event.alert.start);
+            Some(AlertWrite { id, version: versions.at(event.as_of), start_ms, json })
         };
         if let Err(error) = store.write_alerts(events.iter().filter_map(write).collect()).await {
             tracing::error!(%error, "alerts were not stored");

@@ -6,7 +6,7 @@
 //!
 //! - [`compile`]: from the configuration to what is computed.
 //! - [`parts`]: opens the source and the store that the configuration names.
-//! - [`resume`]: where a run begins: at a checkpoint, or anew.
+//! - [`resume`]: where a run begins: at a checkpoint, or anew. [`numbers`]: what it is counted by.
 //! - [`runner`]: one run, from start to flush.
 //! - [`workers`]: the timely workers of this process.
 //! - [`observe`]: what workers tell the progress board and the counters in passing.
@@ -20,6 +20,7 @@
 mod compile;
 mod ending;
 mod housekeeping;
+mod numbers;
 mod observe;
 mod parts;
 mod resume;
@@ -39,8 +40,8 @@ use crate::sources::SourceError;
 use crate::stores::StoreError;
 
 pub use compile::read_as;
+pub use numbers::last_generation;
 pub use observe::RunCounts;
-pub use resume::last_generation;
 pub use shutdown::Shutdown;
 
 /// How to run.

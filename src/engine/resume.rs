@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use floodmark_dataflows::time::Tick;
 use tokio::runtime::Runtime;
 
 use super::compile::Compiled;
+use super::numbers::{cannot, next_generation, next_term, replace};
 use super::{EngineError, RunOptions};
 use crate::checkpoint::chain::{Living, renumber};
 use crate::checkpoint::commit::rewrite;
@@ -30,6 +30,7 @@ use crate::config::{Config, SourceChoice};
 use crate::lock;
 use crate::sources::redrive::is_redrive;
 use crate::sources::{Positions, wall_clock_ms};
+use crate::stores::version::Term;
 
 /// Takes the data directory for this process of a run, before anything in it is touched; held until the file is dropped.
 pub(super) fn lock_data(config: &Config) -> Result<File, EngineError> {
@@ -43,8 +44,6 @@ pub(super) fn lock_data(config: &Config) -> Result<File, EngineError> {
     })
 }
 
-/// Holds the number of this line of runs, in the data directory.
-const GENERATION_FILE: &str = "generation";
 /// Names the supervisor that began anew last, in the data directory of the first process.
 const FRESH_FILE: &str = "fresh";
 /// Changes of the configuration that a manifest remembers.
@@ -68,6 +67,8 @@ pub(super) struct Resumed {
     pub continues: Option<Tick>,
     /// This start.
     pub start: Start,
+    /// The term of it.
+    pub term: Term,
     /// What those before have read.
     pub starts: Starts,
     /// Where this one goes on, and how much was lost of each partition before.
@@ -81,6 +82,8 @@ pub(super) struct Decided {
     pub from: u64,
     /// The number of this start.
     pub start: StartNumber,
+    /// What stands first in the versions of the documents of this start.
+    pub term: Term,
 }
 
 impl Resumed {
@@ -101,8 +104,9 @@ impl Resumed {
         let began_ms = wall_clock_ms();
         let starts = runtime.block_on(recorded_starts(&store))?;
         let decided = decide(&|| {
-            let from = runtime.block_on(choose(config, options, &store, &present))?;
-            Ok(Decided { from, start: starts.next() })
+            let (from, generation) = runtime.block_on(choose(config, options, &store, &present))?;
+            let term = next_term(&config.data_dir, starts.term.max(generation))?;
+            Ok(Decided { from, start: starts.next(), term })
         })?;
         let mut resumed = runtime.block_on(Self::load(config, store, decided, starts, present))?;
         let at = resumed.restored.at;
@@ -113,7 +117,7 @@ impl Resumed {
     async fn load(
         config: &Config,
         store: CopyStore,
-        Decided { from: id, start: number }: Decided,
+        Decided { from: id, start: number, term }: Decided,
         mut starts: Starts,
         mut present: Fingerprint,
     ) -> Result<Self, EngineError> {
@@ -198,13 +202,14 @@ impl Resumed {
         let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
         starts.begin(number);
+        starts.term = term;
         if config.cluster.process == 0 {
             let file = starts.encode().map_err(CheckpointError::from)?;
             store.put(starts::NAME, file).await.map_err(CheckpointError::from)?;
         }
         let start = Start { number, records: config.records_hash() };
         let (live, continues) = (standing.live, None);
-        Ok(Self { store, line, restored, live, positions, redrives, continues, start, starts, begun })
+        Ok(Self { store, line, restored, live, positions, redrives, continues, start, term, starts, begun })
     }
 }
 
@@ -222,22 +227,24 @@ async fn recorded_starts(store: &CopyStore) -> Result<Starts, EngineError> {
 /// The number of a start that makes no checkpoints, and its generation.
 pub(super) fn begin_without_checkpoints(config: &Config, runtime: &Runtime) -> Result<Decided, EngineError> {
     let store = CopyStore::open(&config.checkpoint, &config.data_dir).map_err(CheckpointError::from)?;
-    let start = runtime.block_on(recorded_starts(&store))?.next();
-    Ok(Decided { from: next_generation(&config.data_dir, 0)?, start })
+    let starts = runtime.block_on(recorded_starts(&store))?;
+    let generation = next_generation(&config.data_dir, 0)?;
+    let term = next_term(&config.data_dir, starts.term.max(generation - 1))?;
+    Ok(Decided { from: generation, start: starts.next(), term })
 }
 
-/// The checkpoint to go on from; where there is none, the start of a new generation.
+/// The checkpoint to go on from, and its generation; where there is none, the start of a new one.
 async fn choose(
     config: &Config,
     options: &RunOptions,
     store: &CopyStore,
     present: &Fingerprint,
-) -> Result<CheckpointId, EngineError> {
+) -> Result<(CheckpointId, u64), EngineError> {
     let is_fresh = options.fresh && !has_begun_anew(&config.data_dir, options)?;
     if !is_fresh && let Some(id) = restore::choose(store).await? {
         let manifest = restore::manifest(store, id, false).await.map_err(CheckpointError::from)?;
         match compare(&manifest.configuration, present, manifest.at) {
-            Ok(_) => return Ok(id),
+            Ok(_) => return Ok((id, manifest.generation)),
             Err(why) if manifest.at > 0 => return Err(EngineError::Usage(why)),
             // Nothing was computed yet.
             Err(why) => tracing::info!("beginning anew: {why}"),
@@ -250,7 +257,7 @@ async fn choose(
     if let Some(supervisor) = options.supervisor.as_ref().filter(|_| is_fresh) {
         replace(&config.data_dir.join(FRESH_FILE), supervisor)?;
     }
-    Ok(line.manifest.id)
+    Ok((line.manifest.id, generation))
 }
 
 /// Whether an earlier start by the same supervisor has begun anew: then this one goes on from there.
@@ -259,49 +266,6 @@ fn has_begun_anew(data_dir: &Path, options: &RunOptions) -> Result<bool, EngineE
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(options.supervisor.as_deref() == Some(text.trim())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(cannot("read", &path, &error)),
-    }
-}
-
-/// The number of this start: higher than the last one's. A start that continues no checkpoint is a new generation, so
-/// that its windows replace those of earlier ones.
-fn next_generation(data_dir: &Path, at_least: u64) -> Result<u64, EngineError> {
-    let next = last_generation(data_dir)?.max(at_least) + 1;
-    std::fs::create_dir_all(data_dir).map_err(|error| cannot("make", data_dir, &error))?;
-    replace(&data_dir.join(GENERATION_FILE), &next.to_string())?;
-    Ok(next)
-}
-
-/// Replaces a file by one of a line, which is on disk when this returns.
-fn replace(path: &Path, line: &str) -> Result<(), EngineError> {
-    // Of its own: several processes may share the directory and start together.
-    let new = path.with_extension(format!("{}.new", std::process::id()));
-    let written = File::create(&new).and_then(|mut file| {
-        file.write_all(format!("{line}\n").as_bytes())?;
-        file.sync_all()
-    });
-    written.map_err(|error| cannot("write", path, &error))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let replaced = std::fs::rename(&new, path).and_then(|()| File::open(folder)?.sync_all());
-    replaced.map_err(|error| cannot("replace", path, &error))
-}
-
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> EngineError {
-    EngineError::Process(format!("cannot {what} {}: {error}", path.display()))
-}
-
-/// The number of the last start that began anew; 0 before the first.
-///
-/// # Errors
-/// When the file that it is in cannot be read.
-pub fn last_generation(data_dir: &Path) -> Result<u64, EngineError> {
-    let path = data_dir.join(GENERATION_FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse::<u64>().map_err(|_| {
-            let advice = "remove the file, or put the last generation's number into it";
-            EngineError::Process(format!("expected a number in {}, got \"{}\": {advice}", path.display(), text.trim()))
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(cannot("read", &path, &error)),
     }
 }

@@ -41,6 +41,7 @@ use crate::sources::kafka::StartAt;
 use crate::sources::redrive::{Known, Recorded, Wanted, WithRedrives};
 use crate::sources::{Source, WorkerPlace, wall_clock_ms};
 use crate::stores::Store;
+use crate::stores::version::Versions;
 use crate::stores::writer::{SpoolState, WindowIds, Writer};
 use crate::units::ByteSize;
 
@@ -99,13 +100,13 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
         let _entered = runtime.enter();
         let others = peers.as_ref().map(|(cluster, _)| cluster.clone());
         let resumed = Resumed::find(config, &options, &compiled, &runtime, |choose| decide(others.as_ref(), choose))?;
-        let (generation, start) = match &resumed {
-            Some(resumed) => (resumed.line.manifest.generation, resumed.start),
-            None if options.bare || options.replay.is_some() => (0, Start::default()),
+        let (generation, start, term) = match &resumed {
+            Some(resumed) => (resumed.line.manifest.generation, resumed.start, resumed.term),
+            None if options.bare || options.replay.is_some() => (0, Start::default(), 0),
             None => {
                 let begin = || begin_without_checkpoints(config, &runtime);
-                let Decided { from, start } = decide(others.as_ref(), begin)?;
-                (from, Start { number: start, records: config.records_hash() })
+                let Decided { from, start, term } = decide(others.as_ref(), begin)?;
+                (from, Start { number: start, records: config.records_hash() }, term)
             }
         };
         let redrives = Redrives::of(config, &options, resumed.as_ref(), generation, start)?;
@@ -127,6 +128,7 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
             peers,
             resumed,
             generation,
+            versions: Versions::new(term, config.time.tick.as_millis()),
             redrives,
         };
         with_source(config, &options, begin, Run { parts, on_ready })
@@ -167,6 +169,7 @@ struct Parts<'a> {
     peers: Option<Peers>,
     resumed: Option<Resumed>,
     generation: u64,
+    versions: Versions,
     redrives: Redrives,
 }
 
@@ -236,6 +239,7 @@ impl WithSource for Run<'_> {
             peers: met,
             resumed,
             generation,
+            versions,
             redrives,
         } = parts;
         let others = met.as_ref().map(|(cluster, _)| cluster.clone());
@@ -272,7 +276,8 @@ impl WithSource for Run<'_> {
         observe::watch(&metrics, counts.clone(), writer.clone(), dead_letters.clone(), store.clone());
 
         let continues = resumed.as_ref().and_then(|resumed| resumed.continues);
-        let alerts = alerts(config, options, &compiled.alerts, generation, continues, store.clone(), runtime)?;
+        let lineage = Lineage { generation, versions, continues };
+        let alerts = alerts(config, options, &compiled.alerts, lineage, store.clone(), runtime)?;
         if let Some(alerts) = &alerts {
             let alerts = alerts.clone();
             metrics.collect(move |samples| alerts.collect(samples));
@@ -338,7 +343,7 @@ impl WithSource for Run<'_> {
             Some(_) => (0..cluster.processes).map(|process| process * cluster.workers).collect(),
             None => Vec::new(),
         };
-        let ids = WindowIds::new(&config.view, generation, compiled.clock.tick_ms);
+        let ids = WindowIds::new(&config.view, versions);
         let peers = cluster.processes * cluster.workers;
         let mut parts = Vec::with_capacity(cluster.workers);
         for worker in 0..cluster.workers {
@@ -437,13 +442,20 @@ impl WithSource for Run<'_> {
     }
 }
 
+/// Where a run stands among others.
+struct Lineage {
+    generation: u64,
+    versions: Versions,
+    /// The tick that it goes on from.
+    continues: Option<Tick>,
+}
+
 /// What takes alerts, where there are or were any.
 fn alerts(
     config: &Config,
     options: &RunOptions,
     computed: &[Arc<Alert>],
-    generation: u64,
-    resumed_at: Option<Tick>,
+    lineage: Lineage,
     store: Arc<dyn Store>,
     runtime: &Runtime,
 ) -> Result<Option<Alerts>, EngineError> {
@@ -461,9 +473,10 @@ fn alerts(
         public_url: config.api.public_url.clone(),
         directory,
         speaks: process == 0,
-        generation,
+        generation: lineage.generation,
+        versions: lineage.versions,
         tick_ms: config.time.tick.as_millis(),
-        resumed_at,
+        resumed_at: lineage.continues,
         is_live: options.is_live(),
         computed: computed.iter().map(|alert| (alert.name.clone(), alert.configuration.clone())).collect(),
     };
@@ -471,16 +484,20 @@ fn alerts(
     started.map(Some).map_err(|error| EngineError::Process(format!("cannot prepare the outbox of alerts: {error}")))
 }
 
-/// The generation, which is that of process 0.
+/// What process 0 decides.
 fn decide(
     others: Option<&Cluster>,
     decide: impl FnOnce() -> Result<Decided, EngineError>,
 ) -> Result<Decided, EngineError> {
     let Some(others) = others else { return decide() };
-    let told = others.share(|| decide().map(|Decided { from, start }| [from, start].map(u64::to_be_bytes).concat()))?;
+    let told = others
+        .share(|| decide().map(|Decided { from, start, term }| [from, start, term].map(u64::to_be_bytes).concat()))?;
     match told.as_chunks() {
-        ([from, start], []) => Ok(Decided { from: u64::from_be_bytes(*from), start: u64::from_be_bytes(*start) }),
-        _ => Err(EngineError::Process("process 0 sent no generation".to_owned())),
+        ([from, start, term], []) => {
+            let [from, start, term] = [from, start, term].map(|number| u64::from_be_bytes(*number));
+            Ok(Decided { from, start, term })
+        }
+        _ => Err(EngineError::Process("process 0 did not send what it goes on from".to_owned())),
     }
 }
 

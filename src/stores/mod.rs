@@ -4,6 +4,7 @@ pub mod elasticsearch;
 pub mod embedded;
 pub mod ndjson;
 pub mod none;
+pub mod version;
 pub mod writer;
 
 use std::ops::Range;
@@ -65,7 +66,7 @@ impl LogBatch {
 pub struct WindowWrite {
     /// `view@hash(definition)/escaped key/start`, hashed when over 400 bytes.
     pub id: String,
-    /// `generation << 44 | as_of tick`: the greater one wins, equal ones are equal.
+    /// From [`version::Versions`]: the greater one wins, of equal ones the later.
     pub version: u64,
     /// The document.
     pub document: WindowDocument,
@@ -87,7 +88,7 @@ pub struct DeadLetterWrite {
 pub struct AlertWrite {
     /// Of the alert: the same in every run.
     pub id: String,
-    /// `generation << 44 | tick`: the greater one wins, of equal ones the later.
+    /// As that of a window.
     pub version: u64,
     /// When the alert began, in event time.
     pub start_ms: Millis,

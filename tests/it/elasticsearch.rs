@@ -226,7 +226,7 @@ async fn the_newest_window_wins_whatever_the_order() {
 }
 
 #[tokio::test]
-async fn windows_of_a_higher_generation_are_a_problem_with_a_way_out() {
+async fn windows_of_a_higher_term_are_a_problem_with_a_way_out() {
     let stub = Stub::start().await;
     let store = store(&stub);
     store.write_windows(vec![window(MONDAY_MS, (7 << 44) + 5, 50)]).await.unwrap();
@@ -234,7 +234,7 @@ async fn windows_of_a_higher_generation_are_a_problem_with_a_way_out() {
     assert!(store.health().await.is_ok(), "what the same run wrote");
     store.write_windows(vec![window(MONDAY_MS, (1 << 44) + 9, 90)]).await.unwrap();
     let problem = store.health().await.unwrap_err().to_string();
-    assert!(problem.contains("write 7 into the file `generation`"), "{problem}");
+    assert!(problem.contains("write 7 into the file `term`"), "{problem}");
 }
 
 /// A conflict that does not say with which version is believed only after asking for it.

@@ -247,8 +247,8 @@ fn window(version: u64, count: i64) -> WindowWrite {
 
 fn the_newest_window_wins(service: Service) {
     let at = Fixture::new(service);
-    let generation = |n: u64| n << 44;
-    let steps = [(generation(1) + 5, 50), (generation(1) + 4, 40), (generation(1) + 5, 50), (generation(2), 7)];
+    let term = |n: u64| n << 44;
+    let steps = [(term(1) + 5, 50), (term(1) + 4, 40), (term(1) + 5, 50), (term(2), 7)];
     for ((version, count), expected) in steps.into_iter().zip([50, 50, 50, 7]) {
         at.runtime.block_on(at.store.write_windows(vec![window(version, count)])).expect("a write");
         at.runtime.block_on(at.store.flush()).expect("a refresh");

@@ -21,7 +21,7 @@ use super::client::{Client, Payload, Reply};
 use super::config::ElasticsearchConfig;
 use super::retry::{Backoff, Throttle};
 use crate::stores::StoreError;
-use crate::stores::writer::TICK_BITS;
+use crate::stores::version::{Term, term_of};
 
 /// So many times a document is sent on which the cluster fails with an internal error, before it is taken for the cause
 /// and refused. All other failures are retried without end.
@@ -75,7 +75,7 @@ pub(super) struct Delivery {
     room: Semaphore,
     throttle: Throttle,
     /// Of the documents that stand in the place of ours, if it is higher than ours; 0 for none.
-    higher_generation: AtomicU64,
+    higher_term: AtomicU64,
     failing: Failing,
     pub(super) counters: Counters,
 }
@@ -127,7 +127,7 @@ impl Delivery {
             config: config.clone(),
             room: Semaphore::new(config.in_flight),
             throttle: Throttle::new(MESSAGE_EVERY),
-            higher_generation: AtomicU64::new(0),
+            higher_term: AtomicU64::new(0),
             failing: Failing::default(),
             counters: Counters::default(),
         }
@@ -272,14 +272,14 @@ impl Delivery {
             None => self.stored_version(documents, document).await,
         };
         let newer = current.filter(|&current| current >= version);
-        if let Some(newer) = newer.filter(|newer| newer >> TICK_BITS > version >> TICK_BITS) {
-            self.note_higher_generation(newer >> TICK_BITS);
+        if let Some(newer) = newer.filter(|newer| term_of(*newer) > term_of(version)) {
+            self.note_higher_term(term_of(newer));
         }
         newer.is_some()
     }
 
-    fn note_higher_generation(&self, generation: u64) {
-        if self.higher_generation.fetch_max(generation, Ordering::Relaxed) < generation
+    fn note_higher_term(&self, term: Term) {
+        if self.higher_term.fetch_max(term, Ordering::Relaxed) < term
             && let Some(problem) = self.superseded()
         {
             tracing::error!("elasticsearch: {problem}");
@@ -293,11 +293,11 @@ impl Delivery {
 
     /// Said where another run's documents stand in the place of ours.
     fn superseded(&self) -> Option<String> {
-        let generation = Some(self.higher_generation.load(Ordering::Relaxed)).filter(|&generation| generation > 0)?;
+        let term = Some(self.higher_term.load(Ordering::Relaxed)).filter(|&term| term > 0)?;
         Some(format!(
-            "documents of generation {generation}, which is higher than that of this run, are in the indices and are not \
-             replaced: another run writes to them, or the data directory or the checkpoints were lost; in that case stop, \
-             write {generation} into the file `generation` in data_dir, and start with --fresh"
+            "documents of term {term}, which is higher than that of this run, are in the indices and are not replaced: \
+             another run writes to them, or the data directory and the checkpoints were lost; in that case stop, write \
+             {term} into the file `term` in data_dir, and start again"
         ))
     }
 

@@ -7,35 +7,30 @@ use floodmark_dataflows::view::Key;
 use floodmark_dataflows::view_config::ViewConfig;
 
 use crate::stores::WindowWrite;
+use crate::stores::version::Versions;
 
 /// Elasticsearch takes ids of up to 512 bytes; longer keys are cut here and told apart by a hash.
 const MAX_ID_BYTES: usize = 400;
-
-/// The place of the tick in a version; a tick of 10 ms fits until the year 7,500.
-pub(in crate::stores) const TICK_BITS: u32 = 44;
 
 /// Gives window documents their ids and versions.
 #[derive(Clone, Debug)]
 pub struct WindowIds {
     /// `view@hash(definition)/` by view.
     prefixes: BTreeMap<String, String>,
-    generation: u64,
-    tick_ms: u64,
+    versions: Versions,
 }
 
 impl WindowIds {
-    /// For these views. `generation` is the number of the run's line: a run that continues a checkpoint has that
-    /// one's, a fresh start has a higher one than any before it. `tick_ms` is the step of the event clock.
-    pub fn new(views: &[ViewConfig], generation: u64, tick_ms: u64) -> Self {
+    /// For these views, with these versions.
+    pub fn new(views: &[ViewConfig], versions: Versions) -> Self {
         let prefix = |view: &ViewConfig| format!("{}@{:016x}/", view.name, hash(definition(view).as_bytes()) as u64);
         let prefixes = views.iter().map(|view| (view.name.clone(), prefix(view))).collect();
-        Self { prefixes, generation, tick_ms: tick_ms.max(1) }
+        Self { prefixes, versions }
     }
 
     /// The document with its id and version.
     pub fn identify(&self, document: WindowDocument) -> WindowWrite {
-        let version = self.generation << TICK_BITS | (document.as_of / self.tick_ms);
-        WindowWrite { id: self.id(&document), version, document }
+        WindowWrite { id: self.id(&document), version: self.versions.at(document.as_of), document }
     }
 
     fn id(&self, document: &WindowDocument) -> String {
@@ -79,13 +74,13 @@ mod tests {
     use super::*;
     use crate::units::Span;
 
-    fn ids(view: ViewConfig, generation: u64) -> WindowIds {
-        WindowIds::new(&[view], generation, 1_000)
+    fn ids(view: ViewConfig) -> WindowIds {
+        WindowIds::new(&[view], Versions::new(1, 1_000))
     }
 
     #[test]
     fn the_id_tells_windows_and_definitions_apart() {
-        let id = |view: ViewConfig, key: &str, start| ids(view, 1).identify(window(key, start, 0)).id;
+        let id = |view: ViewConfig, key: &str, start| ids(view).identify(window(key, start, 0)).id;
         let view = ViewConfig::default();
         let first = id(view.clone(), "a/b", 10_000);
         assert!(first.starts_with("per_service@") && first.ends_with("/a%2Fb/10000"), "{first}");
@@ -99,17 +94,9 @@ mod tests {
 
     #[test]
     fn long_keys_are_hashed_and_stay_apart() {
-        let id = |key: &str| ids(ViewConfig::default(), 1).identify(window(key, 10_000, 0)).id;
+        let id = |key: &str| ids(ViewConfig::default()).identify(window(key, 10_000, 0)).id;
         let (a, b) = (id(&format!("{}a", "ü".repeat(300))), id(&format!("{}b", "ü".repeat(300))));
         assert!(a.len() <= MAX_ID_BYTES && b.len() <= MAX_ID_BYTES);
         assert_ne!(a, b);
-    }
-
-    #[test]
-    fn a_later_generation_wins_over_any_tick() {
-        let version =
-            |generation, as_of| ids(ViewConfig::default(), generation).identify(window("a", 0, as_of)).version;
-        assert!(version(2, 0) > version(1, 4_000_000_000_000));
-        assert!(version(1, 2_000) > version(1, 1_000));
     }
 }

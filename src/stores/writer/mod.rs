@@ -41,7 +41,6 @@ use tokio::sync::mpsc;
 
 use self::acks::AckTracker;
 use self::background::{Failure, LogJob};
-pub(in crate::stores) use self::ids::TICK_BITS;
 pub use self::ids::{WindowIds, definition};
 use self::queue::Queue;
 pub use self::queue::WriterStats;

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use super::testing::{FakeDeadLetters, FakeStore, Letter, partition, until, window};
 use super::*;
 use crate::stores::Rejected;
+use crate::stores::version::Versions;
 
 struct Setup {
     store: Arc<FakeStore>,
@@ -239,7 +240,7 @@ async fn only_what_is_asked_for_is_stored_and_the_position_moves_anyway() {
 #[tokio::test]
 async fn windows_keep_their_order() {
     let Setup { store, writer, .. } = setup(Indexed::Windows, 1 << 20);
-    let mut sink = writer.windows(WindowIds::new(&[ViewConfig::default()], 1, 1_000));
+    let mut sink = writer.windows(WindowIds::new(&[ViewConfig::default()], Versions::new(1, 1_000)));
     for as_of in 0..50 {
         sink.windows((0..100).map(|n| window(&format!("s{n}"), 0, as_of * 1_000)).collect());
     }
@@ -303,7 +304,7 @@ async fn a_store_that_is_away_stops_nobody_until_the_spool_is_full() {
 #[tokio::test]
 async fn windows_pass_through_the_spool_unchanged_and_in_order() {
     let (Setup { store, writer, .. }, _directory) = spooling(64 << 20);
-    let mut sink = writer.windows(WindowIds::new(&[ViewConfig::default()], 1, 1_000));
+    let mut sink = writer.windows(WindowIds::new(&[ViewConfig::default()], Versions::new(1, 1_000)));
     let mut expected = Vec::new();
     store.windows_held.store(true, Ordering::SeqCst);
     for as_of in 0..40u64 {
