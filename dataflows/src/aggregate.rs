@@ -10,9 +10,9 @@ use differential_dataflow::difference::{IsZero, Monoid, Semigroup};
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::{Histogram, bucket_of, signed_bucket_of};
-use crate::numbers::Number;
+use crate::numbers::{Number, NumberSource};
 use crate::ranges::Ranges;
-use crate::record::{FieldRef, Level, Record};
+use crate::record::{Level, Record};
 use crate::rules::Verdict;
 use crate::time::Millis;
 
@@ -44,7 +44,7 @@ pub struct Aggregate {
     pub max_severity: u8,
     /// Where the records are, in views that keep that.
     pub ranges: Ranges,
-    /// The numbers that the view names, in its order; empty where it names none or where there are no records.
+    /// The numbers and the rules that the view names, in its order; empty where it names none or where there are no records.
     pub numbers: Box<[Number]>,
 }
 
@@ -155,7 +155,7 @@ pub struct Accumulator {
 impl Accumulator {
     /// Adds one record, with these numbers of it.
     #[inline]
-    pub fn add(&mut self, record: &Record<'_>, verdict: Verdict, numbers: &[FieldRef]) {
+    pub fn add(&mut self, record: &Record<'_>, verdict: Verdict, numbers: &[NumberSource]) {
         let a = &mut self.aggregate;
         a.levels[record.level as usize] += 1;
         if let Some(status) = record.status_code {
@@ -172,17 +172,17 @@ impl Accumulator {
         a.last_ms = a.last_ms.max(record.timestamp_ms);
         a.max_severity = a.max_severity.max(verdict.severity);
         if !numbers.is_empty() {
-            self.add_numbers(record, numbers);
+            self.add_numbers(record, verdict, numbers);
         }
     }
 
-    fn add_numbers(&mut self, record: &Record<'_>, fields: &[FieldRef]) {
+    fn add_numbers(&mut self, record: &Record<'_>, verdict: Verdict, sources: &[NumberSource]) {
         let numbers = &mut self.aggregate.numbers;
         if numbers.is_empty() {
-            *numbers = vec![Number::default(); fields.len()].into();
+            *numbers = vec![Number::default(); sources.len()].into();
         }
-        for ((place, field), number) in (0..).zip(fields).zip(numbers) {
-            let Some(value) = record.millionths(*field) else { continue };
+        for ((place, source), number) in (0..).zip(sources).zip(numbers) {
+            let Some(value) = source.millionths(record, verdict) else { continue };
             number.sum += i128::from(value);
             number.min = number.min.min(value);
             number.max = number.max.max(value);

@@ -247,12 +247,12 @@ impl ViewCombiner {
         // The last ones first: there may be many panes, but records are mostly of the same few.
         match entry.gathered.iter_mut().rev().find(|gathered| gathered.pane == pane && gathered.late == late) {
             Some(gathered) => {
-                gathered.accumulator.add(record, verdict, &self.view.number_fields);
+                gathered.accumulator.add(record, verdict, &self.view.number_sources);
                 gathered.last = place.offset;
             }
             None => {
                 let mut accumulator = spare.pop().unwrap_or_default();
-                accumulator.add(record, verdict, &self.view.number_fields);
+                accumulator.add(record, verdict, &self.view.number_sources);
                 self.touched.push(slot);
                 entry.gathered.push(Gathered { pane, late, accumulator, first: place, last: place.offset });
             }

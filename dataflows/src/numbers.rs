@@ -1,8 +1,9 @@
-//! Numbers that a view names: what is kept of them per key and pane, and what is said of them.
+//! Numbers and rules that a view names: what is kept of them per key and pane, and what is said of them.
 //!
 //! Numbers are kept in millionths, so that sums are the same in whatever order and on whichever worker they are added. What
 //! a record has there is a number within [`MOST`] or the record was refused when decoding; a record without the field adds
-//! nothing.
+//! nothing. A rule is a number that is 1 in the records that it matches, and that others do not have; its name has
+//! [`RULE`] before it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,9 +12,13 @@ use differential_dataflow::difference::IsZero;
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::{Histogram, signed_midpoint_of};
+use crate::record::{FieldRef, Record};
+use crate::rules::Verdict;
 
-/// Numbers that a view may name.
+/// Numbers that a view may name, and rules.
 pub const MAX_NUMBERS: usize = 8;
+/// Stands before the names of rules among those of numbers.
+pub const RULE: &str = "rule:";
 /// The largest number, and negated the smallest: its millionths fit 64 bits.
 pub const MOST: i64 = 9_000_000_000_000;
 /// What to say where a number is something else.
@@ -28,6 +33,26 @@ pub(crate) fn millionths(number: &str) -> Option<i64> {
     }
     let number: f64 = number.parse().ok()?;
     (number.abs() <= MOST as f64).then(|| (number * MILLION as f64).round() as i64)
+}
+
+/// Where in a record a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NumberSource {
+    /// In a field.
+    Field(FieldRef),
+    /// It is 1 where the rule of this place matched.
+    Rule(u8),
+}
+
+impl NumberSource {
+    /// The number of a record, in millionths; `None` where the record does not have it.
+    #[inline]
+    pub(crate) fn millionths(self, record: &Record<'_>, verdict: Verdict) -> Option<i64> {
+        match self {
+            NumberSource::Field(field) => record.millionths(field),
+            NumberSource::Rule(place) => (verdict.matched >> place & 1 == 1).then_some(MILLION),
+        }
+    }
 }
 
 fn shown(millionths: i64) -> f64 {
@@ -146,11 +171,19 @@ impl From<NumberMeasures> for NumberSummary {
 
 /// The numbers of a document by their names, those that some record has.
 pub(crate) fn summaries(names: &[Arc<str>], measures: &[Option<NumberMeasures>]) -> BTreeMap<Arc<str>, NumberSummary> {
-    names.iter().zip(measures).filter_map(|(name, of)| Some((name.clone(), (*of)?.into()))).collect()
+    let fields = names.iter().zip(measures).filter(|(name, _)| !name.starts_with(RULE));
+    fields.filter_map(|(name, of)| Some((name.clone(), (*of)?.into()))).collect()
 }
 
-/// What of a number is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The records that each rule matched, by the names of the rules; those that matched any.
+pub(crate) fn matches(names: &[Arc<str>], measures: &[Option<NumberMeasures>]) -> BTreeMap<Arc<str>, i64> {
+    let of_rule =
+        |(name, of): (&Arc<str>, &Option<NumberMeasures>)| Some((name.strip_prefix(RULE)?.into(), (*of)?.count));
+    names.iter().zip(measures).filter_map(of_rule).collect()
+}
+
+/// What of a number, or of a rule, is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Statistic {
     /// How many records have it.
     Count,
@@ -170,10 +203,14 @@ pub enum Statistic {
     P95,
     /// The 99th percentile.
     P99,
+    /// How many records a rule matched.
+    Matches,
+    /// The share of records that a rule matched.
+    MatchRatio,
 }
 
 impl Statistic {
-    const ALL: [(Statistic, &str); 9] = [
+    const ALL: [(Statistic, &str); 11] = [
         (Statistic::Count, "count"),
         (Statistic::Min, "min"),
         (Statistic::Max, "max"),
@@ -183,12 +220,14 @@ impl Statistic {
         (Statistic::P90, "p90"),
         (Statistic::P95, "p95"),
         (Statistic::P99, "p99"),
+        (Statistic::Matches, "rule"),
+        (Statistic::MatchRatio, "rule_ratio"),
     ];
 
-    /// Its value.
+    /// Its value, of a number.
     pub fn of(self, number: &NumberSummary) -> f64 {
         match self {
-            Statistic::Count => number.count as f64,
+            Statistic::Count | Statistic::Matches | Statistic::MatchRatio => number.count as f64,
             Statistic::Min => number.min,
             Statistic::Max => number.max,
             Statistic::Sum => number.sum,
@@ -201,10 +240,13 @@ impl Statistic {
     }
 }
 
-/// A statistic of a number by its name, such as `p95:bytes`.
+/// A statistic of a number or of a rule by its name, such as `p95:bytes` or `rule:slow_response`.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NumberMeasure {
     name: String,
+    statistic: Statistic,
+    /// As the view names it.
+    number: String,
 }
 
 impl NumberMeasure {
@@ -212,13 +254,24 @@ impl NumberMeasure {
     /// the process.
     pub fn named(name: &str) -> Option<&'static Self> {
         static KNOWN: Mutex<BTreeMap<String, &'static NumberMeasure>> = Mutex::new(BTreeMap::new());
-        let (statistic, field) = name.split_once(':')?;
-        if field.is_empty() || Statistic::ALL.iter().all(|(_, known)| *known != statistic) {
-            return None;
-        }
+        let (statistic, of) = name.split_once(':')?;
+        let (statistic, _) = *Statistic::ALL.iter().find(|(_, known)| *known == statistic && !of.is_empty())?;
+        let number = match statistic {
+            Statistic::Matches | Statistic::MatchRatio => format!("{RULE}{of}"),
+            _ => of.to_owned(),
+        };
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        let leaked = || &*Box::leak(Box::new(Self { name: name.to_owned() }));
+        let leaked = || &*Box::leak(Box::new(Self { name: name.to_owned(), statistic, number }));
         Some(known.entry(name.to_owned()).or_insert_with(leaked))
+    }
+
+    /// Its value, given the records that the rule matched, and all; `None` where it is not of a rule, or of no records.
+    pub fn of_rule(&self, matches: impl FnOnce(&str) -> i64, records: i64) -> Option<f64> {
+        let matches = matches(self.rule()?);
+        match self.statistic {
+            Statistic::MatchRatio => (records > 0).then(|| matches as f64 / records as f64),
+            _ => Some(matches as f64),
+        }
     }
 
     /// Its name in configuration and documents.
@@ -226,15 +279,19 @@ impl NumberMeasure {
         &self.name
     }
 
-    /// The name of the number.
+    /// The name of the number, as the view has it.
     pub fn number(&self) -> &str {
-        self.name.split_once(':').map_or("", |(_, number)| number)
+        &self.number
+    }
+
+    /// The name of the rule, if it is of one.
+    pub fn rule(&self) -> Option<&str> {
+        self.number.strip_prefix(RULE)
     }
 
     /// What of it is looked at.
     pub fn statistic(&self) -> Statistic {
-        let is_named = |(_, name): &&(Statistic, &str)| self.name.split_once(':').is_some_and(|(own, _)| own == *name);
-        Statistic::ALL.iter().find(is_named).map_or(Statistic::Count, |(statistic, _)| *statistic)
+        self.statistic
     }
 }
 
@@ -265,7 +322,11 @@ mod tests {
         assert_eq!((measure.name(), measure.number()), ("p95:queue.depth", "queue.depth"));
         assert_eq!(measure.statistic(), Statistic::P95);
         assert!(std::ptr::eq(measure, NumberMeasure::named("p95:queue.depth").unwrap()));
-        for name in ["p95", "p95:", "p42:bytes", ":bytes"] {
+        let [matches, ratio] = ["rule:slow", "rule_ratio:slow"].map(|name| NumberMeasure::named(name).unwrap());
+        assert_eq!((matches.rule(), ratio.rule(), measure.rule()), (Some("slow"), Some("slow"), None));
+        assert_eq!([matches, ratio].map(|of| of.of_rule(|_| 3, 12)), [Some(3.0), Some(0.25)]);
+        assert_eq!([matches, ratio, measure].map(|of| of.of_rule(|_| 0, 0)), [Some(0.0), None, None]);
+        for name in ["p95", "p95:", "p42:bytes", ":bytes", "rule:"] {
             assert_eq!(NumberMeasure::named(name), None, "{name}");
         }
     }

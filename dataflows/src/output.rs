@@ -10,7 +10,7 @@ use crate::corrections::{Late, Measures, ResponseMeasures};
 use crate::detect::BaselineState;
 use crate::input::{PartitionInfo, RawRecord};
 use crate::ledger::Ledger;
-use crate::numbers::{NumberSummary, summaries};
+use crate::numbers::{NumberSummary, matches, summaries};
 use crate::patterns::PatternUpdate;
 use crate::ranges::{Range, Ranges};
 use crate::record::{Level, Record};
@@ -176,6 +176,9 @@ pub struct WindowDocument {
     /// The numbers that the view names, those that some record has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub numbers: BTreeMap<Arc<str>, NumberSummary>,
+    /// The records that the rules matched that the view names; rules that matched none are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<Arc<str>, i64>,
     /// Highest severity of a record.
     pub max_severity: u8,
     /// Smallest event time.
@@ -232,6 +235,9 @@ pub struct Previous {
     /// The numbers that the view names, those that some record has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub numbers: BTreeMap<Arc<str>, NumberSummary>,
+    /// The records that the rules matched that the view names; rules that matched none are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<Arc<str>, i64>,
     /// The `as_of` of that revision's document.
     pub as_of: Millis,
 }
@@ -433,6 +439,7 @@ impl WindowDocument {
             anomalies: measures.anomalies,
             response_time_ms: measures.response.as_ref().map(ResponseTime::of),
             numbers: summaries(&view.numbers, &measures.numbers),
+            rules: matches(&view.numbers, &measures.numbers),
             max_severity: measures.max_severity,
             first: measures.first_ms,
             last: measures.last_ms,
@@ -484,6 +491,7 @@ impl WindowState {
                 anomalies: measures.anomalies,
                 response_time_ms: measures.response.as_ref().map(ResponseTime::of),
                 numbers: summaries(&view.numbers, &measures.numbers),
+                rules: matches(&view.numbers, &measures.numbers),
                 as_of: Late::as_of(revision.last, view.final_at(start), tick_ms),
             }
         });

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::numbers::NumberSource;
 use crate::record::FieldRef;
 use crate::rules::Condition;
 use crate::scores::ScoredMeasure;
@@ -116,10 +117,10 @@ pub struct View {
     pub max_keys: usize,
     /// A key silent for this long in a partition leaves and makes room.
     pub forget_after_ms: u64,
-    /// The names of the numbers that are kept.
+    /// The names of the numbers that are kept, and behind them those of rules, with [`RULE`](crate::numbers::RULE) before them.
     pub numbers: Vec<Arc<str>>,
-    /// These fields in a record.
-    pub number_fields: Vec<FieldRef>,
+    /// Where these are in a record.
+    pub number_sources: Vec<NumberSource>,
     /// What of its windows is scored.
     pub scored: Vec<ScoredMeasure>,
     /// Where the records of its windows are is kept by key: for windows that are scored, and those that alerts look at.

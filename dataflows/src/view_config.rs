@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::Schema;
-use crate::numbers::MAX_NUMBERS;
+use crate::numbers::{MAX_NUMBERS, NumberSource, RULE};
 use crate::rules::Condition;
 use crate::scores::ScoredMeasure;
 use crate::time::greatest_common_divisor;
@@ -124,6 +124,10 @@ pub struct ViewConfig {
     /// 9e12 is a dead letter (`wrong_type`), in all views. Another list starts the view empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub numbers: Vec<String>,
+    /// Rules (`rules.rule.name`) of which the windows count the records that they match, at most 8; for scores and alerts.
+    /// Another list starts the view empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
     /// How long after its end a window stays provisional. A record that comes later still corrects it, and raises its
     /// revision. A multiple of the tick.
     pub allowed_lateness: Span,
@@ -140,7 +144,8 @@ pub struct ViewConfig {
     /// closed. Rates count when they rise and when they fall; the others when they rise. `new` is for views with `pattern`
     /// in their key: how unusual it is that a pattern comes for the first time. Of `numbers`, a statistic and the name, such
     /// as `mean:bytes`: `count`, `min`, `max`, `sum`, `mean`, `p50`, `p90`, `p95` or `p99`, when it rises and when it
-    /// falls. Changing it begins to learn anew.
+    /// falls. Of `rules`, `rule:NAME` for the records that it matches, when they become more and when fewer, and
+    /// `rule_ratio:NAME` for their share, when it rises. Changing it begins to learn anew.
     /// Empty: nothing is.
     pub score: Vec<ScoredMeasure>,
 }
@@ -154,6 +159,7 @@ impl Default for ViewConfig {
             slide: None,
             conditions: Vec::new(),
             numbers: Vec::new(),
+            rules: Vec::new(),
             allowed_lateness: Span::from_secs(60),
             retention: Span::from_secs(3_600),
             max_keys: 100_000,
@@ -203,18 +209,26 @@ impl ViewConfig {
 
     fn number_mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
-        if self.numbers.len() > MAX_NUMBERS {
-            let message = format!("expected at most {MAX_NUMBERS}, got {}", self.numbers.len());
-            mistakes.push(Mistake::new("numbers", message));
+        for (list, names) in [("numbers", &self.numbers), ("rules", &self.rules)] {
+            if names.len() > MAX_NUMBERS {
+                mistakes.push(Mistake::new(list, format!("expected at most {MAX_NUMBERS}, got {}", names.len())));
+            }
+            for (i, name) in names.iter().enumerate().filter(|(i, name)| names[..*i].contains(name)) {
+                mistakes.push(Mistake::new(format!("{list}[{i}]"), format!("\"{name}\" is named twice; remove one")));
+            }
         }
-        for (i, name) in self.numbers.iter().enumerate().filter(|(i, name)| self.numbers[..*i].contains(name)) {
-            mistakes.push(Mistake::new(format!("numbers[{i}]"), format!("\"{name}\" is named twice; remove one")));
+        for (i, name) in self.numbers.iter().enumerate().filter(|(_, name)| name.starts_with(RULE)) {
+            let message = format!("expected a field, got \"{name}\"; rules are named in `rules`");
+            mistakes.push(Mistake::new(format!("numbers[{i}]"), message));
         }
         for (i, measure) in self.score.iter().enumerate() {
-            if let ScoredMeasure::Number(of) = measure
-                && !self.numbers.iter().any(|name| name == of.number())
-            {
-                let message = format!("\"{}\" is of a number that `numbers` does not name; add it there", of.name());
+            let ScoredMeasure::Number(of) = measure else { continue };
+            let (what, list, name, names) = match of.rule() {
+                Some(rule) => ("rule", "rules", rule, &self.rules),
+                None => ("number", "numbers", of.number(), &self.numbers),
+            };
+            if !names.iter().any(|named| named == name) {
+                let message = format!("\"{}\" is of a {what} that `{list}` does not name; add it there", of.name());
                 mistakes.push(Mistake::new(format!("score[{i}]"), message));
             }
         }
@@ -326,13 +340,20 @@ impl ViewConfig {
                 Err(error) => mistakes.push(Mistake::new(format!("where[{i}]"), error.to_string())),
             }
         }
-        let mut number_fields = Vec::with_capacity(self.numbers.len());
+        let mut number_sources = Vec::with_capacity(self.numbers.len() + self.rules.len());
         for (i, name) in self.numbers.iter().enumerate() {
             match schema.number(name) {
-                Ok(field) => number_fields.push(field),
+                Ok(field) => number_sources.push(NumberSource::Field(field)),
                 Err(error) => mistakes.push(Mistake::new(format!("numbers[{i}]"), error.to_string())),
             }
         }
+        for (i, name) in self.rules.iter().enumerate() {
+            match schema.rule(name) {
+                Ok(place) => number_sources.push(NumberSource::Rule(place)),
+                Err(error) => mistakes.push(Mistake::new(format!("rules[{i}]"), error.to_string())),
+            }
+        }
+        let of_rules = self.rules.iter().map(|name| format!("{RULE}{name}").into());
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -348,8 +369,8 @@ impl ViewConfig {
             retention_ms: self.retention.as_millis(),
             max_keys: self.max_keys,
             forget_after_ms: self.forget_after.as_millis(),
-            numbers: self.numbers.iter().map(|name| name.as_str().into()).collect(),
-            number_fields,
+            numbers: self.numbers.iter().map(|name| name.as_str().into()).chain(of_rules).collect(),
+            number_sources,
             scored: self.score.clone(),
             keeps_offsets: !self.score.is_empty(),
             is_watched: false,
@@ -465,7 +486,7 @@ mod tests {
         let score = |name| vec![ScoredMeasure::named(name).unwrap()];
         let view = ViewConfig { numbers: names(&["bytes", "a.b"]), score: score("p95:a.b"), ..ViewConfig::default() };
         let compiled = view.compile(TICK, &mut schema()).unwrap();
-        assert_eq!((compiled.numbers.len(), compiled.number_fields.len()), (2, 2));
+        assert_eq!((compiled.numbers.len(), compiled.number_sources.len()), (2, 2));
         let wrong = ViewConfig { numbers: names(&["a", "a"]), score: score("sum:bytes"), ..view.clone() };
         assert_eq!(keys(&wrong), ["numbers[1]", "score[0]"]);
         let many = ViewConfig { numbers: (0..9).map(|n| format!("n{n}")).collect(), score: vec![], ..view.clone() };
@@ -473,6 +494,29 @@ mod tests {
         let text = ViewConfig { numbers: names(&["message"]), score: vec![], ..view };
         let mistakes = text.compile(TICK, &mut schema()).unwrap_err();
         assert_eq!(mistakes[0].to_string(), "numbers[0]: \"message\" is not a field of numbers");
+    }
+
+    #[test]
+    fn rules_are_found_by_their_names() {
+        use crate::rules::{Rules, RulesConfig};
+        let mut schema = schema();
+        Rules::compile(&RulesConfig::default(), &mut schema).unwrap();
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let score = |name| vec![ScoredMeasure::named(name).unwrap()];
+        let rules = names(&["slow_response"]);
+        let view = ViewConfig {
+            numbers: names(&["bytes"]),
+            rules,
+            score: score("rule:slow_response"),
+            ..ViewConfig::default()
+        };
+        let compiled = view.compile(TICK, &mut schema).unwrap();
+        assert_eq!((&*compiled.numbers[1], compiled.number_sources[1]), ("rule:slow_response", NumberSource::Rule(3)));
+        let wrong = ViewConfig { numbers: names(&["rule:slow_response"]), rules: vec![], ..view.clone() };
+        assert_eq!(keys(&wrong), ["numbers[0]", "score[0]"]);
+        let unknown = ViewConfig { rules: names(&["slow"]), score: vec![], ..view };
+        let mistakes = unknown.compile(TICK, &mut schema).unwrap_err();
+        assert_eq!(mistakes[0].to_string(), "rules[0]: there is no rule named \"slow\"");
     }
 
     #[test]

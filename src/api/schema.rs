@@ -41,6 +41,8 @@ pub struct WindowSchema {
     response_time_ms: Option<ResponseTimeSchema>,
     /// The numbers that the view names, those that some record has. Left out where there are none.
     numbers: Option<BTreeMap<String, NumberSchema>>,
+    /// The records that the rules matched that the view names; those that matched none are left out.
+    rules: Option<BTreeMap<String, i64>>,
     /// Highest severity of a record, 0 to 100.
     max_severity: u8,
     /// Smallest event time.
@@ -121,6 +123,8 @@ pub struct PreviousSchema {
     response_time_ms: Option<ResponseTimeSchema>,
     /// The numbers that the view names, those that some record has. Left out where there are none.
     numbers: Option<BTreeMap<String, NumberSchema>>,
+    /// The records that the rules matched that the view names; those that matched none are left out.
+    rules: Option<BTreeMap<String, i64>>,
     /// The `as_of` of that revision.
     as_of: Millis,
 }

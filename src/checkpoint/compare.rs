@@ -351,6 +351,9 @@ mod tests {
         let counting = |config: &mut Config| config.view[0].numbers = vec!["bytes".to_owned()];
         let carried = compare(&fingerprint(|_| {}), &fingerprint(counting), 5).unwrap();
         assert_eq!((carried.views, carried.new_views), (vec![None], vec![0]), "other numbers are another view");
+        let counting = |config: &mut Config| config.view[0].rules = vec!["slow_response".to_owned()];
+        let carried = compare(&fingerprint(|_| {}), &fingerprint(counting), 5).unwrap();
+        assert_eq!((carried.views, carried.new_views), (vec![None], vec![0]), "so it is with rules");
         let same = compare(&fingerprint(|_| {}), &fingerprint(|_| {}), 5).unwrap();
         assert!(same.is_same() && same.changes.is_empty());
     }

@@ -103,7 +103,7 @@ impl Config {
         }
         let rules = Rules::compile(&self.rules, &mut schema);
         if rules.is_err() {
-            mistakes.extend(mistakes_in_rules(&self.rules, &mut schema));
+            mistakes.extend(mistakes_in_rules(&self.rules, schema.clone()));
         }
         let views = compile_views(&self.view, self.time.tick, &mut schema);
         if let Err(found) = &views {
@@ -156,11 +156,11 @@ fn hash_of(part: &impl Serialize) -> u64 {
 }
 
 /// Compiles rule by rule, as compiling all of them ends at the first mistake.
-fn mistakes_in_rules(config: &RulesConfig, schema: &mut Schema) -> Vec<Mistake> {
+fn mistakes_in_rules(config: &RulesConfig, mut schema: Schema) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     for (i, rule) in config.rule.iter().enumerate() {
         let alone = RulesConfig { rule: vec![rule.clone()], ..RulesConfig::default() };
-        if let Err(error) = Rules::compile(&alone, schema) {
+        if let Err(error) = Rules::compile(&alone, &mut schema) {
             mistakes.push(Mistake::new(format!("rules.rule[{i}]"), error.to_string()));
         } else if config.rule[..i].iter().any(|other| other.name == rule.name) {
             let message = format!("two rules are named \"{}\"; give one another name", rule.name);
@@ -170,7 +170,7 @@ fn mistakes_in_rules(config: &RulesConfig, schema: &mut Schema) -> Vec<Mistake> 
     // What concerns all rules, or none.
     let few = RulesConfig { rule: Vec::new(), ..config.clone() };
     let whole = if mistakes.is_empty() { config } else { &few };
-    mistakes.extend(Rules::compile(whole, schema).err().map(|error| spoken("rules", &error.to_string())));
+    mistakes.extend(Rules::compile(whole, &mut schema).err().map(|error| spoken("rules", &error.to_string())));
     mistakes
 }
 

@@ -158,7 +158,7 @@ impl<'a> Deriver<'a> {
                 let fields = view.key_fields.iter().map(|field| record.text(*field).unwrap_or_default().into_owned());
                 if Key::from_values(&fields.collect::<Vec<_>>()) == key {
                     matched += 1;
-                    records.add(&record, self.compiled.rules.judge(&record), &view.number_fields);
+                    records.add(&record, self.compiled.rules.judge(&record), &view.number_sources);
                 }
             }
         })?;

@@ -30,7 +30,7 @@ fn view(name: &str, width_s: u64, slide_s: u64) -> View {
         max_keys: 100,
         forget_after_ms: 100_000,
         numbers: Vec::new(),
-        number_fields: Vec::new(),
+        number_sources: Vec::new(),
         scored: Vec::new(),
         keeps_offsets: false,
         is_watched: false,
@@ -118,6 +118,7 @@ fn expected_windows(view: &View, frontier: Tick, updates: &[ViewUpdate]) -> Vec<
                     anomalies: before.anomalies,
                     response_time_ms: measures.response.as_ref().map(ResponseTime::of),
                     numbers: BTreeMap::new(),
+                    rules: BTreeMap::new(),
                     as_of: view.final_at(start).max(changed),
                 }
             });

@@ -237,11 +237,12 @@ impl Plan {
         for view in &model.views[..model.views.len() - not_yet] {
             let conditions: Vec<_> = view.conditions.iter().map(condition_text).collect();
             text.push_str(&format!(
-                "[[view]]\nname = \"{}\"\nkey = {:?}\nwhere = {conditions:?}\nnumbers = {:?}\nwindow = \"{}ms\"\nslide = \"{}ms\"\n\
+                "[[view]]\nname = \"{}\"\nkey = {:?}\nwhere = {conditions:?}\nnumbers = {:?}\nrules = {:?}\nwindow = \"{}ms\"\nslide = \"{}ms\"\n\
                  allowed_lateness = \"{}ms\"\nretention = \"{}ms\"\nmax_keys = {}\nforget_after = \"{}ms\"\nscore = {:?}\n",
                 view.name,
                 view.key,
                 view.numbers,
+                view.rules,
                 view.width,
                 view.slide,
                 view.lateness,
@@ -313,6 +314,7 @@ fn views(draw: &mut Draw) -> Vec<ViewModel> {
             max_keys: draw.pick(&[100_000, 100_000, 12, 2]) as usize,
             forget_after: draw.pick(&[604_800_000, retention]),
             numbers: draw.pick::<&[_]>(&[&[], &["bytes"], &["queue.depth", "bytes"]]).to_vec(),
+            rules: draw.pick::<&[_]>(&[&[], &["http_error"], &["slow_response", "http_error"]]).to_vec(),
             score: Vec::new(),
         }
     };
@@ -334,6 +336,7 @@ fn added_view(draw: &mut Draw) -> ViewModel {
         max_keys: 100_000,
         forget_after: 604_800_000,
         numbers: Vec::new(),
+        rules: vec!["http_error"],
         score: Vec::new(),
     }
 }
@@ -350,6 +353,10 @@ fn score(draw: &mut Draw, views: &mut [ViewModel], input: &mut InputSpec) {
         view.score = measures.to_vec();
         if view.numbers.contains(&"bytes") {
             let more = draw.pick(&["sum:bytes", "p95:bytes", "mean:bytes"]);
+            view.score.extend(ScoredMeasure::named(more));
+        }
+        if !view.rules.is_empty() {
+            let more = draw.pick(&["rule:http_error", "rule_ratio:http_error"]);
             view.score.extend(ScoredMeasure::named(more));
         }
         if draw.chance(2, 3) {
@@ -385,6 +392,9 @@ fn alerts(draw: &mut Draw, views: &[ViewModel]) -> Vec<AlertModel> {
         ];
         if view.numbers.contains(&"bytes") {
             conditions.extend([("sum:bytes", ">=", 20_000.5), ("p90:bytes", "<", 4_000.0)]);
+        }
+        if !view.rules.is_empty() {
+            conditions.extend([("rule:http_error", ">=", 2.0), ("rule_ratio:http_error", "<=", 0.25)]);
         }
         if !view.score.is_empty() {
             let score = ("score", ">=", draw.pick(&[1.0, 10.0, 50.0, 75.0]));
@@ -475,6 +485,9 @@ impl fmt::Display for Plan {
             writeln!(f, "  {name}: by {:?}, {max_keys} keys, {:?}, {spans:?} s", view.key, view.conditions)?;
             if !view.numbers.is_empty() {
                 writeln!(f, "    numbers: {:?}", view.numbers)?;
+            }
+            if !view.rules.is_empty() {
+                writeln!(f, "    rules: {:?}", view.rules)?;
             }
             if !view.score.is_empty() {
                 writeln!(f, "    scored: {:?}", view.score)?;

@@ -32,7 +32,7 @@ pub fn view(name: &str, key: &[&str], width_s: u64, slide_s: u64) -> View {
         max_keys: 100_000,
         forget_after_ms: 7 * 86_400_000,
         numbers: Vec::new(),
-        number_fields: Vec::new(),
+        number_sources: Vec::new(),
         scored: Vec::new(),
         keeps_offsets: false,
         is_watched: false,

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crate::numbers::NumberMeasure;
+use crate::numbers::{NumberMeasure, RULE};
 use crate::output::WindowDocument;
 
-/// What can be compared, beside statistics of the view's own numbers. The names are those of the configuration.
+/// What can be compared, beside statistics of the view's own numbers and rules. The names are those of the configuration.
 const MEASURES: [&str; 14] = [
     "score",
     "count",
@@ -69,7 +69,8 @@ impl WindowCondition {
         let measure = measure.ok_or_else(|| {
             let names = MEASURES.join(", ");
             format!(
-                "expected one of {names}, or a statistic of one of the view's numbers such as p95:bytes, got \"{name}\""
+                "expected one of {names}, a statistic of one of the view's numbers such as p95:bytes, or rule:NAME or \
+                 rule_ratio:NAME of one of its rules, got \"{name}\""
             )
         })?;
         if measure == "score" && !(0.0..=100.0).contains(&threshold) {
@@ -78,9 +79,9 @@ impl WindowCondition {
         Ok(Self { measure, number, comparison, threshold })
     }
 
-    /// The number that it is about, if it is about one that the view names.
-    pub fn number(&self) -> Option<&'static str> {
-        self.number.map(NumberMeasure::number)
+    /// The statistic that it is about, if that is of a number or of a rule that the view names.
+    pub fn number(&self) -> Option<&'static NumberMeasure> {
+        self.number
     }
 
     /// Whether it is about the window's score.
@@ -116,7 +117,8 @@ impl WindowCondition {
 
     /// Whether it is met by few records, and so by none, of which there is no window to look at.
     pub fn is_of_few(&self) -> bool {
-        !self.is_upward() && (self.measure == "rate" || self.measure.starts_with("count"))
+        !self.is_upward()
+            && (self.measure == "rate" || self.measure.starts_with("count") || self.measure.starts_with(RULE))
     }
 
     /// What of a window it compares; a score that is still being learned is none.
@@ -124,7 +126,9 @@ impl WindowCondition {
         let ratio = |part: i64| (window.count > 0).then(|| part as f64 / window.count as f64);
         let response = window.response_time_ms.as_ref();
         if let Some(measure) = self.number {
-            return window.numbers.get(measure.number()).map(|number| measure.statistic().of(number));
+            let matches = |rule: &str| window.rules.get(rule).copied().unwrap_or(0);
+            let of_number = || window.numbers.get(measure.number()).map(|number| measure.statistic().of(number));
+            return measure.rule().map_or_else(of_number, |_| measure.of_rule(matches, window.count));
         }
         match self.measure {
             "score" => window.score.as_ref().filter(|score| !score.learning).map(|score| f64::from(score.score)),
@@ -163,7 +167,14 @@ mod tests {
 
     #[test]
     fn conditions_are_read_as_they_are_shown() {
-        for text in ["score >= 75", "error_ratio > 0.05", "count < 10", "p95 <= 1500.5", "p95:queue.depth > 7"] {
+        for text in [
+            "score >= 75",
+            "error_ratio > 0.05",
+            "count < 10",
+            "p95 <= 1500.5",
+            "p95:queue.depth > 7",
+            "rule:slow >= 3",
+        ] {
             assert_eq!(WindowCondition::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(WindowCondition::parse("errors>3").unwrap().to_string(), "errors > 3");

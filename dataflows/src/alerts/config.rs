@@ -71,7 +71,8 @@ pub struct AlertConfig {
     /// What a window has to meet, all of it, such as `"score >= 75"` or `"error_ratio > 0.05"`: `score`, `count`, `rate` (records
     /// a second), `errors`, `error_ratio`, `anomalies`, `anomaly_ratio`, `max_severity`, `late_records`, and of the response time
     /// in milliseconds `mean`, `p50`, `p90`, `p95`, `p99`; and `count`, `min`, `max`, `sum`, `mean`, `p50`, `p90`, `p95` and
-    /// `p99` of a number that the view names, such as `"p95:bytes > 100000"`. The first one is what the alert is said to be about.
+    /// `p99` of a number that the view names, such as `"p95:bytes > 100000"`; and of a rule that the view names the records that
+    /// it matched and their share, `"rule:slow_response >= 10"` and `"rule_ratio:slow_response > 0.05"`. The first one is what the alert is said to be about.
     pub when: Vec<String>,
     /// Consecutive windows of a key that must meet it before there is an alert.
     #[serde(rename = "for")]
@@ -225,8 +226,11 @@ impl AlertConfig {
         };
         for (i, text) in self.when.iter().enumerate() {
             let number = WindowCondition::parse(text).ok().and_then(|condition| condition.number());
-            if let Some(number) = number.filter(|number| view.numbers.iter().all(|name| **name != **number)) {
-                let message = format!("expected a number that the view names in `numbers`, got \"{number}\"");
+            if let Some(number) = number.filter(|of| view.numbers.iter().all(|name| **name != *of.number())) {
+                let message = match number.rule() {
+                    Some(rule) => format!("expected a rule that the view names in `rules`, got \"{rule}\""),
+                    None => format!("expected a number that the view names in `numbers`, got \"{}\"", number.number()),
+                };
                 mistakes.push(Mistake::new(format!("when[{i}]"), message));
             }
         }
@@ -318,7 +322,12 @@ mod tests {
         let bad = AlertConfig {
             name: "a b".to_owned(),
             keys: [("host".to_owned(), vec!["a".to_owned()]), ("service_name".to_owned(), vec![])].into(),
-            when: vec!["errors > 1".to_owned(), "x > 1".to_owned(), "sum:bytes > 1".to_owned()],
+            when: vec![
+                "errors > 1".to_owned(),
+                "x > 1".to_owned(),
+                "sum:bytes > 1".to_owned(),
+                "rule:a > 1".to_owned(),
+            ],
             for_windows: 0,
             ..AlertConfig::default()
         };
@@ -330,6 +339,7 @@ mod tests {
             "[0].for",
             "[0].when[1]",
             "[0].when[2]",
+            "[0].when[3]",
             "[0].keys.host",
             "[0].keys.service_name",
             "[1].view",
@@ -338,7 +348,8 @@ mod tests {
         ];
         assert_eq!(keys, expected);
         assert!(mistakes[3].message.contains("got \"bytes\""), "{}", mistakes[3]);
-        assert!(mistakes[6].message.contains("per_service"), "{}", mistakes[6]);
+        assert!(mistakes[4].message.contains("in `rules`, got \"a\""), "{}", mistakes[4]);
+        assert!(mistakes[7].message.contains("per_service"), "{}", mistakes[7]);
     }
 
     #[test]

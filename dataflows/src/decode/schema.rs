@@ -1,5 +1,7 @@
 //! Which fields are looked for, where they stand, and what types they may have.
 
+use std::sync::Arc;
+
 use crate::decode::DecodeError;
 use crate::decode::access_log::{PARTS, field_names};
 use crate::decode::config::{Format, NumericLevels, Preset, RecordsConfig};
@@ -43,6 +45,9 @@ pub enum SchemaError {
         names = FIELD_NAMES.join(", ")
     )]
     TooManyFields(String),
+    /// A rule that there is not.
+    #[error("there is no rule named \"{0}\"")]
+    NoRule(String),
     /// A field that has no numbers.
     #[error("\"{0}\" is not a field of numbers")]
     NoNumber(String),
@@ -76,6 +81,8 @@ pub struct Schema {
     has_patterns: bool,
     /// Fields, by bit, that are numbers because a view says so.
     numbers: u32,
+    /// The names of the rules, in their order.
+    rules: Vec<Arc<str>>,
 }
 
 impl Schema {
@@ -113,6 +120,7 @@ impl Schema {
             max_record_bytes,
             has_patterns: false,
             numbers: 0,
+            rules: Vec::new(),
         };
         if is_log {
             schema.paths = field_names().enumerate().map(|(number, name)| (name.to_owned(), number)).collect();
@@ -169,6 +177,20 @@ impl Schema {
     pub fn with_patterns(mut self) -> Self {
         self.has_patterns = true;
         self
+    }
+
+    /// Records are judged by rules of these names.
+    pub(crate) fn name_rules(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        self.rules = names.into_iter().collect();
+    }
+
+    /// Resolves a rule by its name: its place among the rules that were compiled last.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn rule(&self, name: &str) -> Result<u8, SchemaError> {
+        let place = self.rules.iter().position(|rule| **rule == *name);
+        place.map(|place| place as u8).ok_or_else(|| SchemaError::NoRule(name.to_owned()))
     }
 
     /// Resolves a field as [`Schema::field`] does: one that has numbers and nothing else. Records where it is something else

@@ -136,8 +136,9 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Compiles rules, with their fields looked for in records from now on.
+    /// Compiles rules, with their fields looked for in records from now on. Views find them by their names in the schema.
     pub fn compile(config: &RulesConfig, schema: &mut Schema) -> Result<Self, RuleError> {
+        schema.name_rules(config.rule.iter().map(|rule| rule.name.as_str().into()));
         if config.rule.len() > MAX_RULES {
             return Err(RuleError::TooMany(config.rule.len()));
         }

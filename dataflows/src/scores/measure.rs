@@ -32,7 +32,8 @@ pub enum ScoredMeasure {
     P99,
     /// Whether the key's pattern comes for the first time, judged by how often the rest of the key gets new patterns.
     New,
-    /// A statistic of a number that the view names, such as `p95:bytes`; rises and falls count.
+    /// A statistic of a number that the view names, such as `p95:bytes`, or of a rule, such as `rule:slow_response`; rises
+    /// and falls count, of the share of a rule rises.
     Number(&'static NumberMeasure),
 }
 
@@ -83,7 +84,8 @@ impl ScoredMeasure {
             ScoredMeasure::Rate => Measure::RATE,
             ScoredMeasure::ErrorRatio | ScoredMeasure::AnomalyRatio => Measure::RATIO,
             ScoredMeasure::Number(measure) => match measure.statistic() {
-                Statistic::Count | Statistic::Sum => Measure::RATE,
+                Statistic::Count | Statistic::Sum | Statistic::Matches => Measure::RATE,
+                Statistic::MatchRatio => Measure::RATIO,
                 _ => Measure::NUMBER,
             },
             _ => Measure::LATENCY,
@@ -113,7 +115,11 @@ impl ScoredMeasure {
             ScoredMeasure::New => None,
             ScoredMeasure::Number(measure) => {
                 let place = numbers.iter().position(|name| **name == *measure.number())?;
-                Some(measure.statistic().of(&aggregate.numbers.get(place)?.measures()?.into()))
+                let number = aggregate.numbers.get(place)?;
+                match measure.rule() {
+                    Some(_) => measure.of_rule(|_| number.values.total(), aggregate.count()),
+                    None => Some(measure.statistic().of(&number.measures()?.into())),
+                }
             }
         }
     }
@@ -133,7 +139,11 @@ impl<'de> Deserialize<'de> for ScoredMeasure {
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let names = ScoredMeasure::ALL.map(ScoredMeasure::name).join(", ");
-                write!(f, "one of {names}, or a statistic of one of the view's numbers, such as mean:bytes")
+                write!(
+                    f,
+                    "one of {names}, a statistic of one of the view's numbers such as mean:bytes, or rule:NAME or \
+                     rule_ratio:NAME of one of its rules"
+                )
             }
 
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<ScoredMeasure, E> {
@@ -150,6 +160,6 @@ impl JsonSchema for ScoredMeasure {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "examples": ["rate", "p95", "mean:bytes"] })
+        json_schema!({ "type": "string", "examples": ["rate", "p95", "mean:bytes", "rule:slow_response"] })
     }
 }

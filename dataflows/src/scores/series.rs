@@ -358,7 +358,7 @@ mod tests {
             max_keys: 10,
             forget_after_ms: 7 * 86_400_000,
             numbers: Vec::new(),
-            number_fields: Vec::new(),
+            number_sources: Vec::new(),
             scored: vec![ScoredMeasure::Rate],
             keeps_offsets: false,
             is_watched: false,

@@ -151,7 +151,7 @@ pub fn expected(
                     }
                     is_taken = true;
                     let row = rows.entry((id, key.clone(), start)).or_default();
-                    row.ticks.entry(clock).or_default().add(&record, verdict, &view.number_fields);
+                    row.ticks.entry(clock).or_default().add(&record, verdict, &view.number_sources);
                     row.places.entry(number).or_default().push((offset, clock));
                     if time_ms >= start + view.width_ms + view.lateness_ms {
                         row.late.insert(clock);
@@ -204,6 +204,7 @@ pub fn expected(
                     anomalies: before.anomalies,
                     response_time_ms: measures.response.as_ref().map(ResponseTime::of),
                     numbers: summaries(view, &measures),
+                    rules: matches(view, &before),
                     as_of: as_of(row.late.range(..last).last()),
                 }
             });
@@ -298,13 +299,19 @@ fn news_of(view: &View, presence: &Presence, key: &Key, window: u64) -> Option<J
     Some(Judged::never_before(expected.unwrap_or(1.0), view.slide_ms, expected.is_none()))
 }
 
-/// With three significant digits.
 /// What a document says of the numbers that its view names.
 fn summaries(view: &View, measures: &Measures) -> BTreeMap<Arc<str>, NumberSummary> {
-    let named = view.numbers.iter().zip(&measures.numbers);
+    let named = view.numbers.iter().zip(&measures.numbers).filter(|(name, _)| !name.starts_with("rule:"));
     named.filter_map(|(name, of)| Some((name.clone(), (*of)?.into()))).collect()
 }
 
+/// What it says of the rules.
+fn matches(view: &View, sum: &Aggregate) -> BTreeMap<Arc<str>, i64> {
+    let named = view.numbers.iter().zip(&sum.numbers).map(|(name, of)| (name, of.values.total()));
+    named.filter(|(_, n)| *n > 0).filter_map(|(name, n)| Some((name.strip_prefix("rule:")?.into(), n))).collect()
+}
+
+/// With three significant digits.
 fn significant(number: f64) -> f64 {
     let scale = 10f64.powi(2 - number.log10().floor() as i32);
     (number * scale).round() / scale

@@ -71,7 +71,8 @@ pub fn views() -> Vec<ViewConfig> {
             retention: seconds(30),
             max_keys: 4,
             numbers: vec!["bytes".into(), "queue.depth".into()],
-            score: ["rate", "mean", "sum:bytes", "p95:queue.depth"]
+            rules: vec!["http_error".into(), "warn_level".into()],
+            score: ["rate", "mean", "sum:bytes", "p95:queue.depth", "rule:warn_level", "rule_ratio:http_error"]
                 .map(|name| ScoredMeasure::named(name).unwrap())
                 .into(),
             ..ViewConfig::default()

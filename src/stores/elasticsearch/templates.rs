@@ -95,7 +95,8 @@ fn logs() -> Value {
 fn windows() -> Value {
     let date = json!({ "type": "date", "format": "epoch_millis" });
     let response_time = closed(["min", "max", "sum", "mean", "p50", "p90", "p95", "p99"], "double");
-    // Kept and not searched: names of different views, such as `queue` and `queue.depth`, may exclude each other.
+    // Kept and not searched: names of different views, such as `queue` and `queue.depth`, may exclude each other. So it is
+    // with rules.
     let numbers = json!({ "type": "object", "enabled": false });
     let status: Vec<String> =
         StatusClass::ALL.iter().filter_map(|class| Some(json!(class).as_str()?.to_owned())).collect();
@@ -117,6 +118,7 @@ fn windows() -> Value {
             "anomalies": { "type": "long" },
             "response_time_ms": response_time,
             "numbers": numbers,
+            "rules": numbers,
             "max_severity": { "type": "byte" },
             "first": date,
             "last": date,
@@ -129,6 +131,7 @@ fn windows() -> Value {
                     "anomalies": { "type": "long" },
                     "response_time_ms": response_time,
                     "numbers": numbers,
+                    "rules": numbers,
                     "as_of": date,
                 },
             },
@@ -256,11 +259,11 @@ mod tests {
             "view": "v", "key": { "service_name": "a" }, "start": 0, "end": 10_000, "count": 3,
             "levels": { "TRACE": 1, "DEBUG": 1, "INFO": 1, "WARN": 1, "ERROR": 1, "FATAL": 1, "OTHER": 1 },
             "status": { "1xx": 1, "2xx": 1, "3xx": 1, "4xx": 1, "5xx": 1 }, "errors": 1, "anomalies": 2,
-            "response_time_ms": response_time, "numbers": { "bytes": number },
+            "response_time_ms": response_time, "numbers": { "bytes": number }, "rules": { "slow_response": 1 },
             "max_severity": 100, "first": 1, "last": 9_999, "revision": 1, "late_records": 1,
             "previous": {
                 "count": 2, "errors": 1, "anomalies": 1, "response_time_ms": response_time,
-                "numbers": { "bytes": number }, "as_of": 80_000,
+                "numbers": { "bytes": number }, "rules": { "slow_response": 1 }, "as_of": 80_000,
             },
             "final": true, "as_of": 90_000,
         });

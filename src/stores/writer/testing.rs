@@ -48,6 +48,7 @@ pub(in crate::stores) fn window(service: &str, start: u64, as_of: u64) -> Window
         anomalies: 0,
         response_time_ms: None,
         numbers: BTreeMap::new(),
+        rules: BTreeMap::new(),
         max_severity: 0,
         first: start,
         last: start,

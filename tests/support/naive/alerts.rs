@@ -134,6 +134,10 @@ fn met(alert: &AlertModel, key: &[String], start: u64, document: &Value, latenes
         "error_ratio" => (number("count") > 0.0).then(|| number("errors") / number("count")),
         "p95" => document.get("response_time_ms")?["p95"].as_f64(),
         name => match name.split_once(':') {
+            Some(("rule", rule)) => Some(document["rules"][rule].as_f64().unwrap_or(0.0)),
+            Some(("rule_ratio", rule)) => {
+                (number("count") > 0.0).then(|| document["rules"][rule].as_f64().unwrap_or(0.0) / number("count"))
+            }
             Some((statistic, of)) => document.get("numbers")?.get(of)?[statistic].as_f64(),
             None => Some(number(name)),
         },

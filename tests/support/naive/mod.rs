@@ -77,6 +77,8 @@ pub struct ViewModel {
     pub forget_after: u64,
     /// The numbers that are kept.
     pub numbers: Vec<&'static str>,
+    /// The rules whose records are counted.
+    pub rules: Vec<&'static str>,
     /// What is scored, if anything.
     pub score: Vec<ScoredMeasure>,
 }

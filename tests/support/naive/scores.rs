@@ -59,7 +59,13 @@ fn value(measure: ScoredMeasure, records: &[&Facts], width: u64) -> f64 {
         ScoredMeasure::P99 => percentile(990),
         ScoredMeasure::New => f64::NAN,
         ScoredMeasure::Number(of) => {
-            let (statistic, name) = of.name().split_once(':').expect("a statistic of a number");
+            let (statistic, name) = of.name().split_once(':').expect("a statistic of a number or a rule");
+            let matches = count(&|record| record.reasons.contains(&name));
+            match statistic {
+                "rule" => return matches,
+                "rule_ratio" => return matches / all,
+                _ => {}
+            }
             number(name, records).and_then(|number| number[statistic].as_f64()).unwrap_or(f64::NAN)
         }
     }
@@ -80,7 +86,7 @@ fn compiled(model: &Model, view: &ViewModel) -> View {
         max_keys: view.max_keys,
         forget_after_ms: view.forget_after,
         numbers: Vec::new(),
-        number_fields: Vec::new(),
+        number_sources: Vec::new(),
         scored: view.score.clone(),
         keeps_offsets: false,
         is_watched: false,

@@ -171,6 +171,12 @@ fn measures(view: &ViewModel, records: &[&Facts]) -> Value {
     if !numbers.is_empty() {
         measures["numbers"] = numbers.into();
     }
+    let matches = view.rules.iter().map(|rule| ((*rule).to_owned(), count(&|record| record.reasons.contains(rule))));
+    let rules: serde_json::Map<String, Value> =
+        matches.filter(|(_, n)| *n > 0).map(|(rule, n)| (rule, n.into())).collect();
+    if !rules.is_empty() {
+        measures["rules"] = rules.into();
+    }
     measures
 }
 
