@@ -449,3 +449,25 @@ fn a_dry_run_says_what_would_be_sent_and_no_secret() {
     assert!(oncall.contains(r#""event_action":"trigger""#) && !oncall.contains("k3y"), "{oncall}");
     assert!(receiver.kinds().is_empty());
 }
+
+#[test]
+fn an_alert_can_be_about_one_rule_and_is_corrected_with_it() {
+    let receiver = Receiver::start(200);
+    let dir = setup(&receiver, "");
+    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let text = text.replace("\"errors >= 3\"", "\"rule:warn_level >= 2\", \"rule_ratio:warn_level > 0.4\"");
+    dir.file("floodmark.toml", &text.replace("[[view]]", "[[view]]\nrules = [\"warn_level\"]"));
+    let zero = now_ms();
+    let (_run, api) = run(&dir);
+    append(&dir, zero, &burst(1, "cart"));
+    append(&dir, zero, &[(1, "checkout", "WARN"), (2, "checkout", "WARN"), (3, "checkout", "INFO")]);
+    append(&dir, zero, &[(25, "cart", "INFO")]);
+    receiver.expect(&["opened"]);
+    let body = receiver.got.lock().unwrap()[0].clone();
+    assert!(body["title"].as_str().unwrap().contains("rule:warn_level"), "{body}");
+    assert_eq!(body["alert"]["keys"][0]["service_name"], "checkout", "{body}");
+    // Two of five are not more than two of five.
+    append(&dir, zero, &[(4, "checkout", "INFO"), (5, "checkout", "INFO"), (33, "cart", "INFO")]);
+    receiver.expect(&["opened", "retracted"]);
+    expect_states(&api, &["retracted"]);
+}
