@@ -258,6 +258,8 @@ impl NumberMeasure {
         let (statistic, _) = *Statistic::ALL.iter().find(|(_, known)| *known == statistic && !of.is_empty())?;
         let number = match statistic {
             Statistic::Matches | Statistic::MatchRatio => format!("{RULE}{of}"),
+            // Of a rule there is nothing else.
+            _ if of.starts_with(RULE) => return None,
             _ => of.to_owned(),
         };
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -326,7 +328,7 @@ mod tests {
         assert_eq!((matches.rule(), ratio.rule(), measure.rule()), (Some("slow"), Some("slow"), None));
         assert_eq!([matches, ratio].map(|of| of.of_rule(|_| 3, 12)), [Some(3.0), Some(0.25)]);
         assert_eq!([matches, ratio, measure].map(|of| of.of_rule(|_| 0, 0)), [Some(0.0), None, None]);
-        for name in ["p95", "p95:", "p42:bytes", ":bytes", "rule:"] {
+        for name in ["p95", "p95:", "p42:bytes", ":bytes", "rule:", "mean:rule:slow", "count:rule:slow"] {
             assert_eq!(NumberMeasure::named(name), None, "{name}");
         }
     }

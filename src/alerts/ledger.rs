@@ -334,12 +334,13 @@ impl Ledger {
         self.changes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The run goes on from a checkpoint at this time of the event clock: what was said later is in doubt. Gives the last that
-    /// was said of each such alert.
-    pub(super) fn resume(&mut self, at: Millis) -> Vec<AlertEvent> {
+    /// The run goes on from a checkpoint at this time of the event clock: what was said later is in doubt. It speaks of alerts of
+    /// a name so long after the event clock: from the checkpoint less that on it says everything anew. Gives the last that was said
+    /// of each such alert.
+    pub(super) fn resume(&mut self, at: Millis, lag: impl Fn(&str) -> Millis) -> Vec<AlertEvent> {
         let exists = |event: &AlertEvent| event.alert.state != AlertState::Retracted;
         let later = self.alerts.iter().filter_map(|(id, known)| Some((id, known, known.last()?)));
-        let later = later.filter(|(_, _, last)| last.as_of > at);
+        let later = later.filter(|(_, _, last)| last.as_of > at.saturating_sub(lag(&last.alert.alert)));
         let doubt = |(id, known, last): (&String, &Known, &AlertEvent)| {
             let before = known.as_of(at);
             let knows = match before {
@@ -516,6 +517,10 @@ impl Ledger {
             match (event.kind, before) {
                 (AlertEventKind::Opened, Some(AlertState::Open)) => event.kind = AlertEventKind::Updated,
                 (AlertEventKind::Closed, Some(AlertState::Closed)) => event.kind = AlertEventKind::Updated,
+                // The run before it spoke of it later than this one does, and did not come to it; or the journal is lost.
+                (AlertEventKind::Updated | AlertEventKind::Amended, None) if event.alert.state == AlertState::Open => {
+                    event.kind = AlertEventKind::Opened;
+                }
                 (AlertEventKind::Opened, _) => {
                     if let Some(old) = event.replaces.as_ref().and_then(|id| self.alerts.get(id)) {
                         thread.clone_from(&old.thread);
@@ -725,7 +730,7 @@ mod tests {
         ledger.say(vec![event(Closed, AlertState::Closed, 200)], to_a).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
-        ledger.resume(50);
+        ledger.resume(50, |_| 0);
         let again = vec![event(Opened, AlertState::Open, 200), event(Closed, AlertState::Closed, 200)];
         assert!(ledger.say(again, to_a).unwrap().is_empty());
         let last = ledger.alerts.values().next().and_then(Known::last).unwrap();
@@ -746,7 +751,7 @@ mod tests {
         ledger.say(vec![of("before", 100), of("passing", 200), of("lasting", 220)], to_a).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
-        ledger.resume(150);
+        ledger.resume(150, |_| 0);
         assert!(ledger.say(vec![of("lasting", 220)], to_a).unwrap().is_empty());
         assert!(ledger.say(vec![of("lasting", 220)], to_a).unwrap().is_empty(), "more of that moment may come");
         let news = ledger.say(vec![of("last", 240)], to_a).unwrap();
@@ -771,7 +776,7 @@ mod tests {
         ledger.say(vec![of("ahead", 200), of("behind", 140)], to_a).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
-        ledger.resume(50);
+        ledger.resume(50, |_| 0);
         // Windows of the other view are final a minute later.
         for as_of in [200, 210, 220] {
             let news = ledger.say(vec![of("ahead", as_of)], to_a).unwrap();
@@ -790,7 +795,7 @@ mod tests {
         ledger.say(vec![event(Amended, AlertState::Open, 200)], to_a).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
-        ledger.resume(50);
+        ledger.resume(50, |_| 0);
         ledger.say(vec![event(Opened, AlertState::Open, 110)], to_a).unwrap();
         ledger.say(vec![event(Retracted, AlertState::Retracted, 120)], to_a).unwrap();
         let news = ledger.settle(to_a).unwrap();
@@ -819,7 +824,7 @@ mod tests {
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
         ledger.begin(2).unwrap();
-        ledger.resume(0);
+        ledger.resume(0, |_| 0);
         assert!(ledger.say(vec![named("over", Opened, 300)], to_a).unwrap().is_empty());
         let news = ledger.say(vec![named("over", Closed, 400)], to_a).unwrap();
         let news: Vec<_> = news.iter().map(|event| (event.alert.id.as_str(), event.kind, event.as_of)).collect();
@@ -833,7 +838,7 @@ mod tests {
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
         for generation in [2, 3] {
             ledger.begin(generation).unwrap();
-            ledger.resume(405);
+            ledger.resume(405, |_| 0);
             assert!(ledger.settle_by(1_000, to_a).unwrap().is_empty());
         }
         assert_eq!(ledger.alerts["open"].last().unwrap().alert.state, AlertState::Closed);
@@ -883,7 +888,7 @@ mod tests {
             .unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
-        ledger.resume(150);
+        ledger.resume(150, |_| 0);
         let mut other = first;
         other.alert.first.value = 8.0;
         assert!(ledger.say(vec![other, of("same", Updated, open, 200, 2)], to_a).unwrap().is_empty());
@@ -915,9 +920,44 @@ mod tests {
         drop(ledger);
         // Another one has said it in finer steps, and made a checkpoint: nothing is said of it again.
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
-        ledger.resume(53);
+        ledger.resume(53, |_| 0);
         assert!(ledger.settle_by(100, to_a).unwrap().is_empty());
         assert_eq!(ledger.alerts.values().next().and_then(Known::last).unwrap().alert.state, AlertState::Closed);
+    }
+
+    #[test]
+    fn a_run_that_speaks_later_takes_back_what_was_said_before_the_checkpoint() {
+        use AlertEventKind::{Closed, Opened, Retracted, Updated};
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Ledger::open(Some(directory.path()), 10).unwrap();
+        open()
+            .say(vec![named("gone", Opened, 100), named("gone", Closed, 130), named("kept", Opened, 120)], to_a)
+            .unwrap();
+        let mut ledger = open();
+        assert_eq!(ledger.resume(140, |_| 60).len(), 2);
+        // It turned out to be a part of another one, by what joined behind the checkpoint.
+        let mut gone = named("gone", Retracted, 86);
+        gone.alert.state = AlertState::Retracted;
+        assert!(
+            ledger.say(vec![gone], to_a).unwrap().is_empty(),
+            "it may be said otherwise until it is where the other was"
+        );
+        let news = [131, 141].map(|as_of| ledger.say(vec![named("other", Updated, as_of)], to_a).unwrap());
+        let news: Vec<_> =
+            news.concat().iter().map(|event| (event.alert.id.clone(), event.kind, event.as_of)).collect();
+        let expected = [("other", Opened, 131), ("gone", Retracted, 130), ("other", Updated, 141)];
+        assert_eq!(news, expected.map(|(id, kind, as_of)| (id.to_owned(), kind, as_of)));
+        assert!(ledger.settle(to_a).unwrap().is_empty(), "what was so at the checkpoint is so");
+    }
+
+    #[test]
+    fn what_nobody_has_heard_of_is_opened() {
+        use AlertEventKind::{Opened, Updated};
+        let mut ledger = Ledger::open(None, 10).unwrap();
+        ledger.resume(100, |_| 0);
+        let news = [120, 130].map(|as_of| ledger.say(vec![named("open", Updated, as_of)], to_a).unwrap()[0].kind);
+        assert_eq!(news, [Opened, Updated]);
+        assert_eq!(ledger.waiting["a"].len(), 1);
     }
 
     #[test]
@@ -992,7 +1032,7 @@ mod tests {
         ledger.done("b", &[1], std::iter::empty()).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
-        ledger.resume(100);
+        ledger.resume(100, |_| 0);
         assert!(ledger.close_others(|_| true).unwrap().is_empty());
         let closed = ledger.close_others(|alert| *alert.configuration != *opened.alert.configuration).unwrap();
         assert_eq!((closed[0].kind, closed[0].alert.state), (AlertEventKind::Closed, AlertState::Closed));

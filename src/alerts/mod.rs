@@ -30,14 +30,14 @@ mod template;
 #[cfg(test)]
 mod testing;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use floodmark_dataflows::alerts::config::AlertConfig;
+use floodmark_dataflows::alerts::config::{Alert, AlertConfig};
 use floodmark_dataflows::alerts::{AlertDocument, AlertEvent, AlertSink, AlertState};
 use floodmark_dataflows::time::{Millis, Tick};
 use parking_lot::Mutex;
@@ -86,8 +86,8 @@ pub struct Parts {
     pub resumed_at: Option<Tick>,
     /// What is said of a time is said as soon as the event clock is there, and not when windows are final.
     pub is_live: bool,
-    /// The names and definitions of the alerts that are computed.
-    pub computed: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// The alerts that are computed.
+    pub computed: Vec<Arc<Alert>>,
 }
 
 /// Alerts of a process.
@@ -133,14 +133,19 @@ impl Alerts {
         ledger.begin(generation)?;
         // What was said later is in the journal, and perhaps not in the store.
         let mut again = match resumed_at {
-            Some(at) => ledger.resume(at * tick_ms),
+            Some(at) => {
+                let lags = computed.iter().filter(|_| !is_live).map(|alert| (&*alert.name, alert.lateness_ms));
+                let lags: BTreeMap<&str, Millis> = lags.collect();
+                ledger.resume(at * tick_ms, |name| lags.get(name).copied().unwrap_or(0))
+            }
             None => {
                 ledger.begin_anew();
                 Vec::new()
             }
         };
-        let is_computed =
-            |alert: &AlertDocument| computed.contains(&(alert.alert.clone(), alert.configuration.clone()));
+        let is_computed = |said: &AlertDocument| {
+            computed.iter().any(|alert| (&alert.name, &alert.configuration) == (&said.alert, &said.configuration))
+        };
         again.extend(ledger.close_others(is_computed)?);
         if speaks {
             ledger.store(again.into_iter().map(|event| event.alert.id));

@@ -305,7 +305,7 @@ impl Gathered {
                     self.patterns.extend(rows.map(|row| (row.place(), row)));
                 }
                 Tag::Rows => return section.decode(),
-                Tag::Manifest | Tag::Marks | Tag::Starts | Tag::Term => {
+                Tag::Manifest | Tag::Marks | Tag::Starts => {
                     return Err(Damage::Section { at: section.at, reason: "it does not belong into state".into() });
                 }
             }

@@ -17,7 +17,6 @@ use serde::de::DeserializeOwned;
 use super::contents::{MarksOfProcess, PatternRow, PatternsChunk, SeenChunk, ShardHead, TotalsRow};
 use super::manifest::Manifest;
 use super::starts::Starts;
-use crate::stores::version::Term;
 use floodmark_dataflows::checkpoint::{PartitionCut, StateRow};
 
 /// Written into each file. Raise it with every change of what is in a section.
@@ -87,14 +86,12 @@ pub enum Tag {
     Patterns = 9,
     /// [`Starts`].
     Starts = 10,
-    /// A [`Term`].
-    Term = 11,
 }
 
 impl Tag {
     pub(super) fn of(byte: u8) -> Option<Self> {
         let state = [Tag::Head, Tag::Cuts, Tag::Seen, Tag::Totals, Tag::Rows, Tag::SeenPatterns, Tag::Patterns];
-        state.into_iter().chain([Tag::Manifest, Tag::Marks, Tag::Starts, Tag::Term]).find(|tag| *tag as u8 == byte)
+        state.into_iter().chain([Tag::Manifest, Tag::Marks, Tag::Starts]).find(|tag| *tag as u8 == byte)
     }
 }
 
@@ -377,9 +374,6 @@ pub fn read(bytes: &[u8]) -> Result<Summary, Damage> {
             Tag::Manifest => summary.files += section.decode::<Manifest>()?.files.len(),
             Tag::Marks => summary.marks += section.decode::<MarksOfProcess>()?.marks.len(),
             Tag::Starts => drop(section.decode::<Starts>()?),
-            Tag::Term => {
-                section.decode::<Term>()?;
-            }
         }
     }
     Ok(summary)

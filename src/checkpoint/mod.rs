@@ -9,6 +9,7 @@
 //! a/manifest-0000000000000012      b/manifest-0000000000000012
 //! a/state/0000000000000012-…       b/state/0000000000000012-…
 //! a/marks/g3/…                     b/marks/g3/…
+//! a/starts, a/terms/…              b/starts, b/terms/…
 //! ```
 //!
 //! - [`config`]: the options in the configuration.
@@ -18,7 +19,8 @@
 //! - [`sink`]: what a worker hands over, until it is durable; [`commit`]: the manifest, merging of long chains, and
 //!   what is deleted.
 //! - [`restore`]: choosing a checkpoint and loading it. [`compare`]: whether it goes with the configuration.
-//! - [`marks`]: the wall clock as a run saw it. [`starts`]: what each start has read.
+//! - [`marks`]: the wall clock as a run saw it. [`starts`]: what each start has read. [`terms`]: their
+//!   numbers in versions.
 //!
 //! On error: what cannot be written is tried again for as long as it takes, and `/health` says so: the run goes on,
 //! and nothing is acknowledged to the source. What cannot be read is named; the run starts from what can.
@@ -35,6 +37,7 @@ pub mod restore;
 pub mod sink;
 pub mod starts;
 pub mod store;
+pub mod terms;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use super::format::{Damage, EncodeError, FileReader, FileWriter, Kind, Tag};
 use super::store::{CopyStore, StoreError};
 use crate::sources::wall_clock_ms;
-use crate::stores::version::Term;
 
 /// The name of the file.
 pub const NAME: &str = "starts";
@@ -58,9 +57,6 @@ impl Step {
 pub struct Starts {
     /// The newest.
     last: StartNumber,
-    /// The term of the newest; 0 where a program before terms wrote the file. A section of its own.
-    #[serde(skip)]
-    pub term: Term,
     /// Of each partition, in the order of starts.
     steps: BTreeMap<PartitionInfo, Vec<Step>>,
 }
@@ -115,10 +111,7 @@ impl Starts {
     /// # Errors
     /// When it would be too long.
     pub fn encode(&self) -> Result<Bytes, EncodeError> {
-        let mut file = FileWriter::new(Kind::Starts);
-        file.add(Tag::Starts, self)?;
-        file.add(Tag::Term, &self.term)?;
-        Ok(file.finish().into())
+        FileWriter::of_one(Kind::Starts, Tag::Starts, self).map(Bytes::from)
     }
 
     fn later(&self, partition: &PartitionInfo, offset: u64, start: StartNumber) -> impl Iterator<Item = &Step> {
@@ -187,9 +180,7 @@ impl Reading {
 }
 
 fn decode(bytes: &Bytes) -> Result<Starts, Damage> {
-    let (starts, section) = FileReader::first(bytes, Kind::Starts)?;
-    let term = section.map_or(Ok(0), |section| section.decode())?;
-    Ok(Starts { term, ..starts })
+    FileReader::first(bytes, Kind::Starts).map(|(starts, _)| starts)
 }
 
 #[cfg(test)]
@@ -263,13 +254,8 @@ mod tests {
         assert_eq!(starts, Starts::default());
         let far = wall_clock_ms() + 1_000_000;
         starts.begin(far);
-        starts.term = 7;
         store.put(NAME, starts.encode().unwrap()).await.unwrap();
         let again = Starts::read(&store).await.unwrap();
         assert_eq!((&again, again.next()), (&starts, far + 1));
-        assert_eq!(again.term, 7);
-        // As it was before there were terms.
-        store.put(NAME, FileWriter::of_one(Kind::Starts, Tag::Starts, &starts).unwrap().into()).await.unwrap();
-        assert_eq!(Starts::read(&store).await.unwrap().term, 0);
     }
 }

@@ -104,8 +104,9 @@ impl Resumed {
         let began_ms = wall_clock_ms();
         let starts = runtime.block_on(recorded_starts(&store))?;
         let decided = decide(&|| {
-            let (from, generation) = runtime.block_on(choose(config, options, &store, &present))?;
-            let term = next_term(&config.data_dir, starts.term.max(generation))?;
+            // First, for what fails here must not have begun anything.
+            let term = runtime.block_on(next_term(&config.data_dir, &store, true))?;
+            let from = runtime.block_on(choose(config, options, &store, &present))?;
             Ok(Decided { from, start: starts.next(), term })
         })?;
         let mut resumed = runtime.block_on(Self::load(config, store, decided, starts, present))?;
@@ -202,7 +203,6 @@ impl Resumed {
         let partial_before = views.map(|(id, view)| (id, view.partial_before)).collect();
         let restored = Restored { at, partitions, rows: Arc::new(rows), partial_before };
         starts.begin(number);
-        starts.term = term;
         if config.cluster.process == 0 {
             let file = starts.encode().map_err(CheckpointError::from)?;
             store.put(starts::NAME, file).await.map_err(CheckpointError::from)?;
@@ -228,23 +228,22 @@ async fn recorded_starts(store: &CopyStore) -> Result<Starts, EngineError> {
 pub(super) fn begin_without_checkpoints(config: &Config, runtime: &Runtime) -> Result<Decided, EngineError> {
     let store = CopyStore::open(&config.checkpoint, &config.data_dir).map_err(CheckpointError::from)?;
     let starts = runtime.block_on(recorded_starts(&store))?;
-    let generation = next_generation(&config.data_dir, 0)?;
-    let term = next_term(&config.data_dir, starts.term.max(generation - 1))?;
-    Ok(Decided { from: generation, start: starts.next(), term })
+    let term = runtime.block_on(next_term(&config.data_dir, &store, false))?;
+    Ok(Decided { from: next_generation(&config.data_dir, 0)?, start: starts.next(), term })
 }
 
-/// The checkpoint to go on from, and its generation; where there is none, the start of a new one.
+/// The checkpoint to go on from; where there is none, the start of a new generation.
 async fn choose(
     config: &Config,
     options: &RunOptions,
     store: &CopyStore,
     present: &Fingerprint,
-) -> Result<(CheckpointId, u64), EngineError> {
+) -> Result<CheckpointId, EngineError> {
     let is_fresh = options.fresh && !has_begun_anew(&config.data_dir, options)?;
     if !is_fresh && let Some(id) = restore::choose(store).await? {
         let manifest = restore::manifest(store, id, false).await.map_err(CheckpointError::from)?;
         match compare(&manifest.configuration, present, manifest.at) {
-            Ok(_) => return Ok((id, manifest.generation)),
+            Ok(_) => return Ok(id),
             Err(why) if manifest.at > 0 => return Err(EngineError::Usage(why)),
             // Nothing was computed yet.
             Err(why) => tracing::info!("beginning anew: {why}"),
@@ -257,7 +256,7 @@ async fn choose(
     if let Some(supervisor) = options.supervisor.as_ref().filter(|_| is_fresh) {
         replace(&config.data_dir.join(FRESH_FILE), supervisor)?;
     }
-    Ok((line.manifest.id, generation))
+    Ok(line.manifest.id)
 }
 
 /// Whether an earlier start by the same supervisor has begun anew: then this one goes on from there.

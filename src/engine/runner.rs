@@ -109,6 +109,9 @@ fn run_process(config: &Config, mut options: RunOptions, peers: Option<Peers>) -
                 (from, Start { number: start, records: config.records_hash() }, term)
             }
         };
+        if term > 0 {
+            tracing::info!(term, generation, "this start");
+        }
         let redrives = Redrives::of(config, &options, resumed.as_ref(), generation, start)?;
         let positions = resumed.as_ref().map(|resumed| resumed.positions.clone()).unwrap_or_default();
         let origin_ms = resumed.as_ref().map_or_else(wall_clock_ms, |resumed| resumed.line.manifest.origin_ms);
@@ -478,7 +481,7 @@ fn alerts(
         tick_ms: config.time.tick.as_millis(),
         resumed_at: lineage.continues,
         is_live: options.is_live(),
-        computed: computed.iter().map(|alert| (alert.name.clone(), alert.configuration.clone())).collect(),
+        computed: computed.to_vec(),
     };
     let started = Alerts::start(parts, store, runtime.handle());
     started.map(Some).map_err(|error| EngineError::Process(format!("cannot prepare the outbox of alerts: {error}")))

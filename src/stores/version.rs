@@ -5,7 +5,7 @@
 
 use floodmark_dataflows::time::Millis;
 
-/// The number of a start, counted from 1: higher than those of all starts before it.
+/// The number of a start: higher than those of all starts before it. Runs apart from the live one have 0.
 pub type Term = u64;
 
 /// The place of the tick in a version; a tick of 10 ms fits until the year 7,500.

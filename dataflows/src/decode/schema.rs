@@ -46,8 +46,8 @@ pub enum SchemaError {
     )]
     TooManyFields(String),
     /// A rule that there is not.
-    #[error("there is no rule named \"{0}\"")]
-    NoRule(String),
+    #[error("there is no rule named \"{0}\", there are {1}; own rules replace the default ones")]
+    NoRule(String, String),
     /// A field that has no numbers.
     #[error("\"{0}\" is not a field of numbers")]
     NoNumber(String),
@@ -190,7 +190,7 @@ impl Schema {
     /// When there is none of this name.
     pub fn rule(&self, name: &str) -> Result<u8, SchemaError> {
         let place = self.rules.iter().position(|rule| **rule == *name);
-        place.map(|place| place as u8).ok_or_else(|| SchemaError::NoRule(name.to_owned()))
+        place.map(|place| place as u8).ok_or_else(|| SchemaError::NoRule(name.to_owned(), self.rules.join(", ")))
     }
 
     /// Resolves a field as [`Schema::field`] does: one that has numbers and nothing else. Records where it is something else

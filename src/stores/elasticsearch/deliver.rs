@@ -76,6 +76,8 @@ pub(super) struct Delivery {
     throttle: Throttle,
     /// Of the documents that stand in the place of ours, if it is higher than ours; 0 for none.
     higher_term: AtomicU64,
+    /// That of this run, where there is a higher one.
+    own_term: AtomicU64,
     failing: Failing,
     pub(super) counters: Counters,
 }
@@ -128,6 +130,7 @@ impl Delivery {
             room: Semaphore::new(config.in_flight),
             throttle: Throttle::new(MESSAGE_EVERY),
             higher_term: AtomicU64::new(0),
+            own_term: AtomicU64::new(0),
             failing: Failing::default(),
             counters: Counters::default(),
         }
@@ -273,12 +276,13 @@ impl Delivery {
         };
         let newer = current.filter(|&current| current >= version);
         if let Some(newer) = newer.filter(|newer| term_of(*newer) > term_of(version)) {
-            self.note_higher_term(term_of(newer));
+            self.note_higher_term(term_of(newer), term_of(version));
         }
         newer.is_some()
     }
 
-    fn note_higher_term(&self, term: Term) {
+    fn note_higher_term(&self, term: Term, own: Term) {
+        self.own_term.store(own, Ordering::Relaxed);
         if self.higher_term.fetch_max(term, Ordering::Relaxed) < term
             && let Some(problem) = self.superseded()
         {
@@ -295,9 +299,10 @@ impl Delivery {
     fn superseded(&self) -> Option<String> {
         let term = Some(self.higher_term.load(Ordering::Relaxed)).filter(|&term| term > 0)?;
         Some(format!(
-            "documents of term {term}, which is higher than that of this run, are in the indices and are not replaced: \
-             another run writes to them, or the data directory and the checkpoints were lost; in that case stop, write \
-             {term} into the file `term` in data_dir, and start again"
+            "documents of term {term} are in the indices and are not replaced by those of this run, which has term {}: a later \
+             start writes to them, or the terms in data_dir and beside the checkpoints were lost; in that case stop, write {term} \
+             into the file `term` in the data_dir of process 0, and start with --fresh",
+            self.own_term.load(Ordering::Relaxed)
         ))
     }
 

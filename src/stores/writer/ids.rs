@@ -1,4 +1,4 @@
-//! Ids and versions of window documents: the same for the same window in every run.
+//! Ids and versions of window documents: the id is the same for the same window in every run, the version is that of its start.
 
 use std::collections::BTreeMap;
 
