@@ -33,11 +33,7 @@ impl Notice {
 
     /// Where the alert is in its life, as documents name it.
     pub fn state(&self) -> &'static str {
-        match self.event.alert.state {
-            AlertState::Open => "open",
-            AlertState::Closed => "closed",
-            AlertState::Retracted => "retracted",
-        }
+        self.event.alert.state.name()
     }
 
     /// Whether it holds.

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::params::{Params, pattern_text};
 use super::problem::{ParameterError, Problem, ProblemDocument};
 use super::{ApiConfig, Context};
-use crate::stores::LogQuery;
+use crate::stores::{LogQuery, StoreError};
 
 /// How far pages go; a cursor goes on.
 const MAX_PAGED: usize = 10_000;
@@ -142,7 +142,12 @@ async fn answer(context: &Context, params: LogParams) -> Result<Json<LogsAnswer>
     };
     // Read before searching: what is indexed meanwhile may be found, but is not promised.
     let indexed_through = context.state.progress.indexed_through();
-    let found = context.state.store.search_logs(&query).await?;
+    let found = context.state.store.search_logs(&query).await.map_err(|error| match error {
+        StoreError::BadQuery(detail) if query.cursor.is_some() => {
+            Problem::bad_parameters(vec![ParameterError { parameter: "cursor".to_owned(), detail }])
+        }
+        error => error.into(),
+    })?;
     Ok(Json(LogsAnswer {
         total: found.total,
         page,

@@ -5,7 +5,7 @@
 
 use anyhow::anyhow;
 use clap::Args;
-use floodmark_dataflows::alerts::{AlertDocument, AlertState};
+use floodmark_dataflows::alerts::AlertDocument;
 use floodmark_dataflows::output::{KeyFields, MeasureScore, RecordRange};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -106,11 +106,7 @@ fn progress<'a>(offsets: impl Iterator<Item = &'a RecordRange>) -> ProgressBar {
 }
 
 fn print(alert: &AlertDocument, changed: &[String], derived: &[Derived]) {
-    let state = match alert.state {
-        AlertState::Open => "open",
-        AlertState::Closed => "closed",
-        AlertState::Retracted => "retracted",
-    };
+    let state = alert.state.name();
     println!("{} of view {}: {}, {state}", alert.alert, alert.view, alert.severity);
     println!("{}", alert.summary);
     if !changed.is_empty() {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
-use super::signals;
+use super::{Failure, signals};
 use crate::sources::generator::{Generator, GeneratorConfig, Records};
 use crate::sources::kafka::{self, KafkaProducer, ProducerConfig};
 use crate::sources::wall_clock_ms;
@@ -134,16 +134,16 @@ pub enum Compression {
 }
 
 /// Runs the command: to its end, or until SIGTERM or SIGINT.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     signals::on_stop(move || asked.store(true, Ordering::Relaxed))?;
     write(&args, &stop)
 }
 
-fn write(args: &Args, stop: &AtomicBool) -> anyhow::Result<()> {
+fn write(args: &Args, stop: &AtomicBool) -> Result<(), Failure> {
     if args.labels.is_some() && args.records == 0 {
-        bail!("--labels needs an end: expected --records of at least 1");
+        return Err(Failure::usage(anyhow::anyhow!("--labels needs an end: expected --records of at least 1")));
     }
     let config = GeneratorConfig {
         seed: args.seed,
@@ -156,11 +156,11 @@ fn write(args: &Args, stop: &AtomicBool) -> anyhow::Result<()> {
         incidents: args.incidents == Incidents::Scheduled,
         ..GeneratorConfig::default()
     };
-    let generator = Generator::new(config, wall_clock_ms())?;
+    let generator = Generator::new(config, wall_clock_ms()).map_err(Failure::usage)?;
     let (writers, place) = match (&args.out, &args.kafka) {
         (Some(folder), _) => (files(folder, args)?, format!("files in {}", folder.display())),
         (None, Some(brokers)) => (partitions(brokers, args)?, format!("partitions of the topic {}", args.topic)),
-        (None, None) => bail!("expected --out or --kafka"),
+        (None, None) => return Err(Failure::usage(anyhow::anyhow!("expected --out or --kafka"))),
     };
     let part = |(partition, (writer, name))| {
         let limit = generator.count(partition).unwrap_or(u64::MAX);
@@ -390,7 +390,7 @@ mod tests {
         args: Args,
     }
 
-    fn generate(dir: &Path, flags: &[&str]) -> anyhow::Result<()> {
+    fn generate(dir: &Path, flags: &[&str]) -> Result<(), Failure> {
         let base = ["generate", "--out", dir.to_str().unwrap(), "--event-rate", "10"];
         write(&Cli::try_parse_from(base.iter().chain(flags)).unwrap().args, &AtomicBool::new(false))
     }

@@ -163,7 +163,7 @@ fn execute(command: Command, log: &LogArgs) -> Result<(), Failure> {
         Command::Config(args) => config::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Bench(args) => bench::run(&args, log),
-        Command::Generate(args) => Ok(generate::run(args)?),
+        Command::Generate(args) => generate::run(args),
         Command::Patterns(args) => patterns::run(&args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
     }

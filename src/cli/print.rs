@@ -2,10 +2,15 @@
 
 use floodmark_dataflows::time::Millis;
 
-/// Prints a table, as wide as its cells.
+/// Prints a table, as wide as its cells. Control characters, which come from logs, are shown as they are written in text.
 pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     let heading = headings.iter().map(|heading| (*heading).to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
+    let shown = |cell: String| match cell.contains(char::is_control) {
+        true => cell.escape_debug().to_string(),
+        false => cell,
+    };
+    let rows: Vec<Vec<String>> =
+        std::iter::once(heading).chain(rows).map(|row: Vec<String>| row.into_iter().map(shown).collect()).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     for row in rows {

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{ArgAction, ArgGroup, Args};
+use floodmark_dataflows::alerts::AlertDocument;
 
 use super::restart::{RestartArgs, follow_supervisor, supervise, supervisor};
-use super::{ConfigArgs, Failure, signals};
+use super::{ConfigArgs, Failure, signals, table, time_text};
 use crate::cluster::ClusterError;
+use crate::config::Config;
 use crate::engine::{self, EngineError, Replay, ReplayTarget, RunOptions, RunReport, Shutdown};
 use crate::sources::SourceError;
 
@@ -27,7 +29,8 @@ Examples:
   floodmark run -c files.toml --from '/var/log/app.log=0..4096' --out replayed/
   floodmark run --from 2026-01-31T08:00:00Z --to 2026-01-31T09:00:00Z --prefix replay-
 
-A replay (--from, --to) ends by itself and touches no committed offset and no live index.";
+A replay (--from, --to) ends by itself and touches no committed offset and no live index. It tells nobody of alerts: what would
+have been told, and whom, is printed at its end.";
 
 /// Read, score, keep windows, store, and serve.
 #[derive(Clone, Debug, Args)]
@@ -135,7 +138,27 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     };
     let report = engine::run(&config, options).map_err(failure)?;
     tracing::info!("done: {}", summary(&report));
+    if args.from.is_some() && config.cluster.process == 0 && !config.alert.is_empty() {
+        print_alerts(&config, &report.alerts);
+    }
     Ok(())
+}
+
+/// What a replay would have told, and whom.
+fn print_alerts(config: &Config, alerts: &[AlertDocument]) {
+    let all = || config.route.iter().map(|route| &*route.name).collect();
+    let told = |alert: &AlertDocument| {
+        let named =
+            config.alert.iter().find(|named| *named.name == *alert.alert).filter(|named| !named.routes.is_empty());
+        let routes: Vec<&str> = named.map_or_else(all, |named| named.routes.iter().map(String::as_str).collect());
+        routes.join(", ")
+    };
+    let row = |alert: &AlertDocument| {
+        let times = [alert.start, alert.end].map(time_text);
+        let texts = [&alert.severity, alert.state.name(), &alert.alert, &alert.summary].map(str::to_owned);
+        times.into_iter().chain(texts).chain([told(alert)]).collect()
+    };
+    table(&["start", "end", "severity", "state", "alert", "what", "told"], alerts.iter().map(row));
 }
 
 /// Ends the process if the run does not do so shortly: its workers may wait for ever for a process that is gone.

@@ -33,6 +33,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use floodmark_dataflows::alerts::AlertDocument;
+
 use crate::checkpoint::CheckpointError;
 use crate::cluster::ClusterError;
 use crate::config::Config;
@@ -107,11 +109,14 @@ pub struct RunReport {
     pub windows: u64,
     /// Wall-clock time from the first worker's start until everything was computed, in seconds.
     pub seconds: f64,
+    /// The alerts of a replay, in order of their beginnings, without the states of baselines. Other runs have theirs in `GET
+    /// /alerts`.
+    pub alerts: Vec<AlertDocument>,
 }
 
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { counts, documents, windows, seconds } = self;
+        let Self { counts, documents, windows, seconds, .. } = self;
         let (records, dead) = (counts.records(), counts.dead_letters());
         let rate = records as f64 / seconds.max(0.001);
         write!(f, "{records} records read in {seconds:.1} s ({rate:.0}/s), {dead} of them dead letters; ")?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use floodmark_dataflows::alerts::AlertDocument;
 use floodmark_dataflows::alerts::config::Alert;
 use floodmark_dataflows::checkpoint::Restored;
 use floodmark_dataflows::dataflow::Computation;
@@ -441,8 +442,16 @@ impl WithSource for Run<'_> {
             documents: stats.documents.load(Ordering::Relaxed),
             windows: stats.windows.load(Ordering::Relaxed),
             seconds,
+            alerts: alerts.filter(|_| options.replay.is_some()).map(|alerts| of_replay(&alerts)).unwrap_or_default(),
         })
     }
+}
+
+/// The alerts of a replay, in order of their beginnings.
+fn of_replay(alerts: &Alerts) -> Vec<AlertDocument> {
+    let (_, mut alerts) = alerts.list(|_| true);
+    alerts.reverse();
+    alerts
 }
 
 /// Where a run stands among others.

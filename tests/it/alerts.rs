@@ -361,7 +361,10 @@ fn a_replay_tells_nobody() {
     append(&dir, zero, &burst(1, "checkout"));
     append(&dir, zero, &[(40, "cart", "INFO")]);
     let range = format!("in.log=0..{}", std::fs::metadata(dir.path().join("in.log")).unwrap().len());
-    dir.command(&["run", "-c", "floodmark.toml", "--from", &range, "--out", "replayed"]).run().expect_code(0);
+    let run = dir.command(&["run", "-c", "floodmark.toml", "--from", &range, "--out", "replayed"]).run();
+    let printed = run.expect_code(0).stdout();
+    assert!(printed.starts_with("start") && printed.contains("errors >= 3: service_name=checkout"), "{printed}");
+    assert!(printed.trim_end().ends_with("hook"), "{printed}");
     let said = std::fs::read_to_string(dir.path().join("replayed/alerts.ndjson")).unwrap();
     assert!(said.contains("\"alert\":\"errors\""), "{said}");
     assert_eq!(receiver.kinds(), [""; 0]);

@@ -201,3 +201,12 @@ fn hosts_come_from_a_file_as_with_timely() {
     let help = dir.command(&["run", "--help"]).run().expect_code(0).stdout();
     assert!(help.contains("-h, --hostfile <FILE>"), "{help}");
 }
+
+#[test]
+fn what_a_generator_cannot_be_is_a_wrong_command_line() {
+    let dir = Dir::new();
+    for args in [["--services", "0"], ["--partitions", "0"], ["--event-rate", "0"], ["--labels", "labels.csv"]] {
+        let ran = dir.command(&["generate", "--out", "logs", "--records", "0", args[0], args[1]]).run().expect_code(2);
+        assert!(ran.stderr().contains("expected"), "{}", ran.stderr());
+    }
+}

@@ -71,6 +71,17 @@ pub enum AlertState {
     Retracted,
 }
 
+impl AlertState {
+    /// Its name in documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            AlertState::Open => "open",
+            AlertState::Closed => "closed",
+            AlertState::Retracted => "retracted",
+        }
+    }
+}
+
 /// A window of an alert.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AlertWindow {
