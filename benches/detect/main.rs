@@ -3,7 +3,8 @@
 //! `cargo bench --profile ci --bench detect -- [NAB_FOLDER]` prints, with a folder of the Numenta Anomaly Benchmark
 //! (`data/` and `labels/combined_windows.json`), its score; then nanoseconds a window, bytes of state, false alerts per key
 //! and week on the generator's logs without incidents, and how soon its incidents are found, by services
-//! and by patterns. `-- --patterns` does the last alone.
+//! and by patterns. `-- --patterns` does the last alone, `-- --false-alerts N` the false alerts and delays of services, the
+//! former on N logs.
 
 mod generated;
 mod nab;
@@ -17,12 +18,17 @@ fn main() {
     if std::env::args().any(|argument| argument == "--patterns") {
         return patterns::report();
     }
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--false-alerts");
+    if arguments.next().is_some() {
+        let logs = arguments.next().and_then(|logs| logs.parse().ok()).filter(|logs| *logs > 0);
+        return generated::report(logs.expect("a number of logs behind --false-alerts"));
+    }
     // Cargo passes --bench.
     if let Some(folder) = std::env::args().skip(1).find(|argument| !argument.starts_with("--")) {
         nab::report(folder.as_ref());
     }
     cost();
-    generated::report();
+    generated::report(1);
     patterns::report();
 }
 
