@@ -184,6 +184,12 @@ impl Alert {
         start.saturating_add(self.width_ms).saturating_add(self.retention_ms)
     }
 
+    /// When nothing more can be said of an incident whose last window begins here: a segment that begins before it is over joins it,
+    /// and that is known once as many windows as it takes cannot change any more.
+    pub fn forgotten_at(&self, last: Millis) -> Millis {
+        self.gone_at(self.closes_at(last) + u64::from(self.for_windows - 1) * self.slide_ms)
+    }
+
     /// When an incident is over whose last window begins here.
     pub fn closes_at(&self, last: Millis) -> Millis {
         last + u64::from(self.close_after) * self.slide_ms + self.width_ms

@@ -261,13 +261,12 @@ impl AlertFold {
     /// again.
     fn forget(&mut self, now: Millis) {
         let alert = self.alert.clone();
-        let quiet = u64::from(alert.close_after) * alert.slide_ms;
         self.next = Millis::MAX;
         for facts in self.keys.values_mut() {
             facts.let_go(&alert, now);
             self.next = self.next.min(facts.next_gone(&alert).unwrap_or(Millis::MAX));
         }
-        let forgotten_at = |incident: &Incident| alert.gone_at(incident.last).saturating_add(quiet);
+        let forgotten_at = |incident: &Incident| alert.forgotten_at(incident.last);
         let mut forgotten = Vec::new();
         self.said.retain(|_, incident| {
             let is_kept = incident.state == AlertState::Open || forgotten_at(incident) > now;
@@ -488,6 +487,36 @@ mod tests {
         let incident = fold.said.values().next().unwrap();
         assert_eq!((incident.first.1.start, incident.last, incident.windows), (10_000, 40_000, 3));
         assert_eq!(incident.strongest.1.value, 12.0);
+    }
+
+    #[test]
+    fn the_latest_record_there_can_be_joins_an_incident() {
+        let mut fold = AlertFold::new(alert(|_| {}), false);
+        for window in [1, 2] {
+            fold.take(fact("a", window, 6, false));
+        }
+        assert_eq!(kinds(&mut fold, 30_000), [Opened]);
+        fold.take(fact("b", 5, 6, false));
+        assert_eq!(
+            kinds(&mut fold, 60_000),
+            [Closed],
+            "it is over at 50 s; and of the other key one window is too few"
+        );
+        assert_eq!(kinds(&mut fold, 3_649_000), []);
+        // Gone at 3,650 s. With it the other key began at 40 s.
+        fold.take(fact("b", 4, 6, true));
+        assert_eq!(kinds(&mut fold, 3_649_500), [Amended]);
+        // The same by a window that is gone later.
+        let mut fold = AlertFold::new(alert(|_| {}), false);
+        for (key, window) in [("a", 1), ("a", 2), ("b", 4)] {
+            fold.take(fact(key, window, 6, false));
+        }
+        assert_eq!(kinds(&mut fold, 60_000), [Opened, Closed]);
+        assert_eq!(kinds(&mut fold, 3_659_000), []);
+        fold.take(fact("b", 5, 6, true));
+        assert_eq!(kinds(&mut fold, 3_659_500), [Amended]);
+        assert_eq!(kinds(&mut fold, 3_700_000), []);
+        assert!(fold.said.is_empty() && fold.keys.is_empty(), "and then it is forgotten");
     }
 
     #[test]
