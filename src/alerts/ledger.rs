@@ -501,25 +501,39 @@ impl Ledger {
             };
             let is_said =
                 |(_, other): &(u64, Notice)| (other.event.kind, other.event.as_of) == (event.kind, event.as_of);
+            let earlier = said.get(&event.alert.id);
+            // A run tells first how all was at its checkpoint.
+            let is_as_known = |last: &AlertEvent| {
+                let kinds = [(AlertEventKind::Opened, AlertState::Open), (AlertEventKind::Closed, AlertState::Closed)];
+                // It was computed by the configuration of then.
+                let sections = last.alert.sections.clone();
+                let of_then = AlertDocument { sections, ..event.alert.clone() };
+                kinds.contains(&(event.kind, last.alert.state)) && says_the_same(&last.alert, &of_then)
+            };
             let is_old = repeated.contains(&event.alert.id)
+                || earlier.is_none() && last.is_some_and(is_as_known)
                 || last.is_some_and(|last| event.as_of < last.as_of)
                 || known.is_some_and(|known| known.notices.iter().any(is_said)) && !says_more();
             if is_old {
                 continue;
             }
-            let earlier = said.get(&event.alert.id);
             let before = earlier.map(|(state, _)| *state);
             let before = before.or_else(|| last.map(|last| last.alert.state));
             let was_renamed = event.kind == AlertEventKind::Retracted && renamed.contains(&event.alert.id);
             let thread = earlier.map(|(_, thread)| thread).or(known.map(|known| &known.thread));
             let mut thread = thread.unwrap_or(&event.alert.id).clone();
+            let is_open = event.alert.state == AlertState::Open;
             // After a restart it may be said in other steps than before: what counts is what receivers know.
             match (event.kind, before) {
                 (AlertEventKind::Opened, Some(AlertState::Open)) => event.kind = AlertEventKind::Updated,
                 (AlertEventKind::Closed, Some(AlertState::Closed)) => event.kind = AlertEventKind::Updated,
                 // The run before it spoke of it later than this one does, and did not come to it; or the journal is lost.
-                (AlertEventKind::Updated | AlertEventKind::Amended, None) if event.alert.state == AlertState::Open => {
+                (AlertEventKind::Updated | AlertEventKind::Amended, None | Some(AlertState::Retracted)) if is_open => {
                     event.kind = AlertEventKind::Opened;
+                }
+                (AlertEventKind::Updated, Some(AlertState::Closed)) if is_open => {
+                    event.kind = AlertEventKind::Amended;
+                    event.previous = last.map(|last| last.alert.clone());
                 }
                 (AlertEventKind::Opened, _) => {
                     if let Some(old) = event.replaces.as_ref().and_then(|id| self.alerts.get(id)) {
@@ -951,6 +965,56 @@ mod tests {
     }
 
     #[test]
+    fn how_all_was_at_the_checkpoint_is_news_to_who_has_forgotten_it() {
+        use AlertEventKind::{Closed, Opened, Updated};
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Ledger::open(Some(directory.path()), 10).unwrap();
+        let over = named("over", Closed, 90);
+        open().say(vec![named("open", Opened, 80), named("over", Opened, 80), over.clone()], to_a).unwrap();
+        let restored = || vec![named("open", Opened, 100), AlertEvent { as_of: 100, ..over.clone() }];
+        let mut ledger = open();
+        ledger.resume(100, |_| 0);
+        assert!(ledger.say(restored(), to_a).unwrap().is_empty());
+        let mut forgetful = Ledger::open(None, 10).unwrap();
+        forgetful.resume(100, |_| 0);
+        let mut more = restored();
+        more.push(named("open", Updated, 101));
+        let news: Vec<_> =
+            forgetful.say(more, to_a).unwrap().into_iter().map(|event| (event.alert.id, event.kind)).collect();
+        let expected = [("open", Opened), ("over", Closed), ("open", Updated)];
+        assert_eq!(news, expected.map(|(id, kind)| (id.to_owned(), kind)));
+    }
+
+    #[test]
+    fn what_an_earlier_generation_said_and_the_checkpoint_has_is_not_closed() {
+        use AlertEventKind::Opened;
+        let directory = tempfile::tempdir().unwrap();
+        let open = |generation| {
+            let mut ledger = Ledger::open(Some(directory.path()), 10).unwrap();
+            ledger.begin(generation).unwrap();
+            ledger
+        };
+        open(1).say(vec![named("open", Opened, 120)], to_a).unwrap();
+        let mut ledger = open(2);
+        ledger.resume(140, |_| 60);
+        assert!(ledger.say(vec![named("open", Opened, 80)], to_a).unwrap().is_empty());
+        assert!(ledger.settle(to_a).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_over_and_goes_on_is_told() {
+        use AlertEventKind::{Amended, Closed, Opened, Retracted, Updated};
+        let mut ledger = Ledger::open(None, 10).unwrap();
+        let mut gone = named("gone", Retracted, 120);
+        gone.alert.state = AlertState::Retracted;
+        ledger.say(vec![named("over", Closed, 120), gone], to_a).unwrap();
+        let news = ledger.say(vec![named("gone", Updated, 130), named("over", Updated, 130)], to_a).unwrap();
+        assert_eq!(news.iter().map(|event| event.kind).collect::<Vec<_>>(), [Opened, Amended]);
+        assert_eq!(news[1].previous.as_ref().map(|before| before.state), Some(AlertState::Closed));
+        assert_eq!(ledger.waiting["a"].len(), 4);
+    }
+
+    #[test]
     fn what_nobody_has_heard_of_is_opened() {
         use AlertEventKind::{Opened, Updated};
         let mut ledger = Ledger::open(None, 10).unwrap();
@@ -1069,7 +1133,7 @@ mod tests {
         ledger.store(std::iter::empty());
         let say = |ledger: &mut Ledger, id: &str, as_of| {
             let mut closed = event(AlertEventKind::Closed, AlertState::Closed, as_of);
-            closed.alert.id = id.to_owned();
+            (closed.alert.id, closed.alert.as_of) = (id.to_owned(), as_of);
             ledger.say(vec![closed], |_| Vec::new()).unwrap();
         };
         say(&mut ledger, "x", 100);

@@ -143,8 +143,9 @@ async fn answer(context: &Context, params: LogParams) -> Result<Json<LogsAnswer>
     // Read before searching: what is indexed meanwhile may be found, but is not promised.
     let indexed_through = context.state.progress.indexed_through();
     let found = context.state.store.search_logs(&query).await.map_err(|error| match error {
-        StoreError::BadQuery(detail) if query.cursor.is_some() => {
-            Problem::bad_parameters(vec![ParameterError { parameter: "cursor".to_owned(), detail }])
+        StoreError::BadCursor => {
+            let (parameter, detail) = ("cursor".to_owned(), error.to_string());
+            Problem::bad_parameters(vec![ParameterError { parameter, detail }])
         }
         error => error.into(),
     })?;

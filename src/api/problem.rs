@@ -109,7 +109,7 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let status = match &error {
-            StoreError::BadQuery(_) => StatusCode::BAD_REQUEST,
+            StoreError::BadQuery(_) | StoreError::BadCursor => StatusCode::BAD_REQUEST,
             StoreError::NotSearchable(_) => StatusCode::NOT_IMPLEMENTED,
             StoreError::Unavailable(_) | StoreError::Fatal(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

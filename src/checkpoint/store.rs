@@ -154,8 +154,13 @@ impl CopyStore {
             match self.put_copy(copy, name, bytes.clone(), PutMode::Create).await {
                 Err(StoreError::Failed { source: object_store::Error::AlreadyExists { .. }, .. }) => {
                     // Perhaps of an attempt of our own whose answer did not come.
-                    if self.get_copy(copy, name).await? != bytes {
-                        return Err(StoreError::Exists(self.shown(copy, name)));
+                    match self.get_copy(copy, name).await {
+                        Ok(there) if there == bytes => {}
+                        // Or it was deleted by whoever wrote it.
+                        Ok(_) | Err(StoreError::Failed { source: object_store::Error::NotFound { .. }, .. }) => {
+                            return Err(StoreError::Exists(self.shown(copy, name)));
+                        }
+                        Err(error) => return Err(error),
                     }
                 }
                 result => result?,

@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
 
+use super::chain_of;
 use super::store::{CopyStore, StoreError};
 use crate::stores::version::Term;
 
@@ -31,14 +32,21 @@ pub async fn take(store: &CopyStore, least: Term) -> Result<Term, StoreError> {
     let mut term = before.iter().max().map_or(least, |last| least.max(last + 1));
     // Its keys are drawn by the system.
     let by_whom = Bytes::from(format!("{:016x}\n", RandomState::new().hash_one(term)));
-    while let Err(error) = store.create(&name(term), by_whom.clone()).await {
-        match error {
-            StoreError::Exists(_) => term += 1,
-            error => return Err(error),
+    loop {
+        match store.create(&name(term), by_whom.clone()).await {
+            Err(StoreError::Exists(_)) => term += 1,
+            Err(error) => return Err(error),
+            // Another one may have taken this term and gone by now, since a higher one was taken.
+            Ok(()) => match last(store).await? {
+                highest if highest > term => term = highest + 1,
+                _ => break,
+            },
         }
     }
     for term in before {
-        store.delete(&name(term)).await?;
+        if let Err(error) = store.delete(&name(term)).await {
+            tracing::warn!(term, "the file of an earlier term stays for now: {}", chain_of(&error));
+        }
     }
     Ok(term)
 }

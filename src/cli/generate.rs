@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
 use super::{Failure, signals};
@@ -158,7 +158,9 @@ fn write(args: &Args, stop: &AtomicBool) -> Result<(), Failure> {
     };
     let generator = Generator::new(config, wall_clock_ms()).map_err(Failure::usage)?;
     let (writers, place) = match (&args.out, &args.kafka) {
-        (Some(folder), _) => (files(folder, args)?, format!("files in {}", folder.display())),
+        (Some(folder), _) => {
+            (files(folder, compression_of_files(args)?, args.partitions)?, format!("files in {}", folder.display()))
+        }
         (None, Some(brokers)) => (partitions(brokers, args)?, format!("partitions of the topic {}", args.topic)),
         (None, None) => return Err(Failure::usage(anyhow::anyhow!("expected --out or --kafka"))),
     };
@@ -212,17 +214,24 @@ enum PartWriter {
     Kafka { producer: Arc<KafkaProducer>, topic: String, partition: i32 },
 }
 
-/// A file for each partition.
-fn files(folder: &Path, args: &Args) -> anyhow::Result<Vec<(PartWriter, String)>> {
-    let compression = args.compression.unwrap_or(Compression::Plain);
-    let suffix = match compression {
-        Compression::Plain => "",
-        Compression::Gzip => ".gz",
-        Compression::Zstd => ".zst",
-        Compression::Lz4 | Compression::Snappy => {
-            bail!("--compression: expected plain, gzip or zstd for files, got {compression:?}")
+/// How files are compressed, and how their names end.
+fn compression_of_files(args: &Args) -> Result<(Compression, &'static str), Failure> {
+    match args.compression.unwrap_or(Compression::Plain) {
+        Compression::Plain => Ok((Compression::Plain, "")),
+        Compression::Gzip => Ok((Compression::Gzip, ".gz")),
+        Compression::Zstd => Ok((Compression::Zstd, ".zst")),
+        other @ (Compression::Lz4 | Compression::Snappy) => {
+            Err(Failure::usage(anyhow::anyhow!("--compression: expected plain, gzip or zstd for files, got {other:?}")))
         }
-    };
+    }
+}
+
+/// A file for each partition.
+fn files(
+    folder: &Path,
+    (compression, suffix): (Compression, &str),
+    partitions: u32,
+) -> anyhow::Result<Vec<(PartWriter, String)>> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let file = |partition| {
         let path = folder.join(format!("part-{partition}.jsonl{suffix}"));
@@ -237,7 +246,7 @@ fn files(folder: &Path, args: &Args) -> anyhow::Result<Vec<(PartWriter, String)>
         let writer = open().with_context(|| format!("cannot write to {}", path.display()))?;
         Ok((writer, path.display().to_string()))
     };
-    (0..args.partitions).map(file).collect()
+    (0..partitions).map(file).collect()
 }
 
 /// A partition of a Kafka topic for each partition.

@@ -1,5 +1,7 @@
 //! What the commands print: tables and times.
 
+use std::io::Write;
+
 use floodmark_dataflows::time::Millis;
 
 /// Prints a table, as wide as its cells. Control characters, which come from logs, are shown as they are written in text.
@@ -13,9 +15,13 @@ pub fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
         std::iter::once(heading).chain(rows).map(|row: Vec<String>| row.into_iter().map(shown).collect()).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let mut out = std::io::stdout().lock();
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
+        // Whoever read it may have seen enough.
+        if writeln!(out, "{}", cells.join("  ").trim_end()).is_err() {
+            return;
+        }
     }
 }
 

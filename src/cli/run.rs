@@ -123,14 +123,16 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         return supervise(&args.restart);
     }
     let shutdown = Shutdown::default();
-    let (stop, asked) = (shutdown.clone(), shutdown.clone());
+    let (stop, asked, stopped) = (shutdown.clone(), shutdown.clone(), shutdown.clone());
     signals::on_stop(move || stop.trigger())?;
     follow_supervisor(move || asked.trigger())?;
+    let replay = args.replay();
+    let is_replay = replay.is_some();
     let options = RunOptions {
         until_end: args.until_end,
         fresh: args.fresh,
         supervisor: supervisor(),
-        replay: args.replay(),
+        replay,
         shutdown,
         on_lost: Some(Box::new(end_after_loss)),
         on_ready: Some(Box::new(|address| tracing::info!("the API is at http://{address}"))),
@@ -138,7 +140,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     };
     let report = engine::run(&config, options).map_err(failure)?;
     tracing::info!("done: {}", summary(&report));
-    if args.from.is_some() && config.cluster.process == 0 && !config.alert.is_empty() {
+    if is_replay && !stopped.is_triggered() && config.cluster.process == 0 && !config.alert.is_empty() {
         print_alerts(&config, &report.alerts);
     }
     Ok(())

@@ -27,6 +27,7 @@ use super::shutdown::Stoppable;
 use super::workers::{Peers, Stop, WorkerParts, execute};
 use super::{EngineError, Replay, ReplayTarget, RunOptions, RunReport};
 use crate::alerts::Alerts;
+use crate::alerts::config::AlertsConfig;
 use crate::api::{ApiInfo, ApiState, Health, Server, serve};
 use crate::audit;
 use crate::checkpoint::marks::Marked;
@@ -478,8 +479,10 @@ fn alerts(
     if config.alert.is_empty() && !directory.as_ref().is_some_and(|directory| directory.exists()) {
         return Ok(None);
     }
+    // A replay gives all of its alerts at its end.
+    let keep = options.replay.as_ref().map_or(config.alerts.keep, |_| usize::MAX);
     let parts = crate::alerts::Parts {
-        config: config.alerts.clone(),
+        config: AlertsConfig { keep, ..config.alerts.clone() },
         alerts: config.alert.clone(),
         routes: config.route.clone(),
         public_url: config.api.public_url.clone(),

@@ -223,9 +223,12 @@ pub trait Store: Send + Sync + 'static {
 /// What can go wrong with a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The request is at fault: a bad cursor, a page too far.
+    /// The request is at fault: a page too far.
     #[error("{0}")]
     BadQuery(String),
+    /// What is to be gone on from is not from an earlier page.
+    #[error("expected a cursor from an earlier page")]
+    BadCursor,
     /// The store cannot search.
     #[error("{0}")]
     NotSearchable(String),

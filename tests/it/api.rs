@@ -389,7 +389,10 @@ fn bad_parameters_are_named() {
     assert_eq!(two["errors"].as_array().unwrap().len(), 2, "all mistakes at once");
     assert!(two["detail"].as_str().unwrap().contains("did you mean service_name?"));
     let cursor = api.get("/logs?cursor=nonsense").problem(400, "/logs");
-    assert_eq!(cursor["errors"], json!([{ "parameter": "cursor", "detail": "this is not a cursor" }]));
+    assert_eq!(
+        cursor["errors"],
+        json!([{ "parameter": "cursor", "detail": "expected a cursor from an earlier page" }])
+    );
 }
 
 #[test]

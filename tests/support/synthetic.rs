@@ -145,7 +145,7 @@ impl Store for ListStore {
     async fn search_logs(&self, query: &LogQuery) -> Result<LogPage, StoreError> {
         self.state()?;
         let skip = match &query.cursor {
-            Some(cursor) => cursor.parse().map_err(|_| StoreError::BadQuery("this is not a cursor".into()))?,
+            Some(cursor) => cursor.parse().map_err(|_| StoreError::BadCursor)?,
             None => query.skip,
         };
         let found: Vec<&Value> = self.documents.iter().filter(|document| matches(document, query)).collect();

@@ -81,6 +81,8 @@ pub struct AlertFold {
     changed: BTreeSet<Key>,
     /// When there is something to say or to forget, whatever comes.
     next: Millis,
+    /// When a window is gone.
+    next_gone: Millis,
     /// Facts that changed since the last checkpoint. Only where checkpoints are made.
     dirty: Option<BTreeSet<(Key, Millis)>>,
 }
@@ -96,15 +98,24 @@ impl AlertFold {
             corrected: BTreeSet::new(),
             changed: BTreeSet::new(),
             next: 0,
+            next_gone: 0,
             dirty: has_checkpoints.then(BTreeSet::new),
         }
     }
 
-    /// Goes on from rows of a checkpoint at `now`: what was said by then is not said again.
-    pub fn restore<'a>(&mut self, rows: impl Iterator<Item = &'a AlertRow>, at: Tick, now: Millis) {
+    /// Goes on from rows of a checkpoint, made when the event clock was at `clock`: what was said of what was so at `now` is not
+    /// said again. Gives how all incidents were: whoever is
+    /// told may have heard less, from a run that spoke later, or before its memory was lost.
+    pub fn restore<'a>(
+        &mut self,
+        rows: impl Iterator<Item = &'a AlertRow>,
+        at: Tick,
+        now: Millis,
+        clock: Millis,
+    ) -> Vec<AlertEvent> {
         for row in rows.filter(|row| row.alert == self.alert.name && row.configuration == self.alert.configuration) {
             match &row.value {
-                AlertRowValue::Fact(fact) if self.alert.gone_at(row.window) > now => {
+                AlertRowValue::Fact(fact) if self.alert.gone_at(row.window) > clock => {
                     self.keys.entry(row.key.clone()).or_default().set(row.window, fact.clone());
                 }
                 AlertRowValue::Gone { at: of, fold, past } if *of == at => {
@@ -116,7 +127,15 @@ impl AlertFold {
         self.changed = self.keys.keys().cloned().collect();
         self.fold();
         self.said = self.incidents(now);
-        self.next = now;
+        (self.next, self.next_gone) = (now, clock);
+        let as_it_was = |(id, incident): (&String, &Incident)| {
+            let kind = match incident.state {
+                AlertState::Open => AlertEventKind::Opened,
+                _ => AlertEventKind::Closed,
+            };
+            self.event(kind, id, incident, None, now)
+        };
+        self.said.iter().map(as_it_was).collect()
     }
 
     /// Takes what is known of a window now.
@@ -142,9 +161,9 @@ impl AlertFold {
         self.changed.insert(key);
     }
 
-    /// What there is to say at a time of the event clock.
-    pub fn advance(&mut self, now: Millis) -> Vec<AlertEvent> {
-        if self.changed.is_empty() && now < self.next {
+    /// What there is to say of what is so at a time, which may be before the event clock.
+    pub fn advance(&mut self, now: Millis, clock: Millis) -> Vec<AlertEvent> {
+        if self.changed.is_empty() && now < self.next && clock < self.next_gone {
             return Vec::new();
         }
         self.fold();
@@ -152,6 +171,7 @@ impl AlertFold {
         let events = self.events(&incidents, now);
         self.said = incidents;
         self.corrected.clear();
+        self.let_go(clock);
         self.forget(now);
         events
     }
@@ -257,15 +277,19 @@ impl AlertFold {
         if is_corrected { AlertEventKind::Amended } else { AlertEventKind::Updated }
     }
 
-    /// Folds windows that are gone, forgets incidents of which nothing will be said any more, and finds out when to look
-    /// again.
+    /// Folds windows that are gone by the event clock, as checkpoints do not keep these, and finds out when the next one is.
+    fn let_go(&mut self, clock: Millis) {
+        self.next_gone = Millis::MAX;
+        for facts in self.keys.values_mut() {
+            facts.let_go(&self.alert, clock);
+            self.next_gone = self.next_gone.min(facts.next_gone(&self.alert).unwrap_or(Millis::MAX));
+        }
+    }
+
+    /// Forgets incidents of which nothing will be said any more, and finds out when to speak again.
     fn forget(&mut self, now: Millis) {
         let alert = self.alert.clone();
         self.next = Millis::MAX;
-        for facts in self.keys.values_mut() {
-            facts.let_go(&alert, now);
-            self.next = self.next.min(facts.next_gone(&alert).unwrap_or(Millis::MAX));
-        }
         let forgotten_at = |incident: &Incident| alert.forgotten_at(incident.last);
         let mut forgotten = Vec::new();
         self.said.retain(|_, incident| {
@@ -466,7 +490,7 @@ mod tests {
     }
 
     fn said(fold: &mut AlertFold, now: u64) -> Vec<(AlertEventKind, AlertDocument)> {
-        fold.advance(now).into_iter().map(|event| (event.kind, event.alert)).collect()
+        fold.advance(now, now).into_iter().map(|event| (event.kind, event.alert)).collect()
     }
 
     fn kinds(fold: &mut AlertFold, now: u64) -> Vec<AlertEventKind> {
@@ -529,16 +553,16 @@ mod tests {
         fold.take(fact("a", 2, 9, true));
         assert_eq!(kinds(&mut fold, 41_000), [Amended]);
         fold.take(fact("a", 2, 0, true));
-        let events = fold.advance(42_000);
+        let events = fold.advance(42_000, 42_000);
         assert_eq!(events[0].kind, Retracted);
         assert_eq!(events[0].previous.as_ref().unwrap().strongest.value, 9.0);
         assert_eq!(events[0].alert.state, AlertState::Retracted);
         assert_eq!(kinds(&mut fold, 43_000), []);
         fold.take(fact("a", 2, 5, true));
-        let again = fold.advance(44_000);
+        let again = fold.advance(44_000, 44_000);
         assert_eq!((again[0].kind, &again[0].alert.id), (Opened, &events[0].alert.id), "the same incident after all");
         fold.take(fact("a", 0, 5, true));
-        let moved = fold.advance(45_000);
+        let moved = fold.advance(45_000, 45_000);
         let [first, second] = &moved[..] else { panic!("{moved:?}") };
         assert_eq!((first.kind, second.kind), (Opened, Retracted));
         assert_eq!(first.replaces.as_ref(), Some(&second.alert.id));
@@ -580,12 +604,33 @@ mod tests {
         let at = 20_000;
         let rows = fold.cut(at);
         let mut restored = AlertFold::new(fold.alert.clone(), true);
-        restored.restore(rows.iter(), at, 20_000_000);
+        let told = restored.restore(rows.iter(), at, 20_000_000, 20_000_000);
         assert_eq!(restored.said, fold.said);
+        assert_eq!(told.iter().map(|event| (event.kind, event.alert.windows)).collect::<Vec<_>>(), [(Opened, 2_000)]);
         assert_eq!(kinds(&mut restored, 20_000_000), []);
         assert_eq!(kinds(&mut restored, 20_020_000), [Closed]);
         assert_eq!(kinds(&mut restored, 30_000_000), []);
         assert!(restored.said.is_empty() && restored.keys.is_empty(), "nothing is left of it");
+    }
+
+    #[test]
+    fn what_is_spoken_of_later_goes_on_from_a_checkpoint_in_one_piece() {
+        const LAG: u64 = 60_000;
+        let alert = alert(|_| {});
+        let mut fold = AlertFold::new(alert.clone(), true);
+        let mut rows: BTreeMap<(Key, Millis), AlertRow> = BTreeMap::new();
+        for window in 0..500 {
+            let clock = window * 10_000 + 10_000 + LAG;
+            fold.take(fact("a", window, 6, false));
+            fold.advance(clock - LAG, clock);
+            // As in a chain of checkpoints: what is gone by the event clock is not kept.
+            let at = clock / 1_000;
+            rows.extend(fold.cut(at).into_iter().map(|row| ((row.key.clone(), row.window), row)));
+            rows.retain(|_, row| !matches!(row.value, AlertRowValue::Fact(_)) || alert.gone_at(row.window) > clock);
+            let mut restored = AlertFold::new(alert.clone(), true);
+            restored.restore(rows.values(), at, clock - LAG, clock);
+            assert_eq!(restored.said, fold.said, "window {window}");
+        }
     }
 
     /// Facts with corrections: key, window, values one after the other.
@@ -642,12 +687,12 @@ mod tests {
             };
             for (i, (.., at, update)) in steps.into_iter().enumerate() {
                 if at > last && seed[i % seed.len()] % 3 > 0 {
-                    hear(fold.advance(at - 1));
+                    hear(fold.advance(at - 1, at - 1));
                 }
                 last = at;
                 fold.take(update);
             }
-            hear(fold.advance(end));
+            hear(fold.advance(end, end));
             known.retain(|_, alert| alert.state != AlertState::Retracted);
             prop_assert_eq!(known, expected);
         }

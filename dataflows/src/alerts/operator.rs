@@ -72,9 +72,8 @@ pub(crate) fn alerts<'scope, A: AlertSink + 'static>(
     }
     let start = setting.restored.at;
     let mut speaker = Speaker::new(&setting, cuts.is_some());
-    if is_speaker {
-        speaker.restore(setting.restored);
-    }
+    // What was so at the checkpoint, to be told first.
+    let mut known = if is_speaker { speaker.restore(setting.restored) } else { Vec::new() };
 
     let mut builder = OperatorBuilder::new("alerts".to_owned(), scope);
     let mut facts = builder.new_input(facts, Exchange::new(|_: &FactUpdate| SPEAKER as u64));
@@ -110,7 +109,7 @@ pub(crate) fn alerts<'scope, A: AlertSink + 'static>(
             };
             let mut output = events.activate();
             let mut session = output.session(held);
-            for event in said {
+            for event in known.drain(..).chain(said) {
                 let Ok(json) = sonic_rs::to_string(&event) else { continue };
                 session.give_iterator(listeners.iter().map(|worker| (*worker, json.clone())));
             }
@@ -177,15 +176,17 @@ impl Speaker {
         }
     }
 
-    fn restore(&mut self, restored: &Restored) {
+    fn restore(&mut self, restored: &Restored) -> Vec<AlertEvent> {
         let now = restored.at * self.tick_ms;
-        for (fold, lag) in self.folds.values_mut().zip(&self.lags) {
+        let each = self.folds.values_mut().zip(&self.lags);
+        each.flat_map(|(fold, lag)| {
             let rows = restored.rows.iter().filter_map(|row| match row {
                 StateRow::Alert(row) => Some(&**row),
                 _ => None,
             });
-            fold.restore(rows, restored.at, now.saturating_sub(*lag));
-        }
+            fold.restore(rows, restored.at, now.saturating_sub(*lag), now)
+        })
+        .collect()
     }
 
     fn note(&mut self, time: Tick, facts: &mut Vec<FactUpdate>) {
@@ -198,14 +199,14 @@ impl Speaker {
         self.take(later);
         let now = frontier * self.tick_ms;
         let each = self.folds.values_mut().zip(&self.lags);
-        each.flat_map(|(fold, lag)| fold.advance(now.saturating_sub(*lag))).collect()
+        each.flat_map(|(fold, lag)| fold.advance(now.saturating_sub(*lag), now)).collect()
     }
 
     /// Everything has been published, at the highest event clock read.
     fn finish(&mut self, end: Tick) -> Vec<AlertEvent> {
         self.take(BTreeMap::new());
         let now = end * self.tick_ms;
-        self.folds.values_mut().flat_map(|fold| fold.advance(now)).collect()
+        self.folds.values_mut().flat_map(|fold| fold.advance(now, now)).collect()
     }
 
     fn take(&mut self, later: BTreeMap<Tick, Vec<FactUpdate>>) {

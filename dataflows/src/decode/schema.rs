@@ -179,6 +179,10 @@ impl Schema {
         self
     }
 
+    fn names_of_rules(&self) -> String {
+        if self.rules.is_empty() { "none".to_owned() } else { self.rules.join(", ") }
+    }
+
     /// Records are judged by rules of these names.
     pub(crate) fn name_rules(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
         self.rules = names.into_iter().collect();
@@ -190,7 +194,7 @@ impl Schema {
     /// When there is none of this name.
     pub fn rule(&self, name: &str) -> Result<u8, SchemaError> {
         let place = self.rules.iter().position(|rule| **rule == *name);
-        place.map(|place| place as u8).ok_or_else(|| SchemaError::NoRule(name.to_owned(), self.rules.join(", ")))
+        place.map(|place| place as u8).ok_or_else(|| SchemaError::NoRule(name.to_owned(), self.names_of_rules()))
     }
 
     /// Resolves a field as [`Schema::field`] does: one that has numbers and nothing else. Records where it is something else

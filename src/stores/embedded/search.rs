@@ -196,5 +196,5 @@ fn parse_cursor(text: &str) -> Result<Place, StoreError> {
     };
     // Numbers have several spellings; only ours is a cursor.
     let cursor: Option<Place> = decode().filter(|place| encode_cursor(place) == text);
-    cursor.ok_or_else(|| StoreError::BadQuery("expected a cursor from an earlier page".to_owned()))
+    cursor.ok_or(StoreError::BadCursor)
 }

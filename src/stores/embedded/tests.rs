@@ -118,7 +118,7 @@ async fn newest_first_over_parts_and_partitions_by_page_and_by_cursor() {
     assert_eq!(pages, expected);
     for cursor in ["", "1.2.3", "1.2.3.zz", "+1.2.3.0000000000000004", "1.2.3.0000000000000004.5"] {
         let query = LogQuery { size: 1, cursor: Some(cursor.to_owned()), ..Default::default() };
-        assert!(matches!(store.search_logs(&query).await, Err(StoreError::BadQuery(_))), "{cursor}");
+        assert!(matches!(store.search_logs(&query).await, Err(StoreError::BadCursor)), "{cursor}");
     }
     let deep = LogQuery { skip: 9_999, size: 2, ..Default::default() };
     assert!(matches!(store.search_logs(&deep).await, Err(StoreError::BadQuery(_))));
