@@ -241,14 +241,15 @@ fn a_partition_without_a_leader_holds_back_nothing_but_time() {
     let behind = partition(1).unwrap();
     assert_eq!((&behind["at_end"], &behind["idle"]), (&Value::from(false), &Value::from(false)), "{behind}");
     let as_of = || api.get("/views/per_service?size=1")?["as_of"].as_u64();
-    assert!(as_of().is_some_and(|as_of| as_of <= 1_700_000_010_000), "{:?}", as_of());
+    // Until the broker was gone, both were silent for a while, and that moves the clock a little.
+    assert!(as_of().is_some_and(|as_of| as_of < 1_700_000_018_000), "{:?}", as_of());
 
     second.start_again();
     eventually("the partition has a leader again", || partition(1).filter(|p| p["at_end"] == true));
     append(&broker.address, "logs", 1, 1_000..2_000);
     let audit = counted(&api, 4_000);
     assert_eq!(audit["lost"], 0);
-    eventually("time goes on", || as_of().filter(|as_of| *as_of > 1_700_000_010_000));
+    eventually("time goes on", || as_of().filter(|as_of| *as_of > 1_700_000_018_000));
     run.signal(Signal::Terminate);
     run.wait().expect_code(0);
     assert_eq!(documents(&dir), [plain(0, 0..2_000), plain(1, 0..2_000)].concat());
