@@ -238,6 +238,15 @@ impl Statistic {
             Statistic::P99 => number.p99,
         }
     }
+
+    /// Its value, of a rule that matched so many of so many records; `None` where it is not of a rule, or of no records.
+    pub fn of_rule(self, matches: i64, records: i64) -> Option<f64> {
+        match self {
+            Statistic::Matches => Some(matches as f64),
+            Statistic::MatchRatio => (records > 0).then(|| matches as f64 / records as f64),
+            _ => None,
+        }
+    }
 }
 
 /// A statistic of a number or of a rule by its name, such as `p95:bytes` or `rule:slow_response`.
@@ -265,15 +274,6 @@ impl NumberMeasure {
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         let leaked = || &*Box::leak(Box::new(Self { name: name.to_owned(), statistic, number }));
         Some(known.entry(name.to_owned()).or_insert_with(leaked))
-    }
-
-    /// Its value, given the records that the rule matched, and all; `None` where it is not of a rule, or of no records.
-    pub fn of_rule(&self, matches: impl FnOnce(&str) -> i64, records: i64) -> Option<f64> {
-        let matches = matches(self.rule()?);
-        match self.statistic {
-            Statistic::MatchRatio => (records > 0).then(|| matches as f64 / records as f64),
-            _ => Some(matches as f64),
-        }
     }
 
     /// Its name in configuration and documents.
@@ -326,8 +326,8 @@ mod tests {
         assert!(std::ptr::eq(measure, NumberMeasure::named("p95:queue.depth").unwrap()));
         let [matches, ratio] = ["rule:slow", "rule_ratio:slow"].map(|name| NumberMeasure::named(name).unwrap());
         assert_eq!((matches.rule(), ratio.rule(), measure.rule()), (Some("slow"), Some("slow"), None));
-        assert_eq!([matches, ratio].map(|of| of.of_rule(|_| 3, 12)), [Some(3.0), Some(0.25)]);
-        assert_eq!([matches, ratio, measure].map(|of| of.of_rule(|_| 0, 0)), [Some(0.0), None, None]);
+        assert_eq!([matches, ratio].map(|of| of.statistic().of_rule(3, 12)), [Some(3.0), Some(0.25)]);
+        assert_eq!([matches, ratio, measure].map(|of| of.statistic().of_rule(0, 0)), [Some(0.0), None, None]);
         for name in ["p95", "p95:", "p42:bytes", ":bytes", "rule:", "mean:rule:slow", "count:rule:slow"] {
             assert_eq!(NumberMeasure::named(name), None, "{name}");
         }

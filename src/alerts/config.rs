@@ -71,6 +71,14 @@ pub struct RouteConfig {
     pub group_interval: Option<Span>,
 }
 
+/// The names of the routes that are told of an alert: those that it names, or all.
+pub fn routes_of(alert: &AlertConfig, all: &[RouteConfig]) -> Vec<String> {
+    match alert.routes.is_empty() {
+        true => all.iter().map(|route| route.name.clone()).collect(),
+        false => alert.routes.clone(),
+    }
+}
+
 impl Default for RouteConfig {
     fn default() -> Self {
         Self {

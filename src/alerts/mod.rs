@@ -45,7 +45,7 @@ use tokio::runtime::Handle;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc};
 
-use self::config::{AlertsConfig, RouteConfig};
+use self::config::{AlertsConfig, RouteConfig, routes_of};
 pub use self::ledger::{Change, last_in_journal};
 use self::ledger::{Known, Ledger};
 use self::routes::Fixed;
@@ -126,17 +126,14 @@ impl Alerts {
     pub fn start(parts: Parts, store: Arc<dyn Store>, runtime: &Handle) -> io::Result<Self> {
         let Parts { config, alerts, routes, public_url, directory, speaks, .. } = parts;
         let Parts { generation, versions, tick_ms, resumed_at, is_live, computed, .. } = parts;
-        let all: Vec<String> = routes.iter().map(|route| route.name.clone()).collect();
-        let told = |alert: &AlertConfig| if alert.routes.is_empty() { all.clone() } else { alert.routes.clone() };
         let sends = speaks && directory.is_some();
         let mut ledger = Ledger::open(directory.as_deref(), config.keep)?;
         ledger.begin(generation)?;
         // What was said later is in the journal, and perhaps not in the store.
         let mut again = match resumed_at {
             Some(at) => {
-                let lags = computed.iter().filter(|_| !is_live).map(|alert| (&*alert.name, alert.lateness_ms));
-                let lags: BTreeMap<&str, Millis> = lags.collect();
-                ledger.resume(at * tick_ms, |name| lags.get(name).copied().unwrap_or(0))
+                let named = |name: &str| computed.iter().find(|alert| !is_live && *alert.name == *name);
+                ledger.resume(at * tick_ms, |name| named(name).map_or(0, |alert| alert.lateness_ms))
             }
             None => {
                 ledger.begin_anew();
@@ -151,7 +148,7 @@ impl Alerts {
             ledger.store(again.into_iter().map(|event| event.alert.id));
         }
         let shared = Arc::new(Shared {
-            routes: alerts.iter().map(|alert| (alert.name.clone(), told(alert))).collect(),
+            routes: alerts.iter().map(|alert| (alert.name.clone(), routes_of(alert, &routes))).collect(),
             fixed: alerts.iter().map(|alert| (alert.name.clone(), Fixed::of(alert))).collect(),
             ledger: Mutex::new(ledger),
             config,

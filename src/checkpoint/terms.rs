@@ -28,24 +28,27 @@ pub async fn last(store: &CopyStore) -> Result<Term, StoreError> {
 /// # Errors
 /// When the place cannot be listed or written.
 pub async fn take(store: &CopyStore, least: Term) -> Result<Term, StoreError> {
-    let before = taken(store).await?;
-    let mut term = before.iter().max().map_or(least, |last| least.max(last + 1));
+    let mut term = least;
     // Its keys are drawn by the system.
     let by_whom = Bytes::from(format!("{:016x}\n", RandomState::new().hash_one(term)));
-    loop {
+    let all = loop {
         match store.create(&name(term), by_whom.clone()).await {
-            Err(StoreError::Exists(_)) => term += 1,
-            Err(error) => return Err(error),
-            // Another one may have taken this term and gone by now, since a higher one was taken.
-            Ok(()) => match last(store).await? {
-                highest if highest > term => term = highest + 1,
-                _ => break,
-            },
+            Err(StoreError::Exists(_)) => {
+                term += 1;
+                continue;
+            }
+            created => created?,
         }
-    }
-    for term in before {
-        if let Err(error) = store.delete(&name(term)).await {
-            tracing::warn!(term, "the file of an earlier term stays for now: {}", chain_of(&error));
+        // Only now: who had this term may have gone already, since a higher one was taken.
+        let all = taken(store).await?;
+        match all.iter().max() {
+            Some(&highest) if highest > term => term = highest + 1,
+            _ => break all,
+        }
+    };
+    for earlier in all.into_iter().filter(|earlier| *earlier < term) {
+        if let Err(error) = store.delete(&name(earlier)).await {
+            tracing::warn!(earlier, "the file of an earlier term stays for now: {}", chain_of(&error));
         }
     }
     Ok(term)

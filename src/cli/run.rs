@@ -9,6 +9,7 @@ use floodmark_dataflows::alerts::AlertDocument;
 
 use super::restart::{RestartArgs, follow_supervisor, supervise, supervisor};
 use super::{ConfigArgs, Failure, signals, table, time_text};
+use crate::alerts::config::routes_of;
 use crate::cluster::ClusterError;
 use crate::config::Config;
 use crate::engine::{self, EngineError, Replay, ReplayTarget, RunOptions, RunReport, Shutdown};
@@ -148,12 +149,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
 
 /// What a replay would have told, and whom.
 fn print_alerts(config: &Config, alerts: &[AlertDocument]) {
-    let all = || config.route.iter().map(|route| &*route.name).collect();
     let told = |alert: &AlertDocument| {
-        let named =
-            config.alert.iter().find(|named| *named.name == *alert.alert).filter(|named| !named.routes.is_empty());
-        let routes: Vec<&str> = named.map_or_else(all, |named| named.routes.iter().map(String::as_str).collect());
-        routes.join(", ")
+        let named = config.alert.iter().find(|named| *named.name == *alert.alert);
+        named.map(|named| routes_of(named, &config.route).join(", ")).unwrap_or_default()
     };
     let row = |alert: &AlertDocument| {
         let times = [alert.start, alert.end].map(time_text);

@@ -32,16 +32,14 @@ pub fn last_generation(data_dir: &Path) -> Result<u64, EngineError> {
 /// highest beside the checkpoints.
 pub(super) fn next_generation(data_dir: &Path, beside: u64) -> Result<u64, EngineError> {
     let next = last_generation(data_dir)?.max(beside) + 1;
-    std::fs::create_dir_all(data_dir).map_err(|error| cannot("make", data_dir, &error))?;
-    replace(&data_dir.join(GENERATION_FILE), &next.to_string())?;
+    write(data_dir, GENERATION_FILE, next)?;
     Ok(next)
 }
 
 /// The term of this start: higher than that of any before it that is known. With `takes` it is taken beside the checkpoints,
 /// and nobody else has it.
 pub(super) async fn next_term(data_dir: &Path, store: &CopyStore, takes: bool) -> Result<Term, EngineError> {
-    let path = data_dir.join(TERM_FILE);
-    let mut known = read(&path)?.max(terms::last(store).await.map_err(CheckpointError::from)?);
+    let mut known = read(&data_dir.join(TERM_FILE))?.max(terms::last(store).await.map_err(CheckpointError::from)?);
     if known == 0 {
         // Documents of a program before terms have their generations in that place.
         let highest = restore::highest_generation(store).await.map_err(CheckpointError::from)?;
@@ -57,8 +55,7 @@ pub(super) async fn next_term(data_dir: &Path, store: &CopyStore, takes: bool) -
     if takes {
         term = terms::take(store, term).await.map_err(CheckpointError::from)?;
     }
-    std::fs::create_dir_all(data_dir).map_err(|error| cannot("make", data_dir, &error))?;
-    replace(&path, &term.to_string())?;
+    write(data_dir, TERM_FILE, term)?;
     Ok(term)
 }
 
@@ -67,6 +64,11 @@ pub(super) async fn next_term(data_dir: &Path, store: &CopyStore, takes: bool) -
 fn by_clock(now_ms: Millis) -> Term {
     const YEAR_2026_MS: Millis = 1_767_225_600_000;
     (now_ms.saturating_sub(YEAR_2026_MS) / 3_600_000).min(MAX_TERM / 2)
+}
+
+fn write(data_dir: &Path, file: &str, number: u64) -> Result<(), EngineError> {
+    std::fs::create_dir_all(data_dir).map_err(|error| cannot("make", data_dir, &error))?;
+    replace(&data_dir.join(file), &number.to_string())
 }
 
 fn read(path: &Path) -> Result<u64, EngineError> {

@@ -102,6 +102,10 @@ fn setup(receiver: &Receiver, more: &str) -> Dir {
     dir
 }
 
+fn configuration(dir: &Dir) -> String {
+    std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap()
+}
+
 /// Time zero of the records.
 fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
@@ -187,7 +191,7 @@ fn an_incident_is_told_once_and_a_restart_tells_nothing_again() {
 fn late_data_retracts_and_the_receiver_is_told() {
     let receiver = Receiver::start(200);
     let dir = setup(&receiver, "");
-    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let text = configuration(&dir);
     dir.file("floodmark.toml", &text.replace("errors >= 3", "error_ratio > 0.5"));
     let zero = now_ms();
     let (_run, api) = run(&dir);
@@ -250,7 +254,7 @@ fn a_receiver_that_says_when_is_asked_then_and_one_that_has_moved_is_not_followe
 fn pagerduty_is_told_of_the_end_also_when_it_is_silenced() {
     let receiver = Receiver::start(202);
     let dir = setup(&receiver, "");
-    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let text = configuration(&dir);
     let url = format!("webhook.url = \"http://{}/hook\"\n            group_wait = \"0s\"", receiver.address);
     assert!(text.contains(&url), "{text}");
     let pagerduty = format!("pagerduty = {{ routing_key = \"k\", url = \"http://{}/v2\" }}", receiver.address);
@@ -330,7 +334,7 @@ fn silences_are_made_listed_and_ended_on_the_command_line() {
 fn a_group_waits_for_others_and_is_told_once_through_a_kill() {
     let receiver = Receiver::start(200);
     let dir = setup(&receiver, "");
-    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let text = configuration(&dir);
     let grouped = text.replace("group_wait = \"0s\"", "group_wait = \"3s\"\ngroup_by = []");
     let second = "[[alert]]\nname = \"more\"\nwhen = [\"errors >= 2\"]\n[[route]]";
     dir.file("floodmark.toml", &grouped.replace("[[route]]", second));
@@ -424,7 +428,7 @@ fn an_alert_that_is_configured_no_more_is_closed_and_its_receivers_are_told() {
     receiver.expect(&["opened"]);
     run_1.signal(Signal::Terminate);
     run_1.wait().expect_code(0);
-    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let text = configuration(&dir);
     let (before, rest) = text.split_once("[[alert]]").unwrap();
     let (_, after) = rest.split_once("[[route]]").unwrap();
     dir.file("floodmark.toml", &format!("{before}[[route]]{after}"));
@@ -457,7 +461,7 @@ fn a_dry_run_says_what_would_be_sent_and_no_secret() {
 fn an_alert_can_be_about_one_rule_and_is_corrected_with_it() {
     let receiver = Receiver::start(200);
     let dir = setup(&receiver, "");
-    let text = std::fs::read_to_string(dir.path().join("floodmark.toml")).unwrap();
+    let text = configuration(&dir);
     let text = text.replace("\"errors >= 3\"", "\"rule:warn_level >= 2\", \"rule_ratio:warn_level > 0.4\"");
     dir.file("floodmark.toml", &text.replace("[[view]]", "[[view]]\nrules = [\"warn_level\"]"));
     let zero = now_ms();

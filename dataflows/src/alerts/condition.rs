@@ -126,9 +126,11 @@ impl WindowCondition {
         let ratio = |part: i64| (window.count > 0).then(|| part as f64 / window.count as f64);
         let response = window.response_time_ms.as_ref();
         if let Some(measure) = self.number {
-            let matches = |rule: &str| window.rules.get(rule).copied().unwrap_or(0);
-            let of_number = || window.numbers.get(measure.number()).map(|number| measure.statistic().of(number));
-            return measure.rule().map_or_else(of_number, |_| measure.of_rule(matches, window.count));
+            let statistic = measure.statistic();
+            return match measure.rule() {
+                Some(rule) => statistic.of_rule(window.rules.get(rule).copied().unwrap_or(0), window.count),
+                None => window.numbers.get(measure.number()).map(|number| statistic.of(number)),
+            };
         }
         match self.measure {
             "score" => window.score.as_ref().filter(|score| !score.learning).map(|score| f64::from(score.score)),

@@ -72,7 +72,8 @@ pub struct AlertConfig {
     /// a second), `errors`, `error_ratio`, `anomalies`, `anomaly_ratio`, `max_severity`, `late_records`, and of the response time
     /// in milliseconds `mean`, `p50`, `p90`, `p95`, `p99`; and `count`, `min`, `max`, `sum`, `mean`, `p50`, `p90`, `p95` and
     /// `p99` of a number that the view names, such as `"p95:bytes > 100000"`; and of a rule that the view names the records that
-    /// it matched and their share, `"rule:slow_response >= 10"` and `"rule_ratio:slow_response > 0.05"`. The first one is what the alert is said to be about.
+    /// it matched and their share, `"rule:slow_response >= 10"` and `"rule_ratio:slow_response > 0.05"`. The first one is what the
+    /// alert is said to be about.
     pub when: Vec<String>,
     /// Consecutive windows of a key that must meet it before there is an alert.
     #[serde(rename = "for")]

@@ -104,8 +104,8 @@ impl AlertFold {
     }
 
     /// Goes on from rows of a checkpoint, made when the event clock was at `clock`: what was said of what was so at `now` is not
-    /// said again. Gives how all incidents were: whoever is
-    /// told may have heard less, from a run that spoke later, or before its memory was lost.
+    /// said again. Gives how all incidents were: whoever is told may have heard less, from a run that spoke later, or before its
+    /// memory was lost.
     pub fn restore<'a>(
         &mut self,
         rows: impl Iterator<Item = &'a AlertRow>,

@@ -116,9 +116,10 @@ impl ScoredMeasure {
             ScoredMeasure::Number(measure) => {
                 let place = numbers.iter().position(|name| **name == *measure.number())?;
                 let number = aggregate.numbers.get(place)?;
+                let statistic = measure.statistic();
                 match measure.rule() {
-                    Some(_) => measure.of_rule(|_| number.values.total(), aggregate.count()),
-                    None => Some(measure.statistic().of(&number.measures()?.into())),
+                    Some(_) => statistic.of_rule(number.values.total(), aggregate.count()),
+                    None => Some(statistic.of(&number.measures()?.into())),
                 }
             }
         }
